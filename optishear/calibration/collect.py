@@ -1,0 +1,131 @@
+"""One pass over the calibration tokens -> what every input site of the dense model saw."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
+
+from optishear.calibration.statistics import LayerStats, Need
+from optishear.errors import ConfigError
+from optishear.models.head import hidden_states
+from optishear.models.weights import Place, place_of
+from optishear.recipe.layout import ModelLayout
+
+
+PRODUCTS = {F.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
+
+
+@torch.no_grad()
+def collect(
+    model: nn.Module,
+    layout: ModelLayout,
+    batches: Iterable[Int[Tensor, "_ seq"]],
+    needs: frozenset[Need],
+) -> dict[str, LayerStats]:
+    """Statistics by input site, each collected once; the pass ends before the output head.
+
+    All positions of all batches count: cut the tokens to one length, do not pad. Every expert
+    has to see some tokens, for without statistics nothing can be said about its weights.
+    """
+    places = {layer.site: place_of(model, layer.site) for layer in layout.layers}
+    widths = {layer.site: layer.in_features for layer in layout.layers}
+    sums = {
+        site: _Sums(site, widths[site], place.parameter.device, Need.GRAM in needs)
+        for site, place in places.items()
+    }
+    experts = {site: place for site, place in places.items() if place.expert is not None}
+    sequences = 0
+    with ExitStack() as stack:
+        for site in [site for site in sums if site not in experts]:
+            hook = model.get_submodule(site).register_forward_pre_hook(
+                sums[site].listen, with_kwargs=True
+            )
+            stack.callback(hook.remove)
+        if experts:
+            stack.enter_context(_eager_experts(model))
+            stack.enter_context(_ExpertInputs(experts, sums))
+        for tokens in batches:
+            sequences += len(tokens)
+            hidden_states(model, tokens)
+    if not sequences:
+        raise ConfigError("Calibration got no tokens at all. Give it at least one sequence.")
+    _check(sums, sequences)
+    return {site: total.stats(sequences) for site, total in sums.items()}
+
+
+class _Sums:
+    """Running sums at one site. Squares are summed in fp64, for they are only a vector; the
+    Gram matrix in fp32, where its size is what matters. Both leave as fp32."""
+
+    def __init__(self, site: str, width: int, device: torch.device, gram: bool) -> None:
+        self.site, self.tokens = site, 0
+        self.input_sq = torch.zeros(width, dtype=torch.float64, device=device)
+        self.gram = torch.zeros(width, width, device=device) if gram else None
+
+    def listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.add((args[0] if args else next(iter(kwargs.values()))).flatten(0, -2))
+
+    def add(self, inputs: Float[Tensor, "tokens in"]) -> None:
+        x = inputs.float()
+        self.tokens += len(x)
+        self.input_sq += x.square().sum(0, dtype=torch.float64)
+        if self.gram is not None:
+            self.gram.addmm_(x.T, x)
+
+    def stats(self, sequences: int) -> LayerStats:
+        return LayerStats(self.tokens, sequences, self.input_sq.float(), self.gram)
+
+
+class _ExpertInputs(TorchFunctionMode):
+    """Sees the products of eager fused experts, which are not modules and so have no hooks.
+
+    An eager expert multiplies by a slice of its parameter: known by the slice's address.
+    """
+
+    def __init__(self, places: Mapping[str, Place], sums: Mapping[str, _Sums]) -> None:
+        super().__init__()
+        self.by_address = {
+            place.parameter[place.expert].data_ptr(): sums[site] for site, place in places.items()
+        }
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in PRODUCTS and len(args) >= 2 and args[1].ndim == 2:
+            total = self.by_address.get(args[1].data_ptr())
+            if total is not None:
+                total.add(args[0].flatten(0, -2))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _eager_experts(model: nn.Module) -> Iterator[None]:
+    """Experts computed one after another, as `_ExpertInputs` needs; the old way given back."""
+    assert isinstance(model, PreTrainedModel)
+    before = model.get_experts_implementation()
+    model.set_experts_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_experts_implementation(before)
+
+
+def _check(sums: Mapping[str, _Sums], sequences: int) -> None:
+    unseen = [site for site, total in sums.items() if not total.tokens]
+    if unseen:
+        raise ConfigError(
+            f"{len(unseen)} of {len(sums)} layer inputs saw none of the tokens of {sequences} "
+            f"sequences: {', '.join(unseen[:8])}{', …' if len(unseen) > 8 else ''}. "
+            f"For experts, use more calibration tokens; where no expert of a module is reached, "
+            f"optishear/calibration/collect.py does not know the way it multiplies."
+        )
+    for site, total in sums.items():
+        if not total.input_sq.isfinite().all():
+            raise ConfigError(
+                f"Layer {site}: its input over the calibration tokens is not finite. Load the "
+                f"model in bf16 or fp32 if it overflows in fp16, and check the checkpoint."
+            )

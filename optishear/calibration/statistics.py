@@ -1,0 +1,64 @@
+"""What a layer saw during calibration, as sums: merging two shards is `+`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from jaxtyping import Float
+from torch import Tensor
+
+from optishear.recipe.layout import Layer
+
+
+class Need(Enum):
+    """A statistic that a metric or solver asks calibration to collect."""
+
+    INPUT_SQ = "input_sq"
+    GRAM = "gram"
+
+
+@dataclass(frozen=True, eq=False)
+class LayerStats:
+    """Sums over calibration tokens at one layer input. Divide only when reading.
+
+    - `tokens`: how many tokens this input saw; for an expert, those routed to it.
+    - `sequences`: how many sequences calibration ran; for an expert too, all of them.
+    - `input_sq`: sum over tokens of x_j**2, fp32.
+    - `gram`: sum over tokens of x x^T, fp32; only where a `Need` asks for it.
+    """
+
+    tokens: int
+    sequences: int
+    input_sq: Float[Tensor, " in"]
+    gram: Float[Tensor, "in in"] | None = None
+
+    def __add__(self, other: "LayerStats") -> "LayerStats":
+        if (self.gram is None) != (other.gram is None):
+            raise ValueError("Cannot merge statistics with and without a Gram matrix.")
+        if self.input_sq.shape != other.input_sq.shape:  # `+` would broadcast
+            raise ValueError(
+                f"Cannot merge statistics of {len(self.input_sq)} and "
+                f"{len(other.input_sq)} input features: they belong to different layers."
+            )
+        gram = None if self.gram is None or other.gram is None else self.gram + other.gram
+        return LayerStats(
+            self.tokens + other.tokens,
+            self.sequences + other.sequences,
+            self.input_sq + other.input_sq,
+            gram,
+        )
+
+    @property
+    def input_norm(self) -> Float[Tensor, " in"]:
+        """Root mean square of each input feature over the tokens that were seen."""
+        return (self.input_sq / self.tokens).sqrt()
+
+    @property
+    def sequence_sq(self) -> Float[Tensor, " in"]:
+        """OptiShear's X: the squared norm over a sequence's tokens, averaged over sequences."""
+        return self.input_sq / self.sequences
+
+
+def stats_of(stats: Mapping[str, LayerStats], layer: Layer) -> LayerStats:
+    """The statistics of a layer: those of its input site, which `collect` keys them by."""
+    return stats[layer.site]

@@ -1,0 +1,65 @@
+"""How commands speak: results on stdout, everything else on stderr, errors with an exit code."""
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import typer
+
+from optishear.errors import ConfigError, OptiShearError
+
+
+USER_MISTAKE, FAILED_RUN, INTERRUPTED = 2, 1, 130
+
+JsonFlag = typer.Option(False, "--json", help="Print the result as JSON.")
+
+
+def speaking(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors that a user can act on become one sentence on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        try:
+            command(*args, **kwargs)
+        except OptiShearError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = USER_MISTAKE if isinstance(error, ConfigError) else FAILED_RUN
+            raise typer.Exit(code) from None
+        except KeyboardInterrupt:
+            print("interrupted; nothing that was finished is lost", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+
+    return run
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def say_json(data: Any) -> None:
+    print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table as wide as it needs to be: a pipe gets the same as a terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=240)
+    console.print(table)

@@ -1,0 +1,62 @@
+"""Commands that say what there is: models, methods, metrics."""
+
+import typer
+
+from optishear.cli.console import JsonFlag, say_json, say_table, speaking
+
+
+def register(app: typer.Typer) -> None:
+    for command in (models, methods, metrics):
+        app.command()(command)
+
+
+@speaking
+def models(json_: bool = JsonFlag) -> None:
+    """Models by name. Any local folder and any Hub id works as well.
+
+    Example: optishear models
+    """
+    from optishear.models.catalog import MODELS
+
+    rows = [[name, entry.about, entry.licence] for name, entry in MODELS.items()]
+    _say("models", ["name", "what", "licence"], rows, json_)
+
+
+@speaking
+def methods(json_: bool = JsonFlag) -> None:
+    """Named pruning methods: metric x pattern x solver, with the paper.
+
+    Example: optishear methods --json
+    """
+    from optishear.solvers.methods import METHODS
+
+    rows = [
+        [name, m.metric["name"], m.pattern, m.solver["name"], m.paper]
+        for name, m in METHODS.items()
+    ]
+    _say("methods", ["name", "metric", "pattern", "solver", "paper"], rows, json_)
+
+
+@speaking
+def metrics(json_: bool = JsonFlag) -> None:
+    """Metrics that a recipe or a search space may name, with their settings.
+
+    Example: optishear metrics
+    """
+    from dataclasses import fields
+
+    from optishear.metrics import METRICS
+
+    rows = []
+    for name, kind in METRICS.items():
+        formula = (kind.__doc__ or "").strip().splitlines()[0]
+        settings = ", ".join(f.name for f in fields(kind))  # type: ignore[arg-type]
+        rows.append([name, settings, formula, kind.paper])
+    _say("metrics", ["name", "settings", "score", "paper"], rows, json_)
+
+
+def _say(title: str, columns: list[str], rows: list[list[str]], as_json: bool) -> None:
+    if as_json:
+        say_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        say_table(title, columns, rows)

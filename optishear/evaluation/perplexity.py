@@ -1,0 +1,79 @@
+"""Held-out perplexity with its standard error, and paired comparison of two models."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from optishear.models.head import find_head, hidden_states
+from optishear.text.tokens import TokenBatches
+
+
+LOGITS_AT_ONCE = 2**24  # elements of [tokens, vocabulary] that exist at a time
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Negative log-likelihood of every sequence of one text, in nats per predicted token.
+
+    The first token of a sequence is context only; sequences are independent of each other.
+    """
+
+    text: str
+    seq_len: int
+    nats: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self.nats) / len(self.nats)
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.mean)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean over sequences, nats per token."""
+        return _standard_error(self.nats)
+
+    @property
+    def perplexity_error(self) -> float:
+        """Standard error of the perplexity, by the delta method."""
+        return self.perplexity * self.error
+
+    def better_than(self, other: "HeldOut") -> tuple[float, float]:
+        """How many nats per token fewer than `other` on the same sequences, and the standard error
+        of that paired difference."""
+        if (self.text, len(self.nats)) != (other.text, len(other.nats)):
+            raise ValueError(f"{self.text!r} and {other.text!r} are not the same sequences.")
+        differences = [b - a for a, b in zip(self.nats, other.nats, strict=True)]
+        return math.fsum(differences) / len(differences), _standard_error(differences)
+
+
+@torch.no_grad()
+def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> HeldOut:
+    """One pass over the text, `batch_tokens` tokens at a time, sums in fp64."""
+    device = next(model.parameters()).device
+    length = text.tokens.shape[1]
+    head = find_head(model, text.tokens[:1].to(device))
+    per_chunk = max(1, LOGITS_AT_ONCE // len(head.weight))
+    nats = []
+    for tokens in text.tokens.split(max(1, batch_tokens // length)):
+        tokens = tokens.to(device)
+        hidden = hidden_states(model, tokens)[:, :-1]
+        for states, targets in zip(hidden, tokens[:, 1:], strict=True):
+            total = 0.0
+            for h, t in zip(states.split(per_chunk), targets.split(per_chunk), strict=True):
+                said = head.logits(h).log_softmax(-1).gather(1, t[:, None])
+                total -= said.sum(dtype=torch.float64).item()
+            nats.append(total / (length - 1))
+    return HeldOut(text.source, length, tuple(nats))
+
+
+def _standard_error(values: tuple[float, ...] | list[float]) -> float:
+    n = len(values)
+    if n < 2:
+        return math.nan
+    mean = math.fsum(values) / n
+    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)

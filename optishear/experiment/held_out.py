@@ -1,0 +1,79 @@
+"""After the search: the chosen recipe beside dense and the baselines, on text no search has seen."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optishear.evaluation.perplexity import HeldOut, held_out
+from optishear.experiment.prepare import Calibrated
+from optishear.models.weights import lent
+from optishear.pruning.oneshot import apply
+from optishear.recipe.pattern import Pattern
+from optishear.recipe.profile import Bounds, project
+from optishear.recipe.recipe import Recipe
+from optishear.solvers.methods import METHODS
+from optishear.text.tokens import TokenBatches
+
+
+DENSE, FOUND = "dense", "found"
+
+
+def baseline_recipes(
+    names: Sequence[str], picked: Recipe, pattern: Pattern, calibrated: Calibrated
+) -> dict[str, Recipe]:
+    """Each named method with the uniform profile, dropping as many weights as `picked` does and
+    on the same pattern, so that only the choice of weights differs."""
+    layout = calibrated.layout
+    budget = sum(picked.drop.values())
+    wish = dict.fromkeys(layout.sizes, budget / layout.total)
+    drop = project(wish, layout, pattern, Bounds(), budget)
+    return {
+        name: Recipe(METHODS[name].metric, drop, pattern.text, METHODS[name].solver)
+        for name in names
+    }
+
+
+def compare(
+    calibrated: Calibrated,
+    recipes: Mapping[str, Recipe],
+    texts: Sequence[TokenBatches],
+    batch_tokens: int,
+) -> list[dict[str, Any]]:
+    """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
+
+    `fewer_nats` are paired: nats per token fewer than each other row, and the standard error.
+    """
+    found: dict[str, list[HeldOut]] = {}
+    with lent(calibrated.loaded.model, calibrated.layout) as working:
+        for name, recipe in [(DENSE, None), *recipes.items()]:
+            if recipe is None:
+                working.restore()
+            else:
+                apply(working, calibrated.layout, calibrated.stats, recipe)
+            found[name] = [held_out(calibrated.loaded.model, t, batch_tokens) for t in texts]
+    return [
+        {
+            "name": name,
+            "recipe": recipes[name].key if name in recipes else None,
+            "sparsity": calibrated.layout.sparsity(recipes[name].drop) if name in recipes else 0.0,
+            "texts": {
+                own.text: _numbers(own, {n: rest[index] for n, rest in found.items() if n != name})
+                for index, own in enumerate(results)
+            },
+        }
+        for name, results in found.items()
+    ]
+
+
+def _numbers(own: HeldOut, others: Mapping[str, HeldOut]) -> dict[str, Any]:
+    return {
+        "perplexity": own.perplexity,
+        "error": own.perplexity_error if len(own.nats) > 1 else None,
+        "sequences": len(own.nats),
+        "seq_len": own.seq_len,
+        "nats": [round(x, 6) for x in own.nats],
+        "fewer_nats": {
+            name: dict(zip(("mean", "error"), own.better_than(other), strict=True))
+            for name, other in others.items()
+            if len(own.nats) > 1
+        },
+    }

@@ -1,0 +1,110 @@
+"""A finished run read from its files: its front, its picks, its held-out comparison. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.recipe import Recipe
+from optishear.records.run_directory import RunDirectory, find_run, read_json
+from optishear.search.pick import parse_pick
+
+
+FORMAT = "optishear-front/1"
+PREFERRED = ("kl", "reconstruction", "relative_reconstruction", "perplexity")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recipe of the front with all that was measured of it."""
+
+    recipe: Recipe
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Front:
+    """The non-dominated recipes of a run, in the order of the first objective.
+
+    - `objectives`: {name: whether it is maximised}.
+    - `usual_pick`: the experiment's own `--pick`.
+    - `made_with`: model, texts and dtype, as exported recipes carry them.
+    """
+
+    experiment: str
+    objectives: Mapping[str, bool]
+    usual_pick: str
+    layout: ModelLayout
+    entries: tuple[Entry, ...]
+    made_with: Mapping[str, Any]
+
+    def pick(self, text: str | None = None) -> Entry:
+        """`knee`, `lowest:NAME`, `highest:NAME` or constraints such as
+        `sparsity>=0.6,perplexity<=25`, of which the entry lowest in KL (or the next best error
+        that was measured) is taken. None is the experiment's own choice."""
+        rows = [entry.values for entry in self.entries]
+        measured = list(rows[0]) if rows else []
+        prefer = next((n for n in PREFERRED if n in measured), next(iter(self.objectives)))
+        down = {name: not maximise for name, maximise in self.objectives.items()}
+        chosen = parse_pick(text or self.usual_pick).choose(
+            rows, prefer, down, list(self.objectives)
+        )
+        return self.entries[chosen]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory with the answers in it."""
+
+    directory: RunDirectory
+
+    @property
+    def front(self) -> Front:
+        return front_from_json(read_json(self.directory.front))
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_json(self.directory.manifest)
+
+    @property
+    def evaluation(self) -> list[dict[str, Any]]:
+        """Rows of the held-out comparison: dense, the baselines, what was found."""
+        return read_json(self.directory.evaluation)["rows"]
+
+
+def open_run(place: str | Path) -> Run:
+    """The run in this folder, or the only one below it."""
+    return Run(find_run(Path(place)))
+
+
+def front_to_json(front: Front, units: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "experiment": front.experiment,
+        "model": front.made_with["model"],
+        "objectives": [
+            {"name": name, "maximise": maximise, "unit": units[name]}
+            for name, maximise in front.objectives.items()
+        ],
+        "pick": front.usual_pick,
+        "picked": front.pick().recipe.key if front.entries else None,
+        "made_with": dict(front.made_with),
+        "layout": front.layout.to_json(),
+        "entries": [
+            {"key": e.recipe.key, "values": dict(e.values), "recipe": e.recipe.to_json()}
+            for e in front.entries
+        ],
+    }
+
+
+def front_from_json(data: Mapping[str, Any]) -> Front:
+    entries: Sequence[Mapping[str, Any]] = data["entries"]
+    return Front(
+        data["experiment"],
+        {objective["name"]: objective["maximise"] for objective in data["objectives"]},
+        data["pick"],
+        ModelLayout.from_json(data["layout"]),
+        tuple(Entry(Recipe.from_json(e["recipe"], e["key"]), e["values"]) for e in entries),
+        data["made_with"],
+    )

@@ -1,0 +1,239 @@
+"""Run an experiment: search, keep the front, compare on held-out text. The same call resumes."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from optishear.allocation import RULES
+from optishear.config import Experiment
+from optishear.errors import ConfigError
+from optishear.experiment.held_out import FOUND, baseline_recipes, compare
+from optishear.experiment.prepare import Calibrated, calibrate, rules_of
+from optishear.experiment.results import Entry, Front, Run, front_to_json
+from optishear.objectives import make_objective
+from optishear.pipeline import identity_of, measure_on
+from optishear.records.journal import Journal, memo_of
+from optishear.records.manifest import now, provenance
+from optishear.records.run_directory import RunDirectory, read_json, write_json
+from optishear.report.figures import draw_figures
+from optishear.search.driver import DriverSettings
+from optishear.search.drivers import check_genes, make_driver
+from optishear.search.evaluator import Evaluation, Evaluator, minimised
+from optishear.search.front import non_dominated
+from optishear.search.loop import Found, run
+from optishear.search.seeds import seed_genomes
+from optishear.search.space import SearchSpace
+from optishear.search.space_file import build_space
+from optishear.solvers.methods import METHODS
+from optishear.text.disjoint import refuse_shared_text
+from optishear.text.tokens import TokenBatches, token_batches
+
+
+SEEDED = ("wanda", "ria", "magnitude")
+
+
+class Watcher(ABC):
+    """Follows a search; the command line shows it as a progress bar."""
+
+    @abstractmethod
+    def stage(self, text: str) -> None:
+        """A new stage begins: `loading embedded`, `searching`, ..."""
+
+    @abstractmethod
+    def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
+        """One more recipe of at most `total`, measured or remembered."""
+
+
+class Silent(Watcher):
+    """Watches nothing."""
+
+    def stage(self, text: str) -> None: ...
+
+    def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None: ...
+
+
+def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
+    """The finished run of this experiment under `out`; begun, resumed or found as it stands.
+
+    Raises `ConfigError` for what the user can put right before anything is lost, `StorageError`
+    when the disk gives out; what was measured until then is in the journal.
+    """
+    directory = RunDirectory(out / experiment.name / experiment.hash)
+    if _status(directory) == "finished":
+        return Run(directory)
+    directory.create()
+    with _threads(experiment.threads):
+        watcher.stage(f"loading {experiment.model}")
+        texts = experiment.text_specs
+        calibrated = calibrate(
+            experiment.model,
+            experiment.dtype,
+            experiment.device,
+            texts["calibration"],
+            experiment.batch_tokens,
+        )
+        tokens = {
+            purpose: token_batches(spec, calibrated.loaded.tokenizer)
+            for purpose, spec in texts.items()
+            if purpose != "calibration"
+        }
+        refuse_shared_text({"calibration": calibrated.calibration, **tokens})
+        watcher.stage("preparing the search space")
+        space = build_space(experiment.space, calibrated.layout, rules_of(calibrated, RULES))
+        check_genes(space.genes)
+        _run(experiment, directory, calibrated, tokens, space, watcher)
+    return Run(directory)
+
+
+def _run(
+    experiment: Experiment,
+    directory: RunDirectory,
+    calibrated: Calibrated,
+    tokens: Mapping[str, TokenBatches],
+    space: SearchSpace,
+    watcher: Watcher,
+) -> None:
+    identity = identity_of(
+        calibrated.loaded,
+        calibrated.layout,
+        calibrated.calibration,
+        tokens["search"],
+        experiment.quantities,
+        experiment.batch_tokens,
+    )
+    layers = list(calibrated.layout.sizes)
+    with Journal(directory.journal, identity, layers) as journal:
+        manifest = {
+            "status": "running",
+            "experiment": experiment.model_dump(mode="json"),
+            "hash": experiment.hash,
+            "started": now(),
+            "measure": identity,
+            **provenance(),
+        }
+        write_json(directory.manifest, manifest)
+        memo = memo_of(directory.siblings(), identity, layers)
+        watcher.stage("measuring the dense model")
+        with measure_on(
+            calibrated.loaded,
+            calibrated.layout,
+            calibrated.stats,
+            tokens["search"],
+            experiment.quantities,
+            experiment.batch_tokens,
+        ) as measure:
+            rung = tokens["search"].tokens.numel()
+            evaluator = Evaluator(measure, journal, rung, memo)
+            found = _search(experiment, space, evaluator, watcher)
+            front = front_of(experiment, calibrated, found)
+            picked = front.pick().recipe
+            recipes = baseline_recipes(
+                experiment.baselines, picked, space.layers.pattern, calibrated
+            )
+            watcher.stage("measuring the baselines")
+            searched = {name: evaluator(recipe).values for name, recipe in recipes.items()}
+            searched[FOUND] = evaluator(picked).values
+        units = {name: make_objective(name).unit for name in experiment.objectives}
+        write_json(directory.front, front_to_json(front, units))
+        watcher.stage("comparing on held-out text")
+        held = [text for purpose, text in tokens.items() if purpose.startswith("evaluation")]
+        rows = compare(calibrated, {**recipes, FOUND: picked}, held, experiment.batch_tokens)
+        for row in rows:
+            row["search"] = searched.get(row["name"])
+        write_json(directory.evaluation, {"picked": picked.key, "rows": rows})
+        watcher.stage("drawing figures")
+        draw_figures(directory)
+        failed = len(found.evaluations) - len(found.good)
+        manifest |= {
+            "status": "finished",
+            "finished": now(),
+            "ended": found.ended,
+            "evaluations": len(found.evaluations),
+            "failed": failed,
+            "measured_now": evaluator.measured,
+            "seconds": round(sum(e["seconds"] for e in journal.entries.values()), 1),
+        }
+        write_json(directory.manifest, manifest)
+
+
+def _search(
+    experiment: Experiment, space: SearchSpace, evaluator: Evaluator, watcher: Watcher
+) -> Found:
+    settings = experiment.search
+    maximise = [make_objective(name).maximise for name in experiment.objectives]
+    driver = make_driver(
+        settings.driver,
+        DriverSettings(
+            space.genes,
+            len(experiment.objectives),
+            settings.population,
+            settings.seed,
+            seed_genomes(space, [METHODS[name].metric for name in SEEDED]),
+        ),
+    )
+    watcher.stage("searching")
+    return run(
+        space,
+        driver,
+        evaluator,
+        settings.evaluations,
+        experiment.objectives,
+        maximise,
+        lambda found, evaluation: watcher.evaluated(found, evaluation, settings.evaluations),
+    )
+
+
+def front_of(experiment: Experiment, calibrated: Calibrated, found: Found) -> Front:
+    """The non-dominated recipes of what was found, ordered by the first objective."""
+    maximise = {name: make_objective(name).maximise for name in experiment.objectives}
+    if not found.good:
+        reason = next((e.reason for e in found.evaluations.values()), "none was asked for")
+        raise ConfigError(
+            f"All {len(found.evaluations)} candidates failed, so there is no front. The first: "
+            f"{reason}"
+        )
+    values = np.array(minimised(found.good, list(maximise), list(maximise.values())))
+    chosen = [found.good[index] for index in non_dominated(values)]
+    chosen.sort(key=lambda e: [(e.values or {})[name] for name in maximise])
+    return Front(
+        experiment.name,
+        maximise,
+        experiment.pick,
+        calibrated.layout,
+        tuple(Entry(e.recipe, e.values or {}) for e in chosen),
+        made_with(experiment, calibrated),
+    )
+
+
+def made_with(experiment: Experiment, calibrated: Calibrated) -> dict[str, Any]:
+    """On what a recipe was found: enough for `optishear prune` to make the same masks again."""
+    return {
+        "model": experiment.model,
+        "model_hash": calibrated.loaded.hash,
+        "dtype": experiment.dtype,
+        "calibration": {
+            **experiment.text.calibration.model_dump(mode="json"),
+            "seed": experiment.search.seed,
+        },
+        "calibration_hash": calibrated.calibration.hash,
+        "run": experiment.hash,
+    }
+
+
+def _status(directory: RunDirectory) -> str:
+    return read_json(directory.manifest)["status"] if directory.manifest.exists() else ""
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

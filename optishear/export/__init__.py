@@ -1,0 +1,1 @@
+"""WHAT one takes away: recipes, sparsity profiles, pruned checkpoints."""

@@ -1,0 +1,150 @@
+"""A pruned checkpoint that `AutoModelForCausalLM.from_pretrained` loads, and the proof that it is.
+
+Dense safetensors with zeros in place: what transformers, vLLM and others read. It is no smaller
+than the dense checkpoint, and no faster by itself.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from optishear.errors import ConfigError, StorageError
+from optishear.models.discover import layout_of
+from optishear.models.load import LoadedModel, load
+from optishear.models.weights import read
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.pattern import NofM
+from optishear.recipe.recipe import Recipe
+
+
+RECIPE_FILE = "optishear_recipe.json"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the reopened checkpoint was found to hold."""
+
+    folder: Path
+    sparsity: float
+    dtype: str
+    layers: int
+    bytes: int
+
+
+def write_checkpoint(
+    loaded: LoadedModel,
+    layout: ModelLayout,
+    recipe: Recipe,
+    folder: Path,
+    made_with: Mapping[str, Any],
+    probe: Int[Tensor, "batch seq"],
+) -> Checked:
+    """Saves the model as it is now, then reopens it and compares; half a checkpoint is never left.
+
+    It is written in the dtype in which the dense checkpoint was stored if that loses nothing, else
+    in the dtype in memory. `probe` are tokens on which the logits of both must be equal.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: is not empty. Name another --to, or empty it first.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        dtype = _save(loaded, half)
+        text = {**recipe.to_json(), "made_with": dict(made_with)}
+        (half / RECIPE_FILE).write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        _check(loaded, layout, recipe, half, probe)
+        if folder.exists():
+            folder.rmdir()
+        os.replace(half, folder)
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: could not be written ({error.strerror or error}). Free some space or name "
+            f"another --to."
+        ) from error
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return Checked(folder, layout.sparsity(recipe.drop), dtype, len(layout.layers), size)
+
+
+def _save(loaded: LoadedModel, folder: Path) -> str:
+    """Returns the name of the dtype in which the weights were written."""
+    model, wanted = loaded.model, loaded.stored_dtype
+    lossless = all(
+        torch.equal(tensor, tensor.to(wanted).to(tensor.dtype))
+        for tensor in model.state_dict().values()
+        if tensor.is_floating_point()
+    )
+    before = next(model.parameters()).dtype
+    dtype = wanted if lossless else before
+    state = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    config_dtype = model.config.dtype
+    try:
+        model.config.dtype = dtype
+        model.save_pretrained(folder, state_dict=state)
+    finally:
+        model.config.dtype = config_dtype
+    loaded.tokenizer.save_pretrained(folder)
+    return str(dtype).removeprefix("torch.")
+
+
+@torch.no_grad()
+def _check(
+    loaded: LoadedModel,
+    layout: ModelLayout,
+    recipe: Recipe,
+    folder: Path,
+    probe: Int[Tensor, "batch seq"],
+) -> None:
+    parameter = next(loaded.model.parameters())
+    again = load(
+        str(folder),
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        device=str(parameter.device),
+    )
+    if (found := layout_of(again.model)) != layout:
+        raise StorageError(f"{folder}: reopened with another layout ({len(found.layers)} layers).")
+    for layer in layout.layers:
+        check_zeros(read(again.model, layer), layer, recipe)
+    tokens = probe.to(parameter.device)
+    want, got = (_logits(model, tokens) for model in (loaded.model, again.model))
+    if not torch.equal(want, got):
+        raise StorageError(
+            f"{folder}: the reopened checkpoint's logits differ from those of the model in memory "
+            f"by up to {(want - got).abs().max().item():.3g}. Nothing was kept."
+        )
+
+
+def check_zeros(weight: Tensor, layer: Layer, recipe: Recipe) -> None:
+    """Raises a `StorageError` unless the layer has the zeros that its recipe asks for.
+
+    At least as many: a kept weight may have been zero before. Under N:M every group is looked at.
+    """
+    zeros = weight == 0
+    wanted = recipe.drop[layer.name]
+    if (found := int(zeros.sum())) < wanted:
+        raise StorageError(f"{layer.name}: {found} zeros were found, the recipe drops {wanted}.")
+    pattern = recipe.pattern_object
+    if isinstance(pattern, NofM):
+        each = wanted // pattern.step(layer)
+        least = int(zeros.reshape(-1, pattern.m).sum(1).min())
+        if least < each:
+            raise StorageError(
+                f"{layer.name}: a group of {pattern.m} has {least} zeros, the recipe asks for {each}."
+            )
+
+
+def _logits(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Tensor:
+    return model(tokens, use_cache=False).logits

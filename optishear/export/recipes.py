@@ -1,0 +1,43 @@
+"""Recipes and sparsity profiles as files that other tools can read."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.recipe import Recipe
+from optishear.records.run_directory import replace_file, write_json
+
+
+def profile_table(recipe: Recipe, layout: ModelLayout) -> pd.DataFrame:
+    """One row a layer: where it is, how big it is, how many weights it loses."""
+    rows = [
+        {
+            "layer": layer.name,
+            "block": layer.block,
+            "role": layer.role,
+            "out_features": layer.out_features,
+            "in_features": layer.in_features,
+            "weights": layer.size,
+            "drop": recipe.drop[layer.name],
+            "sparsity": recipe.drop[layer.name] / layer.size,
+        }
+        for layer in layout.layers
+    ]
+    return pd.DataFrame(rows)
+
+
+def write_recipe(path: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> None:
+    """The recipe as `optishear prune --recipe` reads it; `made_with` says on what it was found."""
+    write_json(path, {**recipe.to_json(), "made_with": dict(made_with)})
+
+
+def write_profile(path: Path, recipe: Recipe, layout: ModelLayout) -> None:
+    """The sparsity profile as CSV or, by the file's ending, JSON: one entry a layer."""
+    table = profile_table(recipe, layout)
+    if path.suffix == ".json":
+        write_json(path, table.to_dict(orient="records"))
+    else:
+        replace_file(path, table.to_csv(index=False).encode())

@@ -1,0 +1,54 @@
+"""A metric says how much each weight of one layer matters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from optishear.calibration.statistics import LayerStats, Need
+from optishear.errors import ConfigError
+from optishear.recipe.lookup import did_you_mean
+
+
+class Metric(ABC):
+    """Higher scores are kept longer. A metric sees one layer, never a model.
+
+    Concrete metrics are frozen dataclasses; their fields are the settings that a recipe may name.
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    paper: ClassVar[str] = ""
+
+    @abstractmethod
+    def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
+        """Finite scores, fp32 or better. Never writes to `weight`."""
+
+
+def metric_from(table: Mapping[str, type[Metric]], spec: Mapping[str, Any], where: str) -> Metric:
+    """The metric that `{"name": ..., setting: value, ...}` describes, or a `ConfigError`."""
+    settings = dict(spec)
+    name = settings.pop("name", None)
+    if name not in table:
+        raise ConfigError(
+            f"{where}: no metric is called {name!r}.{did_you_mean(str(name), table)} "
+            f"There are: {', '.join(sorted(table))}."
+        )
+    kind = table[name]
+    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
+    for key, value in settings.items():
+        if key not in known:
+            raise ConfigError(
+                f"{where}: metric {name!r} has no setting {key!r}.{did_you_mean(key, known)} "
+                f"It has: {', '.join(known) or 'none'}."
+            )
+        default = known[key].default
+        wanted = (int, float) if isinstance(default, float) else type(default)
+        if default is not MISSING and (not isinstance(value, wanted) or isinstance(value, bool)):
+            raise ConfigError(
+                f"{where}: {key} of metric {name!r} is {value!r}, expected a "
+                f"{'number' if isinstance(default, float) else type(default).__name__}."
+            )
+    return kind(**settings)

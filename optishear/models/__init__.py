@@ -1,0 +1,1 @@
+"""WHERE the weights are: finding, reading and lending them, and how hidden states become logits."""

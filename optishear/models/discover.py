@@ -1,0 +1,209 @@
+"""Find the decoder blocks and their prunable matrices by structure, not by model name."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from optishear.errors import ConfigError
+from optishear.models.head import hidden_states
+from optishear.models.weights import place_of, refuse_shared
+from optishear.recipe.layout import Layer, ModelLayout
+
+
+log = logging.getLogger(__name__)
+
+Kind = tuple[int, str]  # block and role: one layer, or the experts that stand side by side
+Input = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype, int]
+
+PROBE_TOKENS = 8
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def layout_of(model: nn.Module) -> ModelLayout:
+    """The prunable layers of any causal language model of transformers 5, in data-flow order.
+
+    Blocks are the largest `ModuleList` of like modules. Prunable inside are `nn.Linear`,
+    `Conv1D` and every expert of a fused experts module; routers and biases are not. Sites and
+    order come from one forward pass over a few tokens. A module list inside a block holds
+    parallel experts: its like layers stand side by side, in the order of their indices.
+
+    An expert that the probe's tokens did not reach is a layer like its siblings. Any other layer
+    that was not reached (cross-attention without an encoder; a weight used without calling its
+    module) is left out with a log warning: calibration could not see its input either.
+    """
+    if not isinstance(model, PreTrainedModel) or not model.can_generate():
+        raise ConfigError(
+            f"{type(model).__name__} is not a causal language model of transformers. "
+            f"Load it with `AutoModelForCausalLM`."
+        )
+    if model.config.is_encoder_decoder or any(p.is_meta for p in model.parameters()):
+        raise ConfigError(
+            f"{type(model).__name__} cannot be pruned: it is an encoder-decoder, or some of its "
+            f"weights are not in memory. Load a decoder-only model without offloading."
+        )
+    prefix, blocks = _stack(model)
+    owners = {  # module path -> names of its layers
+        f"{prefix}.{index}.{path}": names
+        for index, block in enumerate(blocks)
+        for path, names in _prunable(block, f"{prefix}.{index}.")
+    }
+    names = [name for group in owners.values() for name in group]
+    refuse_shared(model, {name: place_of(model, name) for name in names})
+    first_read, inputs = _probe(model, owners)
+
+    depth = prefix.count(".") + 2
+    kinds = {n: (int(n.split(".")[depth - 1]), _role(model, n, depth)) for n in names}
+    order: dict[Kind, int] = {}
+    for path, position in first_read.items():
+        for name in owners[path]:
+            order.setdefault(kinds[name], position)
+    if unreached := [name for name in names if kinds[name] not in order]:
+        log.warning("Left out, for a forward pass does not call them: %s", ", ".join(unreached))
+    reached = [name for name in names if kinds[name] in order]
+    if not reached:
+        raise ConfigError(
+            f"{type(model).__name__} has no prunable matrix that it uses in its {len(blocks)} blocks "
+            f"({prefix}): no Linear, Conv1D or fused experts. Choose another model."
+        )
+    reached.sort(key=lambda name: (kinds[name][0], order[kinds[name]]))
+    sites = _sites(reached, inputs, kinds)
+    return ModelLayout(
+        tuple(Layer(name, *kinds[name], *_shape(model, name), sites[name]) for name in reached)
+    )
+
+
+def is_fused_experts(module: nn.Module) -> bool:
+    """Whether `module` holds its experts as 3-D parameters, one slice an expert."""
+    return not type(module).__module__.startswith("torch.nn") and any(
+        p.ndim == 3 and len(p) == getattr(module, "num_experts", None)
+        for p in module.parameters(recurse=False)
+    )
+
+
+def _stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The largest `ModuleList` whose modules have more in common than being modules."""
+    stacks = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module)
+        and set.intersection(*(set(type(child).__mro__) for child in module))
+        - set(nn.Module.__mro__)
+    }
+    if not stacks:
+        raise ConfigError(
+            f"{type(model).__name__} has no stack of like blocks, so there is nothing to prune. "
+            f"Is it a causal language model?"
+        )
+    prefix = max(stacks, key=lambda name: sum(p.numel() for p in stacks[name].parameters()))
+    return prefix, stacks[prefix]
+
+
+def _prunable(block: nn.Module, prefix: str) -> Iterator[tuple[str, list[str]]]:
+    """Path of each module that holds prunable weights, with the names of its layers."""
+    routers = {router for module in block.modules() for router in _routers(module)}
+    for path, module in block.named_modules():
+        if is_fused_experts(module):
+            three = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim == 3}
+            yield path, [f"{prefix}{path}.{n}.{e}" for n, p in three.items() for e in range(len(p))]
+        elif isinstance(module, (nn.Linear, Conv1D)) and module not in routers:
+            if not isinstance(module.weight, nn.Parameter) or module.weight.dtype not in DTYPES:
+                raise ConfigError(
+                    f"{prefix}{path}: its weight is {module.weight.dtype} in a "
+                    f"{type(module).__name__}. Load the model in bf16 or fp32, not quantized."
+                )
+            if isinstance(module, Conv1D) or module.out_features > 1:  # 1: a gate
+                yield path, [f"{prefix}{path}"]
+
+
+def _routers(module: nn.Module) -> Iterator[nn.Module]:
+    """The Linear beside some experts (or alone in a module beside them) with one output each."""
+    for experts in module.children():
+        count = 0
+        if is_fused_experts(experts):
+            count = experts.num_experts
+        elif isinstance(experts, nn.ModuleList):
+            count = len(experts)
+        for beside in module.children() if count else ():
+            linears = [m for m in beside.modules() if isinstance(m, nn.Linear)]
+            if beside is not experts and len(linears) == 1 and linears[0].out_features == count:
+                yield linears[0]
+
+
+def _probe(
+    model: PreTrainedModel, owners: dict[str, list[str]]
+) -> tuple[dict[str, int], dict[str, Input]]:
+    """Order of first call of each module, and which tensor each plain layer read.
+
+    Tensors are the same if memory, shape, strides and in-place version are; they are kept alive
+    until the end, so that no memory is used twice.
+    """
+    first_read: dict[str, int] = {}
+    inputs: dict[str, Input] = {}
+    alive: list[Tensor] = []
+
+    def listener(path: str):
+        def listen(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if path in first_read:
+                return
+            first_read[path] = len(first_read)
+            tensor = args[0] if args else next(iter(kwargs.values()))
+            x = tensor.flatten(0, -2)
+            alive.extend((tensor, x))
+            inputs[path] = (x.data_ptr(), tuple(x.shape), x.stride(), x.dtype, x._version)
+
+        return listen
+
+    hooks = [
+        model.get_submodule(path).register_forward_pre_hook(listener(path), with_kwargs=True)
+        for path in owners
+    ]
+    try:
+        with torch.no_grad():
+            vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+            hidden_states(model, torch.arange(PROBE_TOKENS)[None] % vocabulary)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    plain = {path: seen for path, seen in inputs.items() if owners[path] == [path]}
+    return first_read, plain
+
+
+def _sites(names: list[str], inputs: dict[str, Input], kinds: dict[str, Kind]) -> dict[str, str]:
+    """The first layer that reads the same tensor. Unreached experts share as their siblings do."""
+    first: dict[Input, str] = {}
+    sites = {name: first.setdefault(inputs[name], name) for name in names if name in inputs}
+    sibling = {kinds[name]: name for name in reversed(names) if name in inputs}
+    twins = {(kinds[name], _numbers(name)): name for name in names}
+    for name in names:
+        if name not in sites:
+            like = sites.get(sibling.get(kinds[name], ""), name)
+            sites[name] = twins.get((kinds[like], _numbers(name)), name)
+    return sites
+
+
+def _numbers(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.split(".") if part.isdigit())
+
+
+def _role(model: nn.Module, name: str, depth: int) -> str:
+    """Path inside the block, without indices into module lists and fused parameters."""
+    parts = name.split(".")
+    holder: Any = model
+    kept = []
+    for position, part in enumerate(parts):
+        if position >= depth and not isinstance(holder, (nn.ModuleList, nn.Parameter)):
+            kept.append(part)
+        holder = None if isinstance(holder, nn.Parameter) else getattr(holder, part)
+    return ".".join(kept)
+
+
+def _shape(model: nn.Module, name: str) -> tuple[int, int]:
+    place = place_of(model, name)
+    out_features, in_features = place.view(place.parameter).shape
+    return out_features, in_features

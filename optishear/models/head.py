@@ -1,0 +1,180 @@
+"""How hidden states become logits, checked on the model itself, and a forward that stops there.
+
+Dense references are kept as hidden states: at a 128k vocabulary they are 30 times smaller than
+logits, and where the head is linear many a norm over logits needs no logit at all.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from optishear.errors import ConfigError
+
+
+LOUD = 50.0  # logits of this size tell a soft-capped head (30 in Gemma2) from a linear one
+GRAM_ROWS = 1024
+
+
+class _Stop(Exception):
+    """Ends a forward pass at the output head. Private, so nobody else's error is swallowed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """logits = cap(scale * (h W^T + b)), with cap(z) = softcap * tanh(z / softcap) or nothing.
+
+    `weight` is the model's own tensor, not a copy: it is never pruned.
+    """
+
+    weight: Float[Tensor, "vocab hidden"]
+    bias: Float[Tensor, " vocab"] | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @property
+    def linear(self) -> bool:
+        """Whether differences of logits are linear in differences of hidden states."""
+        return self.softcap is None
+
+    @cached_property
+    def gram(self) -> Float[Tensor, "hidden hidden"]:
+        """scale^2 W^T W in fp32: ||dh W^T||^2 = dh G dh^T without a logit. Linear heads only.
+
+        Products of 1,024 vocabulary rows in fp32, summed in fp64. Relative error for 49,152 x 576:
+        fp32 alone 2.4e-7, so 4.2e-8, all fp64 2.9e-8 but twice as slow (on a CPU).
+        """
+        if not self.linear:
+            raise ValueError("A soft-capped head has no Gram matrix: its logits are not linear.")
+        width = self.weight.shape[1]
+        total = torch.zeros(width, width, dtype=torch.float64, device=self.weight.device)
+        for rows in self.weight.split(GRAM_ROWS):
+            total += rows.float().T @ rows.float()
+        return (self.scale**2 * total).float()
+
+    def logits(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
+        """The model's logits in fp32, whatever dtype the model computes in."""
+        bias = None if self.bias is None else self.bias.float()
+        raw = F.linear(hidden.float(), self.weight.float(), bias) * self.scale
+        return raw if self.softcap is None else self.softcap * torch.tanh(raw / self.softcap)
+
+
+def hidden_states(
+    model: nn.Module, tokens: Int[Tensor, "batch seq"]
+) -> Float[Tensor, "batch seq hidden"]:
+    """What goes into the output head: final norm and output projection done, no logit computed.
+
+    The forward is the causal LM's own, stopped by a hook on its head; so it is right where the
+    bare body's output is not what the head reads (MiniCPM3 scales in between).
+    """
+    if model.training:
+        raise ConfigError(
+            f"{type(model).__name__} is in training mode, so dropout would make every measurement "
+            f"random. Call `model.eval()` first."
+        )
+    caught: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        caught.append(args[0] if args else next(iter(kwargs.values())))
+        raise _Stop
+
+    hook = _head_module(model).register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        model(_on_device(model, tokens), use_cache=False)
+    except _Stop:
+        pass
+    finally:
+        hook.remove()
+    if not caught or caught[0].shape[:-1] != tokens.shape:
+        found = f"got {tuple(caught[0].shape)}" if caught else "was never called"
+        raise ConfigError(
+            f"{type(model).__name__}: for tokens of shape {tuple(tokens.shape)} its output head "
+            f"{found}. Use a causal language model that answers every position."
+        )
+    return caught[0]
+
+
+@torch.no_grad()
+def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
+    """The form of the model's output head, fitted and then verified on one small batch.
+
+    The batch's hidden states are played to the head once more with growing loudness: the small
+    logits of an untrained model would pass for linear below any soft cap.
+    """
+    module = _head_module(model)
+    weight = module.get_parameter("weight").detach()
+    bias = None if module._parameters.get("bias") is None else module.get_parameter("bias").detach()
+    hidden = hidden_states(model, tokens)
+    if hidden.shape[-1] != weight.shape[1]:
+        raise ConfigError(
+            f"{type(model).__name__}: hidden states are {hidden.shape[-1]} wide, but the output "
+            f"head's weight is {tuple(weight.shape)}. Its output head is not a matrix product."
+        )
+    loudest = F.linear(hidden.float(), weight.float()).abs().max().item()
+    gain = max(1.0, LOUD / max(loudest, 1e-6)) ** torch.linspace(
+        0, 1, tokens.numel(), device=hidden.device
+    )
+    hidden = hidden * gain.reshape(*tokens.shape, 1).to(hidden.dtype)
+    logits = _logits_of(model, tokens, hidden).flatten(0, -2).double()
+    hidden = hidden.flatten(0, -2)
+
+    plain = Head(weight, bias)
+    raw = plain.logits(hidden).double()
+    config: Any = model.config
+    softcap = getattr(config.get_text_config(), "final_logit_softcapping", None)
+    heads = [plain, Head(weight, bias, _ratio(logits, raw))]
+    if softcap is not None:
+        free = logits.abs() < 0.9 * softcap  # elsewhere atanh only magnifies rounding
+        uncapped = softcap * torch.atanh(logits[free] / softcap)
+        heads += [Head(weight, bias, 1.0, float(softcap))]
+        heads += [Head(weight, bias, _ratio(uncapped, raw[free]), float(softcap))]
+    misses = [
+        ((head.logits(hidden).double() - logits).norm() / logits.norm()).item() for head in heads
+    ]
+    # A bf16 head rounds its result up to four times (product, scale, tanh, cap).
+    tolerance = max(1e-4, 2 * torch.finfo(weight.dtype).eps)
+    for head, miss in zip(heads, misses):
+        if miss <= tolerance:
+            return head
+    raise ConfigError(
+        f"{type(model).__name__}: its logits are neither W h + b, nor a constant times it, nor "
+        f"soft-capped by the config's final_logit_softcapping ({softcap}); the nearest of these "
+        f"misses by {min(misses):.1e} of their norm, {tolerance:.1e} allowed. "
+        f"Teach optishear/models/head.py this form of head."
+    )
+
+
+def _head_module(model: nn.Module) -> nn.Module:
+    found = getattr(model, "get_output_embeddings", lambda: None)()
+    if found is None or found._parameters.get("weight") is None:
+        raise ConfigError(
+            f"{type(model).__name__} has no output head with a weight, so it gives no logits. "
+            f"Load it with `AutoModelForCausalLM`."
+        )
+    return found
+
+
+def _on_device(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+    return tokens.to(model.get_input_embeddings().weight.device)  # pyright: ignore
+
+
+def _logits_of(
+    model: nn.Module,
+    tokens: Int[Tensor, "batch seq"],
+    hidden: Float[Tensor, "batch seq hidden"],
+) -> Float[Tensor, "batch seq vocab"]:
+    """The model's own logits, were `hidden` its final hidden states: here a hook does answer."""
+    hook = _head_module(model).register_forward_pre_hook(lambda _module, _args: (hidden,))
+    try:
+        return model(_on_device(model, tokens), use_cache=False).logits
+    finally:
+        hook.remove()
+
+
+def _ratio(numerator: Float[Tensor, "..."], denominator: Float[Tensor, "..."]) -> float:
+    """The constant c with numerator = c * denominator, in the least-squares sense."""
+    return ((numerator * denominator).sum() / denominator.square().sum()).item()

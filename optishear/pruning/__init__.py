@@ -1,0 +1,1 @@
+"""A RECIPE applied to a MODEL."""

@@ -1,0 +1,1 @@
+"""WHAT to do to a model, as plain data: layouts, patterns, profiles, recipes. No torch."""

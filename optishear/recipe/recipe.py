@@ -1,0 +1,108 @@
+"""What to do to a model, as plain data. A search candidate is a recipe being tried."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from optishear.errors import ConfigError
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.lookup import did_you_mean
+from optishear.recipe.pattern import Pattern, parse_pattern
+
+
+FORMAT = "optishear-recipe/1"
+MADE_WITH = "made_with"  # beside a recipe in its file, no part of it: on what it was found
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Equal content, equal recipe, equal key; nothing in it depends on a machine or a run.
+
+    - `metric`: name and settings of a metric, e.g. {"name": "power", "alpha": 1.0, ...}.
+    - `drop`: weights to drop per layer name.
+    - `pattern`: where those counts apply: `row`, `layer` or `n:M`.
+    - `solver`: name and settings of what the kept weights become; `mask` leaves them as they are.
+    """
+
+    metric: Mapping[str, Any]
+    drop: Mapping[str, int]
+    pattern: str = "row"
+    solver: Mapping[str, Any] = field(default_factory=lambda: {"name": "mask"})
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the canonical JSON: the recipe's identity in journals and on the front."""
+        text = json.dumps(self.to_json(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def pattern_object(self) -> Pattern:
+        return parse_pattern(self.pattern)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "metric": dict(self.metric),
+            "pattern": self.pattern,
+            "solver": dict(self.solver),
+            "drop": dict(self.drop),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "recipe") -> "Recipe":
+        """A checked recipe; `where` names the file in the sentence of a `ConfigError`."""
+        fields = ("format", "metric", "pattern", "solver", "drop", MADE_WITH)
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where}: a recipe is a JSON object, found {type(data).__name__}.")
+        for key in data:
+            if key not in fields:
+                raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(key, fields)}")
+        if data.get("format") != FORMAT:
+            raise ConfigError(
+                f"{where}: format is {data.get('format')!r}, this version reads {FORMAT!r}."
+            )
+        for key, kind in (("metric", dict), ("pattern", str), ("solver", dict), ("drop", dict)):
+            if not isinstance(data.get(key), kind):
+                raise ConfigError(f"{where}: {key!r} is missing or no {kind.__name__}.")
+        for name, count in data["drop"].items():
+            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+                raise ConfigError(f"{where}: drop.{name} is {count!r}, not a count of weights.")
+        parse_pattern(data["pattern"])
+        return cls(data["metric"], data["drop"], data["pattern"], data["solver"])
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """The recipe in a JSON file."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: there is no such recipe file.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not a JSON recipe ({error}).") from None
+        return cls.from_json(data, where=str(path))
+
+    def check(self, layout: ModelLayout) -> None:
+        """Raises a `ConfigError` unless every count fits the layer that it names."""
+        pattern = self.pattern_object
+        if missing := [name for name in layout.sizes if name not in self.drop]:
+            raise ConfigError(
+                f"The recipe says nothing of {len(missing)} of the model's {len(layout.layers)} "
+                f"layers, first {missing[0]!r}. Was it made for another model?"
+            )
+        for name, drop in self.drop.items():
+            if name not in layout.by_name:
+                raise ConfigError(
+                    f"The recipe names a layer {name!r} that the model lacks."
+                    f"{did_you_mean(name, layout.by_name)} Was it made for another model?"
+                )
+            layer = layout.by_name[name]
+            pattern.check(layer)
+            if drop > layer.size or drop % pattern.step(layer):
+                raise ConfigError(
+                    f"{name}: {drop} of {layer.size} weights cannot be dropped under the pattern "
+                    f"{self.pattern!r}. Was the recipe made for another model?"
+                )

@@ -1,0 +1,100 @@
+"""The only module that knows the names of files inside results/."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optishear.errors import ConfigError, StorageError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """`results/<experiment>/<hash of its configuration>/`: one run and all that it leaves."""
+
+    path: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.jsonl"
+
+    @property
+    def front(self) -> Path:
+        return self.path / "front.json"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+    def siblings(self) -> list[Path]:
+        """Journals of all other runs under the same results folder."""
+        everywhere = self.path.parent.parent.glob("*/*/journal.jsonl")
+        return sorted(path for path in everywhere if path != self.journal)
+
+    def create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path}: cannot be made ({error.strerror}). Choose another --out."
+            ) from error
+
+
+def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
+    """The file is replaced whole or not at all."""
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Writes beside `path`, then renames: nobody ever reads half a file."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(content)
+        os.replace(half, path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: could not be written ({error.strerror}). Free some space or choose another "
+            f"place; what was written before is safe."
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a run's file; a `ConfigError` says what is missing and what makes it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: is not there. A search that has finished writes it; run the search again to "
+            f"go on where it stopped."
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is damaged ({error}). Run the search again.") from None
+
+
+def find_run(place: Path) -> RunDirectory:
+    """The run in this folder, or the only one below it."""
+    if (place / "manifest.json").exists():
+        return RunDirectory(place)
+    if not place.exists():
+        raise ConfigError(f"{place}: there is no such run. `optishear search` prints where it is.")
+    below = sorted(path.parent for path in place.glob("*/manifest.json"))
+    if len(below) == 1:
+        return RunDirectory(below[0])
+    if not below:
+        raise ConfigError(f"{place}: holds no run (no manifest.json in it or one level below).")
+    raise ConfigError(
+        f"{place}: holds {len(below)} runs, name one: {', '.join(str(path) for path in below)}."
+    )

@@ -1,0 +1,162 @@
+"""How every figure looks: paper sizes, and colours and marks that survive a grey printer."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from optishear.records.run_directory import replace_file
+
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+FULL, HALF = 7.0, 3.5  # inches: the width of a page and of one of its two columns
+DPI = 200
+SMALL = 7.5  # points: legends, titles, notes
+
+# Okabe and Ito's palette; every colour is used together with a marker or a weight of its own.
+BLACK, BLUE, RED, GREEN = "#000000", "#0072B2", "#D55E00", "#009E73"
+ORANGE, SKY, PURPLE, GREY = "#E69F00", "#56B4E9", "#CC79A7", "#9A9A9A"
+
+SETTINGS = {
+    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so equal on every machine
+    "font.size": 9,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.limits": (-3, 5),
+    "axes.formatter.use_mathtext": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "legend.fontsize": SMALL,
+    "legend.frameon": False,
+    "svg.hashsalt": "optishear",
+    "svg.fonttype": "path",
+}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An objective as a reader sees it: fractions in per cent, all else in its own unit."""
+
+    name: str
+    unit: str
+    maximise: bool
+
+    @property
+    def percent(self) -> bool:
+        return self.unit.startswith("fraction of ")
+
+    @property
+    def label(self) -> str:
+        unit = f"% of {self.unit.removeprefix('fraction of ')}" if self.percent else self.unit
+        unit = plain(unit).replace("_F", "$_F$")  # the Frobenius norm's index
+        return f"{plain(self.name)} ({unit})" if unit else plain(self.name)
+
+    def shown(self, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        return values * 100 if self.percent else values
+
+    def text(self, value: float) -> str:
+        return f"{plain(self.name)} {f'{100 * value:.1f} %' if self.percent else number(value)}"
+
+
+@contextmanager
+def paper_style() -> Iterator[None]:
+    """matplotlib's own defaults and ours inside, the caller's settings again on leaving."""
+    import matplotlib
+
+    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")}
+    with matplotlib.rc_context({**defaults, **SETTINGS}):
+        yield
+
+
+def blank(title: str, width: float, height: float) -> "matplotlib.figure.Figure":
+    """An empty figure of this size in inches, that finds its own margins."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    lines = fill(plain(title), width=int(16 * width), max_lines=2, placeholder=" …")
+    figure.suptitle(lines, fontsize=SMALL + 0.5, x=0.01, ha="left", color="0.25")
+    return figure
+
+
+def save(figure: "matplotlib.figure.Figure", stem: Path) -> list[Path]:
+    """`stem`.png and `stem`.svg; the same figure gives the same bytes."""
+    paths = []
+    for kind, silent in (("png", "Software"), ("svg", "Date")):
+        content = BytesIO()
+        figure.savefig(content, format=kind, dpi=DPI, metadata={silent: None})
+        paths.append(stem.with_name(f"{stem.name}.{kind}"))
+        replace_file(paths[-1], content.getvalue())
+    return paths
+
+
+def settle(figure: "matplotlib.figure.Figure") -> None:
+    """Lays the figure out once and for all, so that its places can be measured."""
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+
+
+def note(figure: "matplotlib.figure.Figure", text: str) -> None:
+    """A footnote at the lower left, on as many lines as it takes."""
+    width = int(17 * figure.get_figwidth())
+    figure.supxlabel(fill(text, width), fontsize=SMALL - 0.5, x=0.01, ha="left", color="0.35")
+
+
+def legend_above(axes: "matplotlib.axes.Axes") -> None:
+    """The legend between title and axes, in as many columns as its longest label allows."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        borderaxespad=0.2,
+        ncols=columns(axes.get_legend_handles_labels()[1], axes.get_figure().get_figwidth() - 0.8),
+        handletextpad=0.4,
+        columnspacing=1.2,
+        handlelength=1.6,
+    )
+
+
+def columns(labels: Sequence[str], width: float) -> int:
+    """How many columns of these labels a legend `width` inches wide can hold."""
+    longest = max((len(label) for label in labels), default=1)
+    return max(1, min(len(labels), int(width / (0.062 * longest + 0.4))))
+
+
+def failures(axes: "matplotlib.axes.Axes", places: Sequence[int]) -> None:
+    """Where evaluations failed, as ticks that stand on the lower edge."""
+    if places:
+        axes.plot(
+            places, [0.0] * len(places), "|", color=RED, markersize=9, markeredgewidth=0.9,
+            transform=axes.get_xaxis_transform(), clip_on=False, label=f"failed ({len(places)})",
+        )  # fmt: skip
+
+
+def plain(text: str) -> str:
+    """The text as it is: matplotlib would read what lies between two dollar signs as formulas."""
+    return text.replace("$", r"\$")
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands written out."""
+    if 1000 <= abs(value) < 1e7:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"

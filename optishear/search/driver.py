@@ -1,0 +1,84 @@
+"""The one face of every search method: it asks for genomes and is told how bad they were."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from optishear.search.genes import Gene, cleaned
+
+
+Genomes = Float[np.ndarray, "candidates genes"]
+Values = tuple[float, ...] | None  # None: the candidate failed
+
+
+class Driver(ABC):
+    """Numbers in, numbers out: a driver knows no recipes and no models.
+
+    `ask` and `tell` alternate. One seed and the same tells give the same asks bit for bit, so a
+    search is resumed by running it again and answering from the journal. Nothing global is read or
+    changed: no random state, no warning filters, no logging levels.
+    """
+
+    @abstractmethod
+    def ask(self) -> Genomes:
+        """The next generation, inside the bounds and on the grid, one genome a row.
+
+        Zero rows mean that this driver has nothing more to ask: the whole space was asked for.
+        """
+
+    @abstractmethod
+    def tell(self, values: Sequence[Values]) -> None:
+        """What became of the genomes asked last, in their order.
+
+        Every value is minimised here. `None` is a failed candidate; a driver must stay useful
+        however many of them there are.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class DriverSettings:
+    """What a driver is made from. The defaults are those of the NSGA papers.
+
+    `population` is the size of the first generation of every driver. `initial` are genomes which
+    open it, in their order (see `seeds`). `batch` is how many genomes a driver without generations
+    asks for at a time afterwards; None is its own choice (one for TPE, `population` for the rest);
+    drivers with generations ignore it. `mutation_prob` is per gene; None is one over the genes
+    that can vary.
+    """
+
+    genes: tuple[Gene, ...]
+    objectives: int
+    population: int
+    seed: int = 0
+    initial: Float[np.ndarray, "seeds genes"] | None = None
+    batch: int | None = None
+    crossover_prob: float = 0.9
+    crossover_eta: float = 15.0
+    mutation_prob: float | None = None
+    mutation_eta: float = 20.0
+
+    @property
+    def seeds(self) -> Genomes:
+        """The initial genomes, cleaned, each once, no more than fit into the first population."""
+        rows = [] if self.initial is None else self.initial
+        distinct = {row.tobytes(): row for row in (cleaned(self.genes, row) + 0.0 for row in rows)}
+        first = list(distinct.values())[: self.population]
+        return np.array(first, dtype=np.float64).reshape(len(first), len(self.genes))
+
+
+def checked(values: Sequence[Values], asked: int, objectives: int) -> list[Values]:
+    """The same values; a plain `ValueError` (a bug of the caller) where they do not fit the ask."""
+    if len(values) != asked:
+        raise ValueError(f"{asked} genomes were asked for but {len(values)} values were told.")
+    for index, value in enumerate(values):
+        if value is None:
+            continue
+        if len(value) != objectives or not np.isfinite(value).all():
+            raise ValueError(
+                f"Candidate {index} was told {value!r}; a driver takes {objectives} finite "
+                "numbers, or None for a candidate that failed."
+            )
+    return list(values)

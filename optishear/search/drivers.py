@@ -1,0 +1,162 @@
+"""The table of search methods: names in experiment files -> drivers.
+
+A factory imports its engine when it is called, so that reading this table costs nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+from optishear.errors import ConfigError
+from optishear.recipe.lookup import lookup
+from optishear.search.driver import Driver, DriverSettings
+from optishear.search.exhaustive_driver import ExhaustiveDriver
+from optishear.search.genes import Choice, Gene
+
+
+@dataclass(frozen=True)
+class DriverEntry:
+    """How a driver is made, what it is, where it is described, and its smallest population."""
+
+    make: Callable[[DriverSettings], Driver]
+    about: str
+    paper: str
+    smallest: Callable[[int], int] = lambda objectives: 2
+
+
+def make_driver(name: str, settings: DriverSettings) -> Driver:
+    """The driver called `name`, or a `ConfigError` which says what it cannot work with."""
+    entry = lookup(DRIVERS, name, kind="driver")
+    check_population(name, settings.population, settings.objectives)
+    check_genes(settings.genes)
+    width = None if settings.initial is None else settings.initial.shape[1]
+    if width not in (None, len(settings.genes)):
+        raise ConfigError(
+            f"The initial genomes have {width} genes but the search space has "
+            f"{len(settings.genes)}. They must come from the same search space."
+        )
+    return entry.make(settings)
+
+
+def check_budget(driver: str, population: int, evaluations: int, objectives: int) -> None:
+    """Refuse, before anything is loaded, a search which could not complete one population."""
+    check_population(driver, population, objectives)
+    if evaluations < population:
+        raise ConfigError(
+            f"A budget of {evaluations} evaluations is less than one population of {population}. "
+            f"Allow at least {population} evaluations, or make the population smaller."
+        )
+
+
+def check_population(driver: str, population: int, objectives: int) -> None:
+    entry = lookup(DRIVERS, driver, kind="driver")
+    if objectives < 1:
+        raise ConfigError(f"A search needs at least one objective, not {objectives}.")
+    least = entry.smallest(objectives)
+    if population < least:
+        plural = "" if objectives == 1 else "s"
+        raise ConfigError(
+            f"A population of {population} is too small for {driver} with {objectives} "
+            f"objective{plural}: it needs at least {least}."
+        )
+
+
+def check_genes(genes: tuple[Gene, ...]) -> None:
+    if not genes:
+        raise ConfigError("The search space has no genes: there is nothing to search for.")
+    for gene in genes:
+        if isinstance(gene, Choice):
+            if not gene.options:
+                raise ConfigError(f"The gene {gene.name!r} has no options to choose from.")
+        elif not (isfinite(gene.low) and isfinite(gene.high) and gene.low <= gene.high):
+            raise ConfigError(
+                f"The gene {gene.name!r} runs from {gene.low} to {gene.high}; it needs two finite "
+                "bounds, the lower one first."
+            )
+
+
+def _nsga2(settings: DriverSettings) -> Driver:
+    from optishear.search.pymoo_driver import nsga2
+
+    return nsga2(settings)
+
+
+def _nsga3(settings: DriverSettings) -> Driver:
+    from optishear.search.pymoo_driver import nsga3
+
+    return nsga3(settings)
+
+
+def _tpe(settings: DriverSettings) -> Driver:
+    from optishear.search.optuna_driver import tpe
+
+    return tpe(settings)
+
+
+def _optuna_nsga2(settings: DriverSettings) -> Driver:
+    from optishear.search.optuna_driver import optuna_nsga2
+
+    return optuna_nsga2(settings)
+
+
+def _optuna_nsga3(settings: DriverSettings) -> Driver:
+    from optishear.search.optuna_driver import optuna_nsga3
+
+    return optuna_nsga3(settings)
+
+
+def _qmc(settings: DriverSettings) -> Driver:
+    from optishear.search.optuna_driver import qmc
+
+    return qmc(settings)
+
+
+def _random(settings: DriverSettings) -> Driver:
+    from optishear.search.optuna_driver import random
+
+    return random(settings)
+
+
+DRIVERS: dict[str, DriverEntry] = {
+    "exhaustive": DriverEntry(
+        ExhaustiveDriver,
+        "every genome of a small space without real genes, in order",
+        "(enumeration)",
+    ),
+    "nsga2": DriverEntry(
+        _nsga2,
+        "non-dominated sorting and crowding distance; best for one to three objectives",
+        "Deb et al. 2002, doi:10.1109/4235.996017",
+    ),
+    "nsga3": DriverEntry(
+        _nsga3,
+        "non-dominated sorting and reference directions; for three objectives and more",
+        "Deb and Jain 2014, doi:10.1109/TEVC.2013.2281535",
+        smallest=lambda objectives: max(2, objectives),  # one direction for each corner
+    ),
+    "optuna-nsga2": DriverEntry(
+        _optuna_nsga2,
+        "Optuna's NSGA-II: uniform crossover, mutation by drawing anew",
+        "Deb et al. 2002, doi:10.1109/4235.996017",
+    ),
+    "optuna-nsga3": DriverEntry(
+        _optuna_nsga3,
+        "Optuna's NSGA-III with its defaults, the search OptiShear was published with",
+        "Deb and Jain 2014, doi:10.1109/TEVC.2013.2281535",
+    ),
+    "qmc": DriverEntry(
+        _qmc,
+        "scrambled Sobol points: random search which leaves no holes; learns nothing",
+        "Sobol' 1967, doi:10.1016/0041-5553(67)90144-9",
+    ),
+    "random": DriverEntry(
+        _random,
+        "independent uniform genomes: the baseline every other driver has to beat",
+        "Bergstra and Bengio 2012, JMLR 13:281",
+    ),
+    "tpe": DriverEntry(
+        _tpe,
+        "Optuna's tree-structured Parzen estimator: few, expensive evaluations of few genes",
+        "Bergstra et al. 2011 (NeurIPS); Ozaki et al. 2020, doi:10.1145/3377930.3389817",
+    ),
+}

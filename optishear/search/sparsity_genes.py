@@ -1,0 +1,141 @@
+"""Which sparsity a genome wishes for each layer: a rule, a gene a block or layer, or a curve."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.pattern import NofM, Pattern
+from optishear.recipe.profile import Bounds, Rule
+from optishear.search.genes import Choice, Gene, Integer, Real
+
+
+LEVEL, SLOPE, BEND = "sparsity.level", "sparsity.slope", "sparsity.bend"
+GROUPINGS = ("block", "layer", "curve")
+
+
+@dataclass(frozen=True)
+class SparsityGenes:
+    """Wishes for a layout; `project` makes exact counts of them.
+
+    - `by`: `block`, `layer` (a gene each), `curve` (level, slope and bend over depth, an offset a
+      role), or the name of a rule (`uniform`, `owl`, `alphapruning`).
+    - `bounds`: what a wish may be.
+    - `level`: whether the overall level is a gene: not under a budget, which fixes it.
+    - `options`: the only sparsities that a block or layer gene may take, if given.
+    - `width`: how far a curve's slope, bend and offsets may go.
+    - `rules`: the published rules' profiles for this model, for `by` and for seeds.
+    """
+
+    layout: ModelLayout
+    pattern: Pattern
+    by: str
+    bounds: Bounds
+    level: bool
+    options: tuple[float, ...] | None = None
+    width: float = 0.3
+    rules: Mapping[str, Rule] = field(default_factory=dict)
+
+    @cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        if self.by in ("block", "layer"):
+            return tuple(self._wish_gene(f"sparsity.{group}") for group in self._groups)
+        level = (Real(LEVEL, self.bounds.floor, self.bounds.ceiling),) if self.level else ()
+        if self.by != "curve":
+            return level
+        w = self.width
+        offsets = tuple(Real(_offset(role), -w, w) for role in self.layout.roles[1:])
+        return (*level, Real(SLOPE, -w, w), Real(BEND, -w, w), *offsets)
+
+    def decode(self, values: Mapping[str, Any], sparsity: float | None) -> dict[str, float]:
+        """Gene values by gene name -> a wish per layer; `sparsity` is the budget's, if any."""
+        layers = self.layout.layers
+        if self.by in ("block", "layer"):
+            per = {group: self._wish(values[f"sparsity.{group}"]) for group in self._groups}
+            return {layer.name: per[self._group(layer)] for layer in layers}
+        level = values[LEVEL] if self.level else sparsity
+        assert level is not None
+        if self.by != "curve":
+            return self.rules[self.by].wishes(level)
+        wishes = {}
+        for layer in layers:
+            z = self._depth(layer)
+            bend = values[BEND] * (1.5 * z * z - 0.5)  # the second Legendre polynomial
+            offset = values.get(_offset(layer.role), 0.0)
+            wishes[layer.name] = level + values[SLOPE] * z + bend + offset
+        return wishes
+
+    def encode(self, wishes: Mapping[str, float]) -> dict[str, float] | None:
+        """Gene codes that come as near to these wishes as the grouping can; None for a rule whose
+        shape the wishes do not have."""
+        if self.by in ("block", "layer"):
+            codes = {}
+            for group in self._groups:
+                members = [x for x in self.layout.layers if self._group(x) == group]
+                mean = np.average([wishes[x.name] for x in members], weights=[x.size for x in members])
+                codes[f"sparsity.{group}"] = self._wish_code(float(mean))
+            return codes
+        mean = np.average(
+            [wishes[layer.name] for layer in self.layout.layers],
+            weights=[layer.size for layer in self.layout.layers],
+        )
+        if self.by == "curve":
+            return self._fit_curve(wishes)
+        own = self.rules[self.by].wishes(float(mean))
+        if any(abs(own[name] - wish) > 1e-6 for name, wish in wishes.items()):
+            return None
+        return {LEVEL: float(mean)} if self.level else {}
+
+    @cached_property
+    def _groups(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._group(layer) for layer in self.layout.layers))
+
+    def _group(self, layer: Layer) -> str:
+        return f"block.{layer.block}" if self.by == "block" else layer.name
+
+    def _wish_gene(self, name: str) -> Gene:
+        """Under N:M the gene is N, the number kept of M."""
+        if self.options is not None:
+            return Choice(name, self.options)
+        if isinstance(self.pattern, NofM):
+            m = self.pattern.m
+            least = int(np.ceil((1 - self.bounds.ceiling) * m - 1e-9))
+            most = int(np.floor((1 - self.bounds.floor) * m + 1e-9))
+            return Integer(name, max(1, least), most)
+        return Real(name, self.bounds.floor, self.bounds.ceiling)
+
+    def _wish(self, value: Any) -> float:
+        if self.options is None and isinstance(self.pattern, NofM):
+            return 1 - value / self.pattern.m
+        return float(value)
+
+    def _wish_code(self, wish: float) -> float:
+        if self.options is not None:
+            return float(np.argmin(np.abs(np.array(self.options) - wish)))
+        if isinstance(self.pattern, NofM):
+            return float(round((1 - wish) * self.pattern.m))
+        return wish
+
+    def _depth(self, layer: Layer) -> float:
+        """Relative depth of the layer's block, from -1 to 1."""
+        return 2 * layer.block / max(1, self.layout.blocks - 1) - 1
+
+    def _fit_curve(self, wishes: Mapping[str, float]) -> dict[str, float]:
+        layers, roles = self.layout.layers, self.layout.roles[1:]
+        rows = []
+        for layer in layers:
+            z = self._depth(layer)
+            rows.append([1.0, z, 1.5 * z * z - 0.5, *[float(layer.role == r) for r in roles]])
+        target = np.array([wishes[layer.name] for layer in layers])
+        weight = np.sqrt([layer.size for layer in layers])
+        found = np.linalg.lstsq(np.array(rows) * weight[:, None], target * weight, rcond=None)[0]
+        names: Sequence[str] = [LEVEL, SLOPE, BEND, *[_offset(role) for role in roles]]
+        known = {gene.name for gene in self.genes}
+        return {n: float(v) for n, v in zip(names, found, strict=True) if n in known}
+
+
+def _offset(role: str) -> str:
+    return f"sparsity.offset.{role}"

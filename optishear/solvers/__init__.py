@@ -1,0 +1,1 @@
+"""WHAT a layer becomes: from scores to exact masks, and to new weights."""

@@ -1,0 +1,106 @@
+"""Text from the user's own files: .txt, .jsonl and .parquet."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optishear.assets.fetch import sha256_of
+from optishear.errors import ConfigError
+from optishear.text.documents import Document, Source, belongs
+
+
+SUFFIXES = (".txt", ".jsonl", ".parquet")
+FEWEST_BLOCKS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFile(Source):
+    """One file. Its documents are split by sha256 of their *text*: equal texts are never parted.
+
+    A .txt file as `all` is one document, the whole text as it is (the usual protocol of perplexity
+    tables); for a named split its documents are the blocks between blank lines, or the non-empty
+    lines where there are fewer than 10 such blocks. In .jsonl and .parquet a row is a document.
+    """
+
+    path: Path
+
+    def identity(self) -> str:
+        return sha256_of(self.path)
+
+    def documents(self, split: str, field: str) -> Iterator[Document]:
+        read = {".txt": self._text, ".jsonl": self._json_lines, ".parquet": self._parquet}
+        try:
+            for position, text in read[self.path.suffix.lower()](split, field):
+                if belongs(text, split):
+                    yield Document(f"{self.path.name}:{position}", text)
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{self.path}: is not UTF-8 text ({error}). Convert it.") from error
+
+    def _text(self, split: str, field: str) -> Iterator[tuple[int, str]]:
+        text = self.path.read_text(encoding="utf-8")
+        if split == "all":
+            yield from enumerate([text] if text.strip() else [])
+            return
+        blocks = [block for block in re.split(r"\n\s*\n", text) if block.strip()]
+        if len(blocks) < FEWEST_BLOCKS:
+            blocks = [line for line in text.splitlines() if line.strip()]
+        yield from enumerate(blocks)
+
+    def _json_lines(self, split: str, field: str) -> Iterator[tuple[int, str]]:
+        with self.path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    where = f"{self.path}, line {number}"
+                    try:
+                        row = json.loads(line)
+                    except json.JSONDecodeError as error:
+                        raise ConfigError(f"{where}: is not JSON ({error}). Mend it.") from error
+                    yield number, text_field(row, field, where)
+
+    def _parquet(self, split: str, field: str) -> Iterator[tuple[int, str]]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as table:
+                if field not in table.schema_arrow.names:
+                    text_field(dict.fromkeys(table.schema_arrow.names), field, str(self.path))
+                number = 0
+                for batch in table.iter_batches(columns=[field]):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield number, text_field(row, field, f"{self.path}, row {number}")
+        except pa.ArrowInvalid as error:
+            raise ConfigError(
+                f"{self.path}: is not a whole Parquet file ({error}). Write it anew."
+            ) from error
+
+
+def text_field(row: Any, field: str, where: str) -> str:
+    """The text under `field` of one record; `ConfigError` where it is missing or is no text."""
+    if not isinstance(row, dict):
+        raise ConfigError(f"{where}: is {type(row).__name__}, not an object with named fields.")
+    if field not in row:
+        raise ConfigError(
+            f"{where}: has no field {field!r}. It has: {', '.join(sorted(row)) or 'none'}. "
+            f"Set `field` to the one with the text."
+        )
+    if not isinstance(row[field], str):
+        raise ConfigError(
+            f"{where}: field {field!r} is {type(row[field]).__name__}, not text. Set `field` to "
+            f"the one with the text."
+        )
+    return row[field]
+
+
+def local_file(name: str) -> LocalFile:
+    """The file at path `name`. Raises `ConfigError` where there is none or its kind is unknown."""
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{name}: text is read from {', '.join(SUFFIXES)} files; convert it.")
+    if not path.is_file():
+        raise ConfigError(f"{name}: there is no such file (looked in {path.absolute().parent}).")
+    return LocalFile(name=path.name, about="a file of yours", licence="yours to know", path=path)

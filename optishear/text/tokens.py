@@ -1,0 +1,164 @@
+"""Turns words into what a model reads: a fixed set of equally long windows of token ids.
+
+The documents of a split are tokenised one by one and strung together with blank lines between;
+the stream is cut into consecutive windows, and a seeded choice of them is the data.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from optishear.assets.fetch import cache_dir, storage_errors
+from optishear.errors import ConfigError
+from optishear.text.documents import Source
+from optishear.text.packaged import Embedded, vocabulary_hash
+from optishear.text.sources import TextSpec, source_of
+
+
+logger = logging.getLogger(__name__)
+
+BETWEEN = "\n\n"
+"""What stands between two documents of a stream."""
+
+POOL = 4
+"""A streamed source is read until there are this many times the windows wanted to choose from."""
+
+CACHED_FROM = 200_000
+"""Tokens from which on a stream is kept on disk: shorter ones take under a second or two."""
+
+DOCUMENTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatches:
+    """Fixed token windows and where they come from. Two are the same data if `hash` is equal.
+
+    - `hash`: sha256 of shape and ids, 16 hex digits.
+    - `source`: for a reader, e.g. `sotu/train, 16 of 3366 windows of 512 tokens, seed 0`.
+    """
+
+    tokens: Int[Tensor, "n seq"]
+    hash: str
+    source: str
+
+    @classmethod
+    def of(cls, tokens: Int[Tensor, "n seq"], source: str) -> "TokenBatches":
+        """These windows with their hash; ids are kept as int64 on the CPU."""
+        tokens = tokens.to(device="cpu", dtype=torch.int64).contiguous()
+        content = repr(tuple(tokens.shape)).encode() + tokens.numpy().astype("<i8").tobytes()
+        return cls(tokens, hashlib.sha256(content).hexdigest()[:16], source)
+
+    def batches(self, size: int) -> Iterator[Int[Tensor, "batch seq"]]:
+        """The windows in order, `size` at a time; the last batch may be smaller."""
+        if size < 1:
+            raise ConfigError(f"{self.source}: a batch of {size} sequences; it takes 1 or more.")
+        yield from self.tokens.split(size)
+
+
+def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches:
+    """The windows that `spec` asks for, as `tokenizer` (a transformers one) writes them.
+
+    No special tokens are added. The choice is uniform without replacement, drawn from a generator
+    made of (seed, source, split), and kept in the order of the text. Of a streamed source the
+    choice is among the first `POOL` times as many windows. Raises `ConfigError` where the text
+    cannot be had or is too short.
+    """
+    source = source_of(spec.source)
+    where = f"{source.name}/{spec.split}"
+    if source.endless and spec.sequences == 0:
+        raise ConfigError(f"{where}: has no end; say how many sequences (0 means all).")
+    limit = POOL * spec.sequences * spec.seq_len if source.streamed and spec.sequences else None
+    stream = _stream(source, spec, tokenizer, limit)
+    if len(stream) == 0:
+        raise ConfigError(f"{where}: holds no text. Use another split or another source.")
+    found = len(stream) // spec.seq_len
+    wanted = spec.sequences or found
+    if found < max(wanted, 1):
+        raise ConfigError(
+            f"{where}: its {len(stream)} tokens make {found} windows of {spec.seq_len}, but "
+            f"{max(wanted, 1)} were asked for. Ask for fewer or shorter sequences, or use another "
+            f"split or a longer text."
+        )
+    windows = stream[: found * spec.seq_len].reshape(found, spec.seq_len)
+    purpose = hashlib.sha256(f"{spec.seed}|{source.name}|{spec.split}".encode()).digest()
+    generator = np.random.default_rng(int.from_bytes(purpose[:8], "big"))
+    chosen = np.sort(generator.choice(found, size=wanted, replace=False))
+    return TokenBatches.of(
+        torch.from_numpy(windows[chosen].astype(np.int64)),
+        f"{where}, {wanted} of {found} windows of {spec.seq_len} tokens, seed {spec.seed}",
+    )
+
+
+def tokenizer_hash(tokenizer: Callable[..., Any]) -> str | None:
+    """sha256 of all that decides how text becomes ids; None for a tokenizer that cannot tell it."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    told = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _stream(
+    source: Source, spec: TextSpec, tokenizer: Callable[..., Any], limit: int | None
+) -> np.ndarray:
+    """All token ids of a split in order, or the first `limit`; from the cache where they can be."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if (
+        isinstance(source, Embedded)
+        and backend is not None
+        and vocabulary_hash(backend.to_str()) == source.vocabulary()
+    ):
+        return source.stored(spec.split)
+    identity, writer = source.identity(), tokenizer_hash(tokenizer)
+    if identity is None or writer is None:
+        return _tokenised(source, spec, tokenizer, limit)
+    key = hashlib.sha256(f"{identity}|{writer}|{spec.split}|{spec.field}|1".encode()).hexdigest()
+    cached = cache_dir() / "tokens" / f"{key[:32]}.npy"
+    if cached.is_file():
+        try:
+            return np.load(cached, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            logger.warning("%s: damaged (%s); made again", cached, error)
+    stream = _tokenised(source, spec, tokenizer, limit)
+    if len(stream) >= CACHED_FROM:
+        with storage_errors(cached.parent):
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
+                np.save(os.path.join(scratch, "stream.npy"), stream, allow_pickle=False)
+                os.replace(os.path.join(scratch, "stream.npy"), cached)
+    return stream
+
+
+def _tokenised(
+    source: Source, spec: TextSpec, tokenizer: Callable[..., Any], limit: int | None
+) -> np.ndarray:
+    pieces: list[np.ndarray] = []
+    length = 0
+    between = _ids(tokenizer, [BETWEEN])[0]
+    documents = source.documents(spec.split, spec.field)
+    while texts := [document.text for document in islice(documents, DOCUMENTS_AT_ONCE)]:
+        for ids in _ids(tokenizer, texts):
+            pieces += [between, ids] if pieces else [ids]
+            length += len(ids) + (len(between) if len(pieces) > 1 else 0)
+        if limit is not None and length >= limit:
+            break
+    stream = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
+    return stream[:limit]
+
+
+def _ids(tokenizer: Callable[..., Any], texts: list[str]) -> list[np.ndarray]:
+    told = tokenizer(
+        texts, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )  # not verbose: a text longer than the model's context is cut into windows here
+    return [np.asarray(ids, dtype=np.int32) for ids in told["input_ids"]]

@@ -1,0 +1,112 @@
+"""Statistics are collected once for one content; a damaged file is collected anew."""
+
+import pytest
+import torch
+from tiny_models import TINY, tokens
+
+from optishear.calibration import store
+from optishear.calibration.collect import collect
+from optishear.calibration.statistics import Need
+from optishear.calibration.store import load_or_collect
+from optishear.errors import StorageError
+from optishear.models.discover import layout_of
+
+
+SQ, BOTH = frozenset({Need.INPUT_SQ}), frozenset(Need)
+BATCHES = [tokens(2, 12)]
+
+
+class Forbidden:
+    """Batches that must not be looked at, for everything is in the cache."""
+
+    def __iter__(self):
+        raise AssertionError("collected again")
+
+
+@pytest.fixture
+def model():
+    return TINY["gpt2"]()
+
+
+@pytest.fixture
+def layout(model):
+    return layout_of(model)
+
+
+def assert_equal(got, want):
+    assert got.keys() == want.keys()
+    for site, a in got.items():
+        b = want[site]
+        assert (a.tokens, a.sequences) == (b.tokens, b.sequences)
+        assert torch.equal(a.input_sq, b.input_sq)
+        assert (a.gram is None) == (b.gram is None)
+        assert a.gram is None or torch.equal(a.gram, b.gram)
+
+
+@pytest.mark.parametrize("needs", [SQ, BOTH])
+def test_the_second_call_reads_what_the_first_collected(tmp_path, model, layout, needs):
+    first = load_or_collect(tmp_path, "key", model, layout, BATCHES, needs)
+    second = load_or_collect(tmp_path, "key", model, layout, Forbidden(), needs)
+    assert_equal(first, collect(model, layout, BATCHES, needs))
+    assert_equal(second, first)
+
+
+def test_expert_token_counts_survive(tmp_path):
+    model = TINY["mixtral"]()
+    layout = layout_of(model)
+    first = load_or_collect(tmp_path, "key", model, layout, [tokens(4, 12)], SQ)
+    assert len({s.tokens for s in first.values()}) > 1
+    assert_equal(load_or_collect(tmp_path, "key", model, layout, Forbidden(), SQ), first)
+
+
+def test_another_key_other_needs_or_another_layout_is_another_file(tmp_path, model, layout):
+    load_or_collect(tmp_path, "key", model, layout, BATCHES, SQ)
+    load_or_collect(tmp_path, "other", model, layout, BATCHES, SQ)
+    load_or_collect(tmp_path, "key", model, layout, BATCHES, BOTH)
+    llama = TINY["llama"]()
+    load_or_collect(tmp_path, "key", llama, layout_of(llama), BATCHES, SQ)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "no metadata"])
+def test_a_damaged_file_is_collected_anew_with_a_warning(tmp_path, model, layout, damage, caplog):
+    first = load_or_collect(tmp_path, "key", model, layout, BATCHES, SQ)
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    if damage == "no metadata":
+        store.save_file({"a": torch.zeros(3)}, str(path))
+    else:
+        flipped = data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
+        path.write_bytes({"truncated": data[:-5], "emptied": b"", "flipped": flipped}[damage])
+    with caplog.at_level("WARNING"):
+        again = load_or_collect(tmp_path, "key", model, layout, BATCHES, SQ)
+    assert "is damaged" in caplog.text
+    assert_equal(again, first)
+    assert_equal(load_or_collect(tmp_path, "key", model, layout, Forbidden(), SQ), first)
+
+
+def test_a_write_that_fails_halfway_leaves_nothing_behind(tmp_path, model, layout, monkeypatch):
+    def full(_tensors, name, _metadata):
+        with open(name, "wb") as file:
+            file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(store, "save_file", full)
+    with pytest.raises(StorageError, match="No space left"):
+        load_or_collect(tmp_path, "key", model, layout, BATCHES, SQ)
+    assert not list(tmp_path.iterdir())
+
+
+def test_large_gram_matrices_are_not_kept(tmp_path, model, layout, monkeypatch):
+    monkeypatch.setattr(store, "GRAM_BYTES", 2 * 4 * (3 * 24**2 + 40**2) - 1)
+    stats = load_or_collect(tmp_path, "key", model, layout, BATCHES, BOTH)
+    assert not list(tmp_path.iterdir())
+    assert all(s.gram is not None for s in stats.values())
+    monkeypatch.setattr(store, "GRAM_BYTES", 2 * 4 * (3 * 24**2 + 40**2))
+    load_or_collect(tmp_path, "key", model, layout, BATCHES, BOTH)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_cache_folder_is_made_when_it_is_missing(tmp_path, model, layout):
+    load_or_collect(tmp_path / "a" / "b", "key", model, layout, BATCHES, SQ)
+    assert len(list((tmp_path / "a" / "b").glob("*.safetensors"))) == 1
