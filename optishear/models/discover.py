@@ -18,7 +18,8 @@ from optishear.recipe.layout import Layer, ModelLayout
 log = logging.getLogger(__name__)
 
 Kind = tuple[int, str]  # block and role: one layer, or the experts that stand side by side
-Input = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype, int]
+Read = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype, int]
+Input = tuple[Read, ...]  # every tensor that a layer read in one forward pass, in order
 
 PROBE_TOKENS = 8
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -67,7 +68,7 @@ def layout_of(model: nn.Module) -> ModelLayout:
     reached = [name for name in names if kinds[name] in order]
     if not reached:
         raise ConfigError(
-            f"{type(model).__name__} has no prunable matrix that it uses in its {len(blocks)} blocks "
+            f"{type(model).__name__} has no prunable matrix in use in its {len(blocks)} blocks "
             f"({prefix}): no Linear, Conv1D or fused experts. Choose another model."
         )
     reached.sort(key=lambda name: (kinds[name][0], order[kinds[name]]))
@@ -138,7 +139,7 @@ def _routers(module: nn.Module) -> Iterator[nn.Module]:
 def _probe(
     model: PreTrainedModel, owners: dict[str, list[str]]
 ) -> tuple[dict[str, int], dict[str, Input]]:
-    """Order of first call of each module, and which tensor each plain layer read.
+    """Order of first call of each module, and which tensors each plain layer read.
 
     Tensors are the same if memory, shape, strides and in-place version are; they are kept alive
     until the end, so that no memory is used twice.
@@ -149,13 +150,12 @@ def _probe(
 
     def listener(path: str):
         def listen(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if path in first_read:
-                return
-            first_read[path] = len(first_read)
+            first_read.setdefault(path, len(first_read))
             tensor = args[0] if args else next(iter(kwargs.values()))
             x = tensor.flatten(0, -2)
             alive.extend((tensor, x))
-            inputs[path] = (x.data_ptr(), tuple(x.shape), x.stride(), x.dtype, x._version)
+            read = (x.data_ptr(), tuple(x.shape), x.stride(), x.dtype, x._version)
+            inputs[path] = (*inputs.get(path, ()), read)
 
         return listen
 

@@ -114,7 +114,19 @@ def _meta_signature(genome: tuple[str, ...], whole_layer: bool) -> tuple:
 def _canonical_power(spec: Mapping[str, Any], pattern: Pattern) -> dict[str, Any]:
     """Rounded to 4 decimals; where the sum has one term left, divided through by alpha."""
     wanda = NAMED_POINTS["power"]["wanda"]
-    alpha, beta, gamma, delta, mix = (float(spec.get(g, wanda[g])) for g in POWER_GENES)
+    values = tuple(float(spec.get(gene, wanda[gene])) for gene in POWER_GENES)
+    simpler = _simplify(values, pattern)
+    while simpler != values:  # dividing and rounding may leave another exponent at zero
+        values, simpler = simpler, _simplify(simpler, pattern)
+    settings = dict(zip(POWER_GENES, values, strict=True))
+    for name, point in NAMED_POINTS["power"].items():
+        if settings == point:
+            return {"name": name}
+    return {"name": "power", **settings}
+
+
+def _simplify(values: tuple[float, ...], pattern: Pattern) -> tuple[float, ...]:
+    alpha, beta, gamma, delta, mix = (round(value, 4) + 0.0 for value in values)
     if mix == 0 and not isinstance(pattern, WholeLayer):
         beta = 0.0  # the row's own sum moves no rank inside the row
     if mix == 1 or (mix != 0 and beta == gamma == 0):
@@ -123,9 +135,4 @@ def _canonical_power(spec: Mapping[str, Any], pattern: Pattern) -> dict[str, Any
         gamma = 0.0
     if mix in (0, 1) and alpha > 0:
         alpha, beta, gamma, delta = 1.0, beta / alpha, gamma / alpha, delta / alpha
-    values = [round(v, 4) + 0.0 for v in (alpha, beta, gamma, delta, mix)]
-    settings = dict(zip(POWER_GENES, values, strict=True))
-    for name, point in NAMED_POINTS["power"].items():
-        if settings == point:
-            return {"name": name}
-    return {"name": "power", **settings}
+    return tuple(round(value, 4) + 0.0 for value in (alpha, beta, gamma, delta, mix))

@@ -71,7 +71,10 @@ class Recipe:
         for name, count in data["drop"].items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise ConfigError(f"{where}: drop.{name} is {count!r}, not a count of weights.")
-        parse_pattern(data["pattern"])
+        try:
+            parse_pattern(data["pattern"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
         return cls(data["metric"], data["drop"], data["pattern"], data["solver"])
 
     @classmethod

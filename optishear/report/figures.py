@@ -1,8 +1,8 @@
 """From a run's files to its figures: `draw_figures` is the door of this folder."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,13 +57,13 @@ def make_figures(run: RunDirectory) -> dict[str, "matplotlib.figure.Figure"]:
     )
     found = made.index(front["picked"])
     if len(names) == 1:
-        first = value_figure(quantities[0], outcomes, found, title, baselines=view.baselines)
+        first = value_figure(view, outcomes, found, title)
     else:
         first = front_figure(view, title)
     return {
         "front": first,
         "profile": profile_figure(layout, recipe.drop, title),
-        "convergence": convergence_figure(quantities, outcomes, found, title),
+        "convergence": convergence_figure(view, outcomes, found, title),
     }
 
 

@@ -1,8 +1,8 @@
 """What the search has found: every candidate, the front among them, the pick and the baselines."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,6 @@ from optishear.report.style import Quantity
 
 if TYPE_CHECKING:
     import matplotlib.axes
-    import matplotlib.axis
     import matplotlib.figure
 
 Values = Float[np.ndarray, "n objectives"]
@@ -29,20 +28,21 @@ class FrontView:
     """What there is to draw, in the objectives' own units and directions."""
 
     quantities: tuple[Quantity, ...]
-    candidates: Values  # all that succeeded, in the order made
-    front: Values
+    candidates: Float[np.ndarray, "candidates objectives"]  # all that succeeded, in the order made
+    front: Float[np.ndarray, "front objectives"]
     picked: int  # row of `front`
     pick: str
     baselines: Mapping[str, tuple[float, ...]]
     failed: int
 
-    @property
-    def fixed(self) -> Values:
-        """What every frame must hold: the front and the baselines."""
-        return np.array([*self.front.tolist(), *self.baselines.values()])
-
     def bounds(self, index: int) -> Bounds:
-        return frame(self.quantities[index], self.candidates[:, index], self.fixed[:, index])
+        """What the axis of this objective shows: the candidates, the front, the near baselines."""
+        quantity, candidates, front = self.quantities[index], self.candidates, self.front[:, index]
+        low, high, _ = extent(quantity, candidates[:, index], front)
+        levels = [values[index] for values in self.baselines.values()]
+        if not quantity.maximise and not quantity.percent and 0 < low < high:
+            levels = [level for level in levels if level <= high * high / low]
+        return extent(quantity, candidates[:, index], np.array([*front, *levels]))
 
 
 def front_figure(view: FrontView, title: str) -> "matplotlib.figure.Figure":
@@ -62,41 +62,45 @@ def _panel(view: FrontView, title: str) -> "matplotlib.figure.Figure":
     early, late = turn if view.quantities[x].maximise else turn[::-1]
     stairs = np.repeat(across[order], 2)[early], np.repeat(up[order], 2)[late]
     axes.plot(*stairs, color=style.BLUE, linewidth=1.1, zorder=2)
+    scale_axis(axes, "x", view.quantities[x], view.bounds(x))
+    scale_axis(axes, "y", view.quantities[y], view.bounds(y))
     _marks(axes, view, x, y)
-    for index, axis in ((x, axes.xaxis), (y, axes.yaxis)):
-        scale_axis(axis, view.quantities[index], view.bounds(index))
-    style.legend_above(axes)
-    style.note(figure, _footnote(view))
+    style.legend_above(figure, axes)
+    style.note(figure, footnote(view))
     style.settle(figure)
     lines = [q.text(v) for q, v in zip(view.quantities, view.front[view.picked].tolist())]
-    text = "\n".join([style.plain(view.pick), *lines])
-    _callout(axes, text, (float(across[view.picked]), float(up[view.picked])))
+    text = "\n".join([style.plain(view.pick).replace(",", ",\n"), *lines])
+    style.callout(axes, text, (float(across[view.picked]), float(up[view.picked])))
     return figure
 
 
 def _triangle(view: FrontView, title: str) -> "matplotlib.figure.Figure":
-    """Row i has objective i + 1 upwards, column j objective j across."""
+    """Column i has objective i across, row j objective j + 1 upwards; the legend in the corner."""
     last = len(view.quantities) - 1
     figure = style.blank(title, style.FULL, 6.4)
-    grid = figure.subplots(last, last, squeeze=False)
-    for i, j in np.ndindex(last, last):
-        axes = grid[i, j]
-        if j > i:
-            axes.set_axis_off()
-            continue
-        _marks(axes, view, x=j, y=i + 1)
-        for index, axis in ((j, axes.xaxis), (i + 1, axes.yaxis)):
-            scale_axis(axis, view.quantities[index], view.bounds(index), ticks=5)
+    corner = figure.add_subplot(last, last, last)
+    corner.set_axis_off()
+    for i, j in combinations_with_replacement(range(last), 2):
+        axes = figure.add_subplot(last, last, j * last + i + 1)
+        scale_axis(axes, "x", view.quantities[i], view.bounds(i), ticks=5)
+        scale_axis(axes, "y", view.quantities[j + 1], view.bounds(j + 1), ticks=5)
+        _marks(axes, view, x=i, y=j + 1)
+        if last > 2:  # narrow panels
+            axes.set_xlabel(axes.get_xlabel().replace(" (", "\n(", 1))
+            axes.set_ylabel(axes.get_ylabel().replace(" (", "\n(", 1))
         axes.label_outer()
-    legend = grid[0, -1].legend(*grid[-1, 0].get_legend_handles_labels(), loc="upper right")
+    legend = corner.legend(*axes.get_legend_handles_labels(), loc="upper right")
     legend.set_in_layout(False)
     values = [q.text(v) for q, v in zip(view.quantities, view.front[view.picked].tolist())]
-    style.note(figure, f"{style.plain(view.pick)}: {', '.join(values)}. {_footnote(view)}")
+    style.note(figure, f"{style.plain(view.pick)}: {', '.join(values)}. {footnote(view)}")
+    figure.align_ylabels()
     style.settle(figure)
     return figure
 
 
 def _marks(axes: "matplotlib.axes.Axes", view: FrontView, x: int, y: int) -> None:
+    """Everything at its place, but baselines that are too far at the edge of the settled axes."""
+
     def place(values: Values) -> list[Float[np.ndarray, " n"]]:
         return [view.quantities[i].shown(values[:, i]) for i in (x, y)]
 
@@ -110,104 +114,77 @@ def _marks(axes: "matplotlib.axes.Axes", view: FrontView, x: int, y: int) -> Non
     )  # fmt: skip
     for number, (name, values) in enumerate(view.baselines.items()):
         marker, colour = BASELINE_MARKS[number % len(BASELINE_MARKS)]
+        across, up = place(np.array([values]))
         axes.plot(
-            *place(np.array([values])), marker, color=colour, markersize=6.5, zorder=4,
-            markeredgecolor=style.BLACK, markeredgewidth=0.7, label=style.plain(name),
+            np.clip(across, *axes.get_xlim()), np.clip(up, *axes.get_ylim()), marker, color=colour,
+            markersize=6.5, zorder=4, markeredgecolor=style.BLACK, markeredgewidth=0.7,
+            clip_on=False, label=style.plain(name),
         )  # fmt: skip
     axes.plot(
         *place(view.front[[view.picked]]), "*", color=style.RED, markersize=13, zorder=5,
-        markeredgecolor=style.BLACK, markeredgewidth=0.7, label=f"pick: {style.plain(view.pick)}",
+        markeredgecolor=style.BLACK, markeredgewidth=0.7, clip_on=False, label="pick",
     )  # fmt: skip
 
 
-def frame(
+def extent(
     quantity: Quantity, candidates: Float[np.ndarray, " n"], fixed: Float[np.ndarray, " m"]
 ) -> Bounds:
-    """Least and greatest value to show, and whether on a log axis.
+    """Least and greatest value to show, and whether by logarithms.
 
     All that is `fixed` is inside. Of the candidates a few extreme ones (beyond three quartile
-    ranges, at most a fortieth at either end) are left out where that widens the rest by half.
+    ranges, at most a fortieth at either end) are left out where they widen the rest by half.
     """
-    every = quantity.shown(np.concatenate([fixed, candidates]))
+    every = np.concatenate([fixed, candidates])
     positive = not quantity.maximise and not quantity.percent and bool(every.min() > 0)
     places = np.log10(every) if positive else every
-    ends = places.min(), places.max()
     fence_low, q1, q3, fence_high = np.quantile(places[len(fixed) :], [0.025, 0.25, 0.75, 0.975])
-    inside = (places >= min(fence_low, q1 - 3 * (q3 - q1))) & (
-        places <= max(fence_high, q3 + 3 * (q3 - q1))
-    )
+    reach = 3 * (q3 - q1)
+    inside = (places >= min(fence_low, q1 - reach)) & (places <= max(fence_high, q3 + reach))
     inside[: len(fixed)] = True
-    low, high = places[inside].min(), places[inside].max()
-    if ends[1] - ends[0] <= 1.5 * (high - low):
-        low, high = ends
-    log = positive and bool(high - low > DECADES)
-    if positive and not log:
-        low, high = 10**low, 10**high
-    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    low, high = low - margin, high + margin
-    return (float(10**low), float(10**high), True) if log else (float(low), float(high), False)
+    if np.ptp(places) <= 1.5 * np.ptp(places[inside]):
+        inside[:] = True
+    low, high = float(every[inside].min()), float(every[inside].max())
+    return low, high, positive and float(np.ptp(places[inside])) > DECADES
 
 
 def scale_axis(
-    axis: "matplotlib.axis.Axis", quantity: Quantity, bounds: Bounds, ticks: int = 8
+    axes: "matplotlib.axes.Axes", side: str, quantity: Quantity, bounds: Bounds, ticks: int = 8
 ) -> None:
-    """Label, scale, limits and ticks of one axis."""
+    """Label, scale, limits (with a margin) and ticks of the axis `side`, x or y."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     low, high, log = bounds
+    axis = axes.xaxis if side == "x" else axes.yaxis
+    ends = np.log10([low, high]) if log else quantity.shown(np.array([low, high]))
+    margin = 0.05 * np.ptp(ends) or 0.05 * abs(ends[1]) or 1.0
+    ends = ends + np.array([-margin, margin])
     axis.set_label_text(quantity.label)
-    axis.axes.set(**{f"{axis.axis_name}lim": (low, high)})
+    axes.set(**{f"{side}lim": 10**ends if log else ends})
     if not log:
-        axis.set_major_locator(MaxNLocator(ticks))
+        axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
         return
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    axis.set_minor_formatter(NullFormatter())
-    if np.log10(high / low) < 3 and ticks > 5:
+    axes.set(**{f"{side}scale": "log"})
+    if np.ptp(ends) < 3 and ticks > 5:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: style.number(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def _footnote(view: FrontView) -> str:
-    """How many candidates there were, and which of them the frame leaves out."""
-    bounds = [view.bounds(index) for index in range(len(view.quantities))]
-    shown = np.stack([q.shown(view.candidates[:, i]) for i, q in enumerate(view.quantities)], 1)
-    low, high = (np.array([b[end] for b in bounds]) for end in (0, 1))
-    outside = (shown < low) | (shown > high)
-    text = f"{len(shown)} candidates" + (f", {view.failed} failed" if view.failed else "") + "."
-    if not outside.any():
-        return text
+def footnote(view: FrontView) -> str:
+    """What the axes do not show: failures, and what lies outside."""
+    parts = [f"{view.failed} evaluations failed."] if view.failed else []
+    low, high, _ = zip(*[view.bounds(index) for index in range(len(view.quantities))])
+    outside = (view.candidates < low) | (view.candidates > high)
     furthest = []
-    for index in np.flatnonzero(outside.any(axis=0)):
-        values = view.candidates[outside[:, index], index]
-        distance = np.abs(values - np.median(view.candidates[:, index]))
-        furthest.append(view.quantities[index].text(float(values[np.argmax(distance)])))
-    count = int(outside.any(axis=1).sum())
-    lie = "lies" if count == 1 else "lie"
-    return f"{text} {count} {lie} outside the axes (furthest: {', '.join(furthest)})."
-
-
-def _callout(axes: "matplotlib.axes.Axes", text: str, at: tuple[float, float]) -> None:
-    """The text beside the point, where it hides least; the layout must be settled."""
-    label = axes.annotate(
-        text, at, xytext=(0, 0), textcoords="offset points", fontsize=style.SMALL, zorder=6,
-        bbox={"boxstyle": "round,pad=0.3", "fc": "white", "ec": "0.6", "lw": 0.5},
-        arrowprops={"arrowstyle": "-", "color": style.BLACK, "lw": 0.6, "shrinkB": 5},
-    )  # fmt: skip
-    point, dots = axes.transData.transform(at), style.DPI / 72
-    around = label.get_window_extent().padded(6 * dots)
-    size, inner = np.array([around.width, around.height]), axes.get_window_extent()
-    corners = np.array([inner.min, inner.max])
-    best, least = (label.get_position(), "left", "bottom"), np.inf
-    for reach, right, up in product((12, 30, 55, 90), (1, -1, 0), (1, -1, 0)):
-        if not (right or up):
-            continue
-        low = point + reach * dots * np.array([right, up]) + size * (np.array([right, up]) - 1) / 2
-        hidden = 1e6 * bool((low < corners[0]).any() or (low + size > corners[1]).any()) + reach
-        for line in axes.get_lines():  # what lies higher weighs more
-            marks = line.get_transform().transform_path(line.get_path()).interpolated(9).vertices
-            within = ((marks > low) & (marks < low + size)).all(axis=1).sum()
-            hidden += 10 ** (line.get_zorder() - 2) * float(within)
-        if hidden < least:
-            sides = ("right", "center", "left")[right + 1], ("top", "center", "bottom")[up + 1]
-            best, least = ((right * reach, up * reach), *sides), hidden
-    label.set(position=best[0], ha=best[1], va=best[2])
+    for index in np.flatnonzero(outside.any(axis=0)).tolist():
+        values = view.candidates[:, index]
+        value = values[np.argmax(np.abs(values - np.median(values)))]
+        furthest.append(view.quantities[index].text(float(value)))
+    if count := int(outside.any(axis=1).sum()):
+        who = "1 candidate lies" if count == 1 else f"{count} candidates lie"
+        parts.append(f"{who} outside the axes (furthest: {', '.join(furthest)}).")
+    for name, values in view.baselines.items():
+        beyond = [q.text(v) for q, v, most in zip(view.quantities, values, high) if v > most]
+        if beyond:
+            parts.append(f"{style.plain(name)}, at the edge, lies beyond ({', '.join(beyond)}).")
+    return " ".join(parts)

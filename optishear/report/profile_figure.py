@@ -80,8 +80,8 @@ def _lines(
         axes.plot(
             blocks, row, marker=MARKERS[index % len(MARKERS)], color=COLOURS[index % len(COLOURS)],
             linestyle=("-", (0, (4, 1.5)), ":")[index // len(COLOURS) % 3],
-            linewidth=0.8, markersize=3.6, markeredgewidth=0, label=style.plain(name),
-            markevery=(index % every, every),
+            linewidth=0.8 if every == 1 else 0.5, markersize=3.6, markeredgewidth=0,
+            label=style.plain(name), markevery=(index % every, every),
         )  # fmt: skip
     axes.plot(
         blocks, 100 * mean, color=style.BLACK, linewidth=2.2, label="block mean", zorder=4,
@@ -89,13 +89,13 @@ def _lines(
     )  # fmt: skip
     axes.axhline(
         100 * overall, color=style.BLACK, linestyle="--", linewidth=0.9, zorder=3,
-        label=f"all: {100 * overall:.1f} %",
+        label=f"all weights: {100 * overall:.1f} %",
     )  # fmt: skip
     low, high = np.nanmin(roles), np.nanmax(roles)
     margin = max(5 * (high - low), 1.0)  # 5 % of the range, and never a range of nothing
     axes.set_ylim(100 * low - margin, 100 * high + margin)
     axes.set_xlim(-0.5, len(blocks) - 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     axes.set(xlabel="block", ylabel="sparsity (%)")
 
 
@@ -118,7 +118,7 @@ def _map(
     )  # fmt: skip
     axes.grid(visible=False)
     axes.set_yticks(range(len(names)), [style.plain(name) for name in names])
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("block")

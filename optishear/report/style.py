@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -68,6 +69,8 @@ class Quantity:
     def label(self) -> str:
         unit = f"% of {self.unit.removeprefix('fraction of ')}" if self.percent else self.unit
         unit = plain(unit).replace("_F", "$_F$")  # the Frobenius norm's index
+        if unit.startswith(self.name):  # perplexity, in "perplexity (search text)"
+            return unit
         return f"{plain(self.name)} ({unit})" if unit else plain(self.name)
 
     def shown(self, values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
@@ -82,8 +85,8 @@ def paper_style() -> Iterator[None]:
     """matplotlib's own defaults and ours inside, the caller's settings again on leaving."""
     import matplotlib
 
-    defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith("backend")}
-    with matplotlib.rc_context({**defaults, **SETTINGS}):
+    settings: dict[Any, Any] = dict(matplotlib.rcParamsDefault) | SETTINGS
+    with matplotlib.rc_context({k: v for k, v in settings.items() if k != "backend"}):
         yield
 
 
@@ -118,17 +121,19 @@ def settle(figure: "matplotlib.figure.Figure") -> None:
 
 def note(figure: "matplotlib.figure.Figure", text: str) -> None:
     """A footnote at the lower left, on as many lines as it takes."""
+    if not text:
+        return
     width = int(17 * figure.get_figwidth())
     figure.supxlabel(fill(text, width), fontsize=SMALL - 0.5, x=0.01, ha="left", color="0.35")
 
 
-def legend_above(axes: "matplotlib.axes.Axes") -> None:
+def legend_above(figure: "matplotlib.figure.Figure", axes: "matplotlib.axes.Axes") -> None:
     """The legend between title and axes, in as many columns as its longest label allows."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
         borderaxespad=0.2,
-        ncols=columns(axes.get_legend_handles_labels()[1], axes.get_figure().get_figwidth() - 0.8),
+        ncols=columns(axes.get_legend_handles_labels()[1], figure.get_figwidth() - 0.8),
         handletextpad=0.4,
         columnspacing=1.2,
         handlelength=1.6,
@@ -136,18 +141,45 @@ def legend_above(axes: "matplotlib.axes.Axes") -> None:
 
 
 def columns(labels: Sequence[str], width: float) -> int:
-    """How many columns of these labels a legend `width` inches wide can hold."""
-    longest = max((len(label) for label in labels), default=1)
-    return max(1, min(len(labels), int(width / (0.062 * longest + 0.4))))
+    """In how many columns a legend `width` inches wide has its fewest rows, and full ones."""
+    inches = np.array([0.054 * len(label) + 0.5 for label in labels])  # text, handle and gaps
+    fitting = [
+        number
+        for number in range(1, len(labels) + 1)
+        if sum(column.max() for column in np.array_split(inches, number)) <= width
+    ]
+    rows = -(-len(labels) // max(fitting, default=1))
+    return -(-len(labels) // rows)
 
 
-def failures(axes: "matplotlib.axes.Axes", places: Sequence[int]) -> None:
-    """Where evaluations failed, as ticks that stand on the lower edge."""
-    if places:
-        axes.plot(
-            places, [0.0] * len(places), "|", color=RED, markersize=9, markeredgewidth=0.9,
-            transform=axes.get_xaxis_transform(), clip_on=False, label=f"failed ({len(places)})",
-        )  # fmt: skip
+def callout(axes: "matplotlib.axes.Axes", text: str, at: tuple[float, float]) -> None:
+    """The text beside the point, where it hides least; the layout must be settled."""
+    label = axes.annotate(
+        text, at, xytext=(0, 0), textcoords="offset points", fontsize=SMALL, zorder=6,
+        multialignment="left",
+        bbox={"boxstyle": "round,pad=0.3", "fc": "white", "ec": "0.6", "lw": 0.5},
+        arrowprops={"arrowstyle": "-", "color": BLACK, "lw": 0.6, "shrinkB": 5},
+    )  # fmt: skip
+    point, dots = axes.transData.transform(at), DPI / 72
+    around = label.get_window_extent().padded(6 * dots)
+    size, inner = np.array([around.width, around.height]), axes.get_window_extent()
+    corners = np.array([inner.min, inner.max])
+    best, least = (label.get_position(), "left", "bottom"), np.inf
+    for reach, right, up in product((12, 30, 55, 90), (1, -1, 0), (1, -1, 0)):
+        if not (right or up):
+            continue
+        low = point + reach * dots * np.array([right, up]) + size * (np.array([right, up]) - 1) / 2
+        hidden = 1e6 * bool((low < corners[0]).any() or (low + size > corners[1]).any()) + reach
+        for line in axes.get_lines():  # what lies higher weighs more
+            path = line.get_transform().transform_path(line.get_path())
+            drawn = path if line.get_linestyle() == "None" else path.interpolated(9)
+            marks = np.asarray(drawn.vertices)
+            within = ((marks > low) & (marks < low + size)).all(axis=1).sum()
+            hidden += 10 ** (line.get_zorder() - 2) * float(within)
+        if hidden < least:
+            sides = ("right", "center", "left")[right + 1], ("top", "center", "bottom")[up + 1]
+            best, least = ((right * reach, up * reach), *sides), hidden
+    label.set(position=best[0], ha=best[1], va=best[2])
 
 
 def plain(text: str) -> str:

@@ -99,7 +99,7 @@ def mutated(
     another one.
     """
     low, high = table.reach
-    chosen = (rng.random(rows.shape) < prob) & table.free
+    chosen = rng.random(rows.shape) < prob
     pushed = mut_pm(
         rows,
         low,

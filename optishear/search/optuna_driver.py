@@ -65,7 +65,10 @@ def optuna_nsga3(settings: DriverSettings) -> "OptunaDriver":
 
 
 def qmc(settings: DriverSettings) -> "OptunaDriver":
-    """Scrambled Sobol points; unscrambled ones would be the same for every seed."""
+    """Scrambled Sobol points; unscrambled ones would be the same for every seed.
+
+    Before optuna 5 the first population is plainly random and the points follow it.
+    """
     with quiet():
         sampler = QMCSampler(seed=settings.seed, scramble=True, warn_independent_sampling=False)
     return OptunaDriver(settings, sampler, settings.batch or settings.population)
@@ -115,7 +118,8 @@ class OptunaDriver(Driver):
             self._trials = [
                 self._study.ask(fixed_distributions=self._space) for _ in range(self._next)
             ]
-        rows = [[float(trial.params[name]) for name in self._space] for trial in self._trials]
+        found = [trial.params for trial in self._trials]
+        rows = [[float(params[name]) for name in self._space] for params in found]
         genomes = np.array(rows).reshape(len(rows), width) + 0.0  # no -0.0: equal means equal bits
         self._asked.update(row.tobytes() for row in genomes)
         return genomes

@@ -178,6 +178,30 @@ def test_an_input_changed_in_place_between_two_reads_is_two_sites():
     assert len(set(sites)) == 3
 
 
+def test_a_layer_that_reads_a_second_tensor_shares_its_site_with_nobody():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.turn, self.beside = nn.Linear(24, 24), nn.Linear(24, 10)
+            self.last = nn.Linear(10, 24)
+
+        def forward(self, hidden):
+            return self.turn(self.turn(hidden)) + self.last(self.beside(hidden))
+
+    model = TINY["llama"]()
+    for block in model.model.layers:
+        block.mlp = Recurrent()
+    layout = layout_of(model.eval())
+    assert [layer.role for layer in layout.layers[4:7]] == ["mlp.turn", "mlp.beside", "mlp.last"]
+    assert all(layer.site == layer.name for layer in layout.layers[4:7])
+
+
+def test_a_larger_list_of_unlike_modules_is_not_taken_for_the_blocks():
+    model = TINY["llama"]()
+    model.extras = nn.ModuleList([nn.Embedding(5000, 24), nn.Linear(24, 9)])
+    assert layout_of(model) == layout_of(TINY["llama"]())
+
+
 def test_a_layer_that_no_forward_pass_calls_is_left_out_with_a_warning(caplog):
     model = TINY["llama"]()
     model.model.layers[1].mlp.spare = nn.Linear(24, 40)
@@ -256,7 +280,7 @@ def test_a_model_without_prunable_layers_is_refused():
 
     model = TINY["llama"]()
     model.model.layers = nn.ModuleList([Norms(), Norms()])
-    with pytest.raises(ConfigError, match="no prunable matrix that it uses in its 2 blocks"):
+    with pytest.raises(ConfigError, match="no prunable matrix in use in its 2 blocks"):
         layout_of(model.eval())
 
 

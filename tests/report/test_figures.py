@@ -1,14 +1,19 @@
-"""The figures of made-up runs: there, whole, equal from run to run, and nothing in them collides."""
+"""The figures of made-up runs: whole, equal from run to run, and nothing in them collides."""
 
 import json
+import os
 import re
 import sys
+import warnings
 from itertools import combinations
 from subprocess import run as run_process
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.image import imread
+from matplotlib.text import Text
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
@@ -16,12 +21,15 @@ from optishear.recipe.pattern import parse_pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal
-from optishear.records.run_directory import RunDirectory, write_json
+from optishear.records.run_directory import RunDirectory, read_json, write_json
 from optishear.report.figures import draw_figures, make_figures
-from optishear.report.style import paper_style
+from optishear.report.front_figure import extent
+from optishear.report.profile_figure import short_names, sparsities
+from optishear.report.style import Quantity, paper_style
 from optishear.search.front import knee, non_dominated
 
 
+FIGURES = ("front", "profile", "convergence")
 OBJECTIVES = {
     "sparsity": {"name": "sparsity", "maximise": True, "unit": "fraction of prunable weights"},
     "reconstruction": {"name": "reconstruction", "maximise": False, "unit": "‖Δ logits‖_F"},
@@ -61,9 +69,14 @@ def values_of(layout, drop, wish, random, wild):
 
 def make_run(
     path, *, objectives=BOTH, blocks=6, roles=LLAMA, experts=1, candidates=200, failing=0,
-    wild=0, baselines=True, same_sparsity=False, pick="knee", title=("quickstart", "embedded"),
+    wild=0, baselines=True, same_sparsity=False, pick="knee", far=3.1, decades=0,
+    title=("quickstart", "embedded"),
 ):  # fmt: skip
-    run, random, layout = RunDirectory(path), np.random.default_rng(0), layout_of(blocks, roles, experts)
+    run, random, layout = (
+        RunDirectory(path),
+        np.random.default_rng(0),
+        layout_of(blocks, roles, experts),
+    )
     run.create()
     depth = {layer.name: layer.block / max(blocks - 1, 1) for layer in layout.layers}
     bias = dict(zip(layout.roles, random.normal(0, 0.08, len(layout.roles))))
@@ -79,8 +92,11 @@ def make_run(
             }  # fmt: skip
             budget = int(mean * layout.total)
             drop = project(wish, layout, parse_pattern("layer"), Bounds(0.05, 0.95), budget)
-            recipe = Recipe({"name": "power", "alpha": round(random.uniform(0.5, 2), 4)}, drop, "layer")
+            recipe = Recipe(
+                {"name": "power", "alpha": round(random.uniform(0.5, 2), 4)}, drop, "layer"
+            )
             values = values_of(layout, drop, wish, random, wild=5 <= index < 5 + wild)
+            values["kl"] *= 10 ** (decades * random.uniform())
             failed = failing and index % max(candidates // failing, 1) == 2
             outcome = {"values": None if failed else values, "reason": "x" * failed, "seconds": 0.1}
             journal.append(recipe, 4096, outcome)
@@ -102,7 +118,9 @@ def make_run(
     write_json(run.front, content)
     if baselines:
         found, texts = rows[picked], {"held out": {"perplexity": 32.1, "error": 0.4}}
-        magnitude = {name: value * (1 if name == "sparsity" else 3.1) for name, value in found.items()}
+        magnitude = {
+            name: value * (1 if name == "sparsity" else far) for name, value in found.items()
+        }
         wanda = {name: value * (1 if name == "sparsity" else 1.35) for name, value in found.items()}
         searched = {"dense": None, "magnitude": magnitude, "wanda": wanda, "found": found}
         table = [
@@ -116,7 +134,11 @@ def make_run(
 RUNS = {
     "two objectives": {},
     "an unfinished run": {"baselines": False, "candidates": 60},
-    "thirty blocks": {"blocks": 30, "candidates": 80, "title": ("owl-alpha-70", "meta-llama/Llama-2-7b-hf")},
+    "thirty blocks": {
+        "blocks": 30,
+        "candidates": 80,
+        "title": ("owl-alpha-70", "meta-llama/Llama-2-7b-hf"),
+    },
     "eighty blocks of a mixture": {"blocks": 80, "roles": MIXTURE, "experts": 3, "candidates": 12},
     "failures and extremes": {"failing": 14, "wild": 3, "same_sparsity": False},
     "three objectives": {"objectives": (*BOTH, "kl"), "failing": 5},
@@ -125,5 +147,222 @@ RUNS = {
     "one objective": {"objectives": ("kl",), "same_sparsity": True, "failing": 6},
     "one evaluation of one block": {"blocks": 1, "candidates": 1, "baselines": False},
     "one point on the front": {"same_sparsity": True, "failing": 3, "candidates": 40},
+    "a baseline far away": {
+        "far": 12,
+        "candidates": 60,
+        "same_sparsity": True,
+        "objectives": ("reconstruction", "kl"),
+    },
+    "errors over decades": {"far": 12, "objectives": ("kl", "sparsity"), "decades": 3},
     "a long pick": {"pick": "sparsity>=50%,reconstruction<=40", "blocks": 12, "candidates": 50},
 }
+
+
+@pytest.fixture(params=RUNS)
+def made(request, tmp_path):
+    return make_run(tmp_path / "made", **RUNS[request.param])
+
+
+def words(path):
+    """What is written in an SVG; matplotlib puts each text before its outlines, as a comment."""
+    return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def written(figure, monkeypatch):
+    """Every text the figure shows, and the box it takes, by drawing it once more."""
+    seen, draw = [], Text.draw
+
+    def watched(self, renderer, *arguments, **settings):
+        draw(self, renderer, *arguments, **settings)
+        if self.get_visible() and self.get_text().strip():
+            seen.append((self.get_text(), Text.get_window_extent(self, renderer)))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Text, "draw", watched)
+        figure.canvas.draw()
+    return seen
+
+
+class TestEveryRun:
+    def test_each_figure_is_a_picture_and_a_drawing_of_which_nothing_is_cut_off(self, made):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            paths = draw_figures(made)
+
+        names = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+        assert [path.name for path in paths] == names
+        assert sorted(made.figures.iterdir()) == sorted(paths)
+        for path in paths[::2]:
+            pixels = imread(path)[..., :3]
+            frame = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
+            assert all((edge == 1).all() for edge in frame), f"{path.name} touches its border"
+            assert pixels.std() > 0.05
+        for path in paths[1::2]:
+            assert ElementTree.parse(path).getroot().tag.endswith("svg")
+            assert len(words(path)) > 5
+
+    def test_no_two_texts_overlap_and_all_are_on_the_page(self, made, monkeypatch):
+        with paper_style():
+            for name, figure in make_figures(made).items():
+                texts = written(figure, monkeypatch)
+                width, height = figure.canvas.get_width_height()
+                assert len(texts) > 5
+                for text, box in texts:
+                    inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+                    assert inside, f"{name}: {text!r} leaves the page"
+                for (one, first), (other, second) in combinations(texts, 2):
+                    assert not first.padded(-1).overlaps(second), f"{name}: {one!r} on {other!r}"
+
+
+class TestFiles:
+    def test_the_same_run_gives_the_same_bytes_in_another_process(self, tmp_path):
+        run = make_run(tmp_path / "one", candidates=30, failing=3)
+        other = make_run(tmp_path / "two", candidates=30, failing=3)
+        program = (
+            "import sys; from pathlib import Path\n"
+            "from optishear.records.run_directory import RunDirectory\n"
+            "from optishear.report.figures import draw_figures\n"
+            "heavy = {'matplotlib', 'pymoo', 'torch', 'transformers'}\n"
+            "print(*sorted(heavy & set(sys.modules)))\n"
+            "draw_figures(RunDirectory(Path(sys.argv[1])))\n"
+            "never = {'matplotlib.pyplot', 'torch', 'transformers'}\n"
+            "print(*sorted(never & set(sys.modules)))\n"
+        )
+        shown = run_process(
+            [sys.executable, "-W", "error", "-c", program, str(other.path)],
+            env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+
+        assert shown.stdout == "\n\n", "imported what it should not"
+        for path in draw_figures(run):
+            assert path.read_bytes() == (other.figures / path.name).read_bytes(), path.name
+
+    def test_figures_drawn_again_replace_the_old_ones(self, tmp_path):
+        run = make_run(tmp_path, candidates=10)
+        first = [path.read_bytes() for path in draw_figures(run)]
+        (run.figures / "front.png").write_bytes(b"old")
+        assert [path.read_bytes() for path in draw_figures(run)] == first
+
+    def test_the_callers_settings_neither_matter_nor_change(self, tmp_path):
+        run = make_run(tmp_path, candidates=10)
+        want = [path.read_bytes() for path in draw_figures(run)]
+        with matplotlib.rc_context({"font.size": 31, "axes.facecolor": "pink"}):
+            before = dict(matplotlib.rcParams)
+            assert [path.read_bytes() for path in draw_figures(run)] == want
+            assert dict(matplotlib.rcParams) == before
+
+    def test_values_of_another_rung_are_not_shown(self, tmp_path):
+        run = make_run(tmp_path, candidates=20)
+        want = [path.read_bytes() for path in draw_figures(run)]
+        lines = [json.loads(line) for line in run.journal.read_text().splitlines()]
+        rough = [{**line, "rung": 512, "values": {"sparsity": 0.9}} for line in lines[1:]]
+        with run.journal.open("a") as journal:
+            journal.writelines(json.dumps(line) + "\n" for line in rough)
+        assert [path.read_bytes() for path in draw_figures(run)] == want
+
+
+class TestWhatIsSaid:
+    def test_experiment_model_pick_and_its_values(self, tmp_path):
+        run = make_run(tmp_path, candidates=30, title=("cheap $1 a $2 run", "org/model_name"))
+        draw_figures(run)
+        text = words(run.figures / "front.svg")
+        picked = read_json(run.front)["picked"]
+        values = next(e["values"] for e in read_json(run.front)["entries"] if e["key"] == picked)
+        for name in FIGURES:
+            assert "cheap $1 a $2 run" in " ".join(words(run.figures / f"{name}.svg"))
+        assert any(f"sparsity {100 * values['sparsity']:.1f} %" in line for line in text)
+        assert "magnitude" in text
+        assert "wanda" in text
+        assert "sparsity (% of prunable weights)" in text
+
+    def test_an_unfinished_run_has_no_baselines(self, tmp_path):
+        run = make_run(tmp_path, candidates=20, baselines=False)
+        draw_figures(run)
+        assert "magnitude" not in words(run.figures / "front.svg")
+
+    def test_failures_are_counted(self, tmp_path):
+        run = make_run(tmp_path, candidates=30, failing=3)
+        draw_figures(run)
+        assert "failed (3)" in words(run.figures / "convergence.svg")
+        assert "3 evaluations failed." in words(run.figures / "front.svg")
+
+    def test_what_lies_outside_the_axes_is_told(self, tmp_path):
+        run = make_run(tmp_path, wild=3, far=90, candidates=100)
+        draw_figures(run)
+        notes = " ".join(words(run.figures / "front.svg"))
+        assert "3 candidates lie outside the axes (furthest: reconstruction" in notes
+        assert "magnitude, at the edge, lies beyond (reconstruction" in notes
+        scale = " ".join(words(run.figures / "convergence.svg"))
+        assert "Extreme values left out of the scale: reconstruction (3)." in scale
+
+    def test_the_reference_point_stands_on_the_axis(self, tmp_path):
+        run = make_run(tmp_path, candidates=10)
+        draw_figures(run)
+        label = " ".join(words(run.figures / "convergence.svg"))
+        assert "reference 1.1 in each" in label
+
+
+class TestErrors:
+    def test_a_search_that_has_not_finished_has_no_figures_yet(self, tmp_path):
+        with pytest.raises(ConfigError, match=r"front\.json"):
+            draw_figures(RunDirectory(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"format": "optishear-front/9"}, "optishear-front/1"),
+            ({"picked": "nobody"}, "'nobody' is none of its"),
+        ],
+    )
+    def test_a_front_that_is_not_ours_is_refused(self, tmp_path, change, message):
+        run = make_run(tmp_path, candidates=5)
+        write_json(run.front, read_json(run.front) | change)
+        with pytest.raises(ConfigError, match=message):
+            draw_figures(run)
+
+    def test_a_front_without_its_journal_is_refused(self, tmp_path):
+        run = make_run(tmp_path, candidates=5)
+        whole = run.journal.read_text().splitlines(keepends=True)
+        run.journal.write_text(whole[0])
+        with pytest.raises(ConfigError, match="were not evaluated here"):
+            draw_figures(run)
+        run.journal.unlink()
+        with pytest.raises(ConfigError, match="is not there"):
+            draw_figures(run)
+
+
+class TestExtent:
+    error, share = Quantity("kl", "nats", False), Quantity("sparsity", "fraction of weights", True)
+
+    def test_a_few_extreme_candidates_are_left_out_and_the_front_never_is(self):
+        usual = np.linspace(10.0, 20.0, 97)
+        candidates = np.array([*usual, 5e3, 1e5, 2e6])
+        assert extent(self.error, candidates, np.array([10.0, 15])) == (10.0, 20.0, False)
+        assert extent(self.error, candidates, np.array([10.0, 2e6])) == (10.0, 2e6, True)
+
+    def test_without_extremes_all_is_shown(self):
+        values = np.linspace(0.3, 0.7, 50)
+        assert extent(self.share, values, values[:2]) == (0.3, 0.7, False)
+
+    def test_only_positive_errors_over_more_than_one_and_a_half_decades_are_logarithmic(self):
+        assert extent(self.error, np.geomspace(1.0, 40, 30), np.ones(1))[2]
+        assert not extent(self.error, np.geomspace(1.0, 25, 30), np.ones(1))[2]
+        assert not extent(self.error, np.array([0.0, 1, 10, 90]), np.zeros(1))[2]
+        assert not extent(self.share, np.geomspace(0.01, 0.9, 30), np.full(1, 0.9))[2]
+
+
+class TestProfile:
+    def test_experts_count_by_their_size_and_a_missing_role_is_nan(self):
+        layers = (
+            Layer("a.0", 0, "experts.up", 2, 3, "a"),
+            Layer("a.1", 0, "experts.up", 6, 3, "a"),
+            Layer("b", 0, "q", 4, 3, "b"),
+            Layer("c", 1, "q", 4, 6, "c"),
+        )
+        roles, mean = sparsities(ModelLayout(layers), {"a.0": 6, "a.1": 0, "b": 9, "c": 6})
+        np.testing.assert_allclose(roles, [[0.25, np.nan], [0.75, 0.25]])
+        np.testing.assert_allclose(mean, [15 / 36, 0.25])
+
+    def test_roles_are_named_by_as_little_as_tells_them_apart(self):
+        roles = ("self_attn.q_proj", "mlp.experts.up", "mlp.shared.up", "up", "router")
+        assert short_names(roles) == ("q_proj", "experts.up", "shared.up", "up", "router")

@@ -142,22 +142,28 @@ class TestEveryDriver:
         assert any(value is not None for value in values)
 
     def test_nothing_global_is_read_or_changed(self, name):
-        warned, level = list(warnings.filters), optuna.logging.get_verbosity()
+        warned = list(warnings.filters)
+        optuna.logging.set_verbosity(optuna.logging.INFO)  # its default
         np.random.seed(1)
         state = np.random.get_state()[1].copy()
         first, _ = searched(make_driver(name, settings_for(name)), 40)
         assert np.array_equal(np.random.get_state()[1], state)
         assert list(warnings.filters) == warned
-        assert optuna.logging.get_verbosity() == level
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
         with pytest.warns(UserWarning, match="still shown"):
             warnings.warn("still shown", UserWarning, stacklevel=1)
         np.random.seed(2)
         second, _ = searched(make_driver(name, settings_for(name)), 40)
         assert first.tobytes() == second.tobytes()
 
-    def test_nothing_is_printed(self, name, capfd):
-        searched(make_driver(name, settings_for(name)), 30)
+    def test_nothing_is_printed_or_logged(self, name, capfd, caplog):
+        optuna.logging.enable_propagation()
+        try:
+            searched(make_driver(name, settings_for(name)), 30, lambda count: count % 4 == 1)
+        finally:
+            optuna.logging.disable_propagation()
         assert capfd.readouterr() == ("", "")
+        assert not caplog.records
 
     @pytest.mark.parametrize("objectives", [1, 3])
     def test_it_works_with_any_number_of_objectives(self, name, objectives):
@@ -218,9 +224,9 @@ class TestEvolution:
 
     @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
     def test_no_genome_is_asked_for_twice(self, name):
-        genes = (Choice("a", tuple(range(4))), Integer("b", 0, 5), Choice("c", tuple(range(5))))
-        rows, _ = searched(make_driver(name, settings_for(name, genes=genes)), 500)
-        assert len(rows) == len(np.unique(rows, axis=0)) == 4 * 6 * 5
+        genes = (Choice("a", tuple(range(10))), Integer("b", 0, 8), Choice("c", tuple(range(5))))
+        rows, _ = searched(make_driver(name, settings_for(name, genes=genes, population=2)), 999)
+        assert len(rows) == len(np.unique(rows, axis=0)) == 10 * 9 * 5
 
     @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
     def test_the_scale_of_the_objectives_does_not_matter(self, name):
@@ -252,6 +258,17 @@ class TestEvolution:
         driver.tell([(3.0, 3.0)])
         asked.append(len(driver.ask()))
         assert asked == [12, 3, 1, 12]
+
+    @pytest.mark.parametrize("name", ["optuna-nsga2", "optuna-nsga3"])
+    def test_an_optuna_generation_descends_from_the_successes_of_the_last(self, name):
+        driver, asked = make_driver(name, settings_for(name)), []
+        for fails in (6, 0, 0):
+            asked.append(driver.ask())
+            driver.tell([None] * fails + [problem(row) for row in asked[-1][fails:]])
+        first, second, third = (rows[:, 3:] for rows in asked)
+        assert not np.isin(second, first).any()  # still the first generation: random
+        assert np.isin(third, [*first[6:], *second]).mean() > 0.6
+        assert not np.isin(third, first[:6]).any()
 
     @settings(deadline=None, max_examples=40)
     @given(st.integers(1, 6), st.integers(6, 120))

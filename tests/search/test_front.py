@@ -61,11 +61,12 @@ class TestKnee:
         assert knee(values * [1e-6, 1e6] - [1, -1e7]) == 2
 
     def test_dominated_points_neither_win_nor_stretch_the_range(self):
-        values = np.array([[0.0, 10], [4, 4], [10, 0], [10, 1e9], [1e9, 5]])
-        assert knee(values) == 1
+        values = np.array([[0.0, 100], [1, 70], [3, 15], [6, 10], [10, 0], [1000, 50], [9, 1e9]])
+        assert knee(values) == 2
 
     def test_a_straight_front_is_a_tie_which_goes_to_the_first(self):
-        values = np.array([[0.3, 0.7], [0.1, 0.9], [0.5, 0.5], [0.0, 1.0], [1.0, 0.0]])
+        share = np.array([0.5, 0.0, 1.0, *np.random.default_rng(0).random(40)])
+        values = np.stack([0.7 * share, 0.3 - 0.3 * share], axis=1)
         assert knee(values) == 0
         assert knee(values[::-1]) == 0
 

@@ -86,10 +86,11 @@ class TestSampling:
 class TestCrossover:
     def test_children_of_categories_have_the_options_of_their_parents_one_each(self):
         rng = np.random.default_rng(1)
-        pairs = sampled(TABLE, 80, rng).reshape(2, 40, len(GENES))
-        children = crossed(TABLE, pairs, 15.0, rng)
+        table = gene_table((Choice("c", tuple(range(40))), Integer("n", 0, 3)))
+        pairs = sampled(table, 400, rng).reshape(2, 200, 2)
+        children = crossed(table, pairs, 2.0, rng)
         assert np.array_equal(np.sort(children[..., 0], axis=0), np.sort(pairs[..., 0], axis=0))
-        assert (children[..., 0] != pairs[..., 0]).any()
+        assert 0.4 < (children[..., 0] != pairs[..., 0]).mean() < 0.6
 
     def test_equal_parents_have_equal_children(self):
         row = sampled(TABLE, 1, np.random.default_rng(2))

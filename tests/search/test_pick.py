@@ -63,6 +63,12 @@ def test_the_knee_follows_the_directions_of_the_objectives():
     assert pick.choose(rows, "down", {"up": True, "down": True}, ("up", "down")) == 0
 
 
+def test_equal_means_within_a_thousandth():
+    rows = [{"x": 2.0021, "perplexity": 1.0}, {"x": 1.9981, "perplexity": 2.0}]
+    assert chosen("x=2", rows=rows) == 1
+    assert chosen("x=0", rows=[{"x": 1e-5, "perplexity": 1.0}, {"x": 1e-7, "perplexity": 2.0}]) == 1
+
+
 def test_ties_go_to_the_first():
     assert chosen("lowest:perplexity", rows=[ROWS[1], ROWS[0], ROWS[0]]) == 1
 

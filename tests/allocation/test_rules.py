@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+from layouts import small_layout
+
+from optishear.allocation import RULES, LayerView
+from optishear.allocation.alpha import hill_exponent
+from optishear.allocation.owl import owl
+from optishear.calibration.statistics import LayerStats
+
+
+LAYOUT = small_layout(blocks=4, scale=4)
+
+
+def views(outliers=None):
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for layer in LAYOUT.layers:
+        weight = torch.randn(layer.out_features, layer.in_features, generator=generator)
+        x = torch.randn(50, layer.in_features, generator=generator)
+        if layer.block == outliers:
+            x[:, 0] *= 40  # one loud channel: many scores far above the mean
+        found.append(LayerView(layer, weight, LayerStats(50, 5, x.square().sum(0))))
+    return found
+
+
+@pytest.mark.parametrize("name", RULES)
+class TestEveryRule:
+    def test_the_mean_over_weights_is_the_sparsity_asked_for(self, name):
+        wishes = RULES[name](views(outliers=1)).wishes(0.6)
+        weights = [layer.size for layer in LAYOUT.layers]
+        mean = np.average([wishes[layer.name] for layer in LAYOUT.layers], weights=weights)
+        assert mean == pytest.approx(0.6, abs=1e-9)
+
+    def test_layers_of_one_block_share_their_sparsity(self, name):
+        wishes = RULES[name](views(outliers=1)).wishes(0.6)
+        for block in range(LAYOUT.blocks):
+            assert len({wishes[x.name] for x in LAYOUT.layers if x.block == block}) == 1
+
+
+def test_owl_spares_the_block_with_outliers_by_at_most_its_spread():
+    wishes = owl(views(outliers=2), spread=0.08).wishes(0.6)
+    per_block = [wishes[f"blocks.{block}.attn.q"] for block in range(4)]
+    assert int(np.argmin(per_block)) == 2
+    assert max(per_block) - min(per_block) == pytest.approx(0.16)
+
+
+def test_owl_is_uniform_where_no_block_has_outliers():
+    wishes = owl(views(), outlier=1e9).wishes(0.6)
+    assert set(wishes.values()) == {0.6}
+
+
+def test_alphapruning_stays_between_one_minus_and_one_plus_epsilon():
+    wishes = RULES["alphapruning"](views()).wishes(0.6)
+    ratios = np.array(list(wishes.values())) / 0.6
+    assert ratios.max() / ratios.min() == pytest.approx(1.3 / 0.7)
+
+
+@pytest.mark.parametrize("exponent", [2.0, 3.5])
+def test_the_hill_exponent_of_a_power_law_is_found(exponent):
+    shares = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    values = (1 - shares) ** (-1 / (exponent - 1))  # quantiles of p(x) ~ x^-exponent
+    assert hill_exponent(values) == pytest.approx(exponent, rel=0.05)
+
+
+def test_a_spectrum_without_a_tail_is_a_finite_number():
+    assert np.isfinite(hill_exponent(torch.ones(5)))

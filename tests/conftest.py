@@ -1,0 +1,18 @@
+"""Every test is offline, keeps to a cache of its own and leaves no threads spinning."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or fills the user's cache, unless it asks for the network."""
+    if os.environ.get("OPTISHEAR_TEST_NETWORK") != "1":
+        monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
