@@ -71,5 +71,3 @@ def rules_of(calibrated: Calibrated, names: Iterable[str]) -> dict[str, Rule]:
         data = read_json(path)
         found[name] = Rule(data["factor"], data["offset"])
     return found
-
-

@@ -136,8 +136,10 @@ def _run(
                 experiment.baselines, picked, space.layers.pattern, calibrated
             )
             watcher.stage("measuring the baselines")
-            searched = {name: evaluator(recipe).values for name, recipe in recipes.items()}
-            searched[FOUND] = evaluator(picked).values
+            searched = {
+                name: evaluator(recipe).values
+                for name, recipe in {**recipes, FOUND: picked}.items()
+            }
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
         watcher.stage("comparing on held-out text")
@@ -205,7 +207,10 @@ def front_of(experiment: Experiment, calibrated: Calibrated, found: Found) -> Fr
         maximise,
         experiment.pick,
         calibrated.layout,
-        tuple(Entry(e.recipe, e.values or {}) for e in chosen),
+        # In the experiment's own order: a journal that was read back has another.
+        tuple(
+            Entry(e.recipe, {n: (e.values or {})[n] for n in experiment.quantities}) for e in chosen
+        ),
         made_with(experiment, calibrated),
     )
 

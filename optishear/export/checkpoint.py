@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError, StorageError
+from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import read
@@ -90,14 +91,15 @@ def _save(loaded: LoadedModel, folder: Path) -> str:
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
         for name, tensor in model.state_dict().items()
     }
-    config_dtype = model.config.dtype
-    try:
-        model.config.dtype = dtype
+    name = str(dtype).removeprefix("torch.")
+    with quiet_transformers():
         model.save_pretrained(folder, state_dict=state)
-    finally:
-        model.config.dtype = config_dtype
     loaded.tokenizer.save_pretrained(folder)
-    return str(dtype).removeprefix("torch.")
+    # transformers writes down the dtype in memory, not that of the tensors it was given.
+    config = folder / "config.json"
+    text = json.loads(config.read_text(encoding="utf-8")) | {"dtype": name}
+    config.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+    return name
 
 
 @torch.no_grad()

@@ -29,7 +29,9 @@ class Random(Metric):
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
         content = weight[0].detach().float().cpu().numpy().tobytes()
         # 32 bits: torch's CPU generator takes no more of its seed.
-        generator = torch.Generator().manual_seed(zlib.crc32(content, zlib.crc32(b"%d" % self.seed)))
+        generator = torch.Generator().manual_seed(
+            zlib.crc32(content, zlib.crc32(b"%d" % self.seed))
+        )
         return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 

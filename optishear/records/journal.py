@@ -119,9 +119,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]
     return header, entries, whole
 
 
-def refuse_other_measure(
-    path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]
-) -> None:
+def refuse_other_measure(path: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raises a `ConfigError` that names every part in which two measures differ."""
     old, new = found["measure"], wanted["measure"]
     parts = [

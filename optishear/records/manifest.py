@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 
-PACKAGES = ("torch", "transformers", "pymoo", "optuna", "datasets", "numpy", "pandas", "safetensors")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "pymoo",
+    "optuna",
+    "datasets",
+    "numpy",
+    "pandas",
+    "safetensors",
+)
 
 
 def provenance() -> dict[str, Any]:

@@ -20,7 +20,9 @@ Values = Float[np.ndarray, "n objectives"]
 Bounds = tuple[float, float, bool]
 
 DECADES = 1.5  # positive errors that span more than this many are drawn on a log axis
-BASELINE_MARKS = (("s", style.ORANGE), ("D", style.GREEN), ("^", style.PURPLE), ("v", style.SKY))
+BASELINE_MARKS = tuple(
+    zip("sD^vPX<>", (style.ORANGE, style.GREEN, style.PURPLE, style.SKY, "#F0E442", "white") * 2)
+)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,9 @@ def scale_axis(
 
 def footnote(view: FrontView) -> str:
     """What the axes do not show: failures, and what lies outside."""
-    parts = [f"{view.failed} evaluations failed."] if view.failed else []
+    parts = []
+    if view.failed:
+        parts.append(f"{view.failed} evaluation{'s' if view.failed > 1 else ''} failed.")
     low, high, _ = zip(*[view.bounds(index) for index in range(len(view.quantities))])
     outside = (view.candidates < low) | (view.candidates > high)
     furthest = []
@@ -183,8 +187,12 @@ def footnote(view: FrontView) -> str:
     if count := int(outside.any(axis=1).sum()):
         who = "1 candidate lies" if count == 1 else f"{count} candidates lie"
         parts.append(f"{who} outside the axes (furthest: {', '.join(furthest)}).")
-    for name, values in view.baselines.items():
-        beyond = [q.text(v) for q, v, most in zip(view.quantities, values, high) if v > most]
-        if beyond:
-            parts.append(f"{style.plain(name)}, at the edge, lies beyond ({', '.join(beyond)}).")
+    beyond = [
+        f"{style.plain(name)} ({quantity.text(value)})"
+        for name, values in view.baselines.items()
+        for quantity, value, most in zip(view.quantities, values, high, strict=True)
+        if value > most
+    ]
+    if beyond:
+        parts.append(f"Drawn at the edge, but beyond it: {', '.join(beyond)}.")
     return " ".join(parts)

@@ -115,7 +115,7 @@ def save(figure: "matplotlib.figure.Figure", stem: Path) -> list[Path]:
 
 def settle(figure: "matplotlib.figure.Figure") -> None:
     """Lays the figure out once and for all, so that its places can be measured."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")
 
 

@@ -63,6 +63,8 @@ class Real:
 Gene = Choice | Integer | Real
 
 
-def cleaned(genes: Sequence[Gene], genome: Float[np.ndarray, " genes"]) -> Float[np.ndarray, " genes"]:
+def cleaned(
+    genes: Sequence[Gene], genome: Float[np.ndarray, " genes"]
+) -> Float[np.ndarray, " genes"]:
     """The same genome with every gene inside its bounds and every code on its grid."""
     return np.array([gene.clean(code) for gene, code in zip(genes, genome, strict=True)])

@@ -23,7 +23,9 @@ class MetricGenes:
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
-        which = [] if len(self.templates) == 1 else [Choice(WHICH, tuple(range(len(self.templates))))]
+        which = (
+            [] if len(self.templates) == 1 else [Choice(WHICH, tuple(range(len(self.templates))))]
+        )
         inner = [v for t in self.templates for v in t.values() if isinstance(v, Gene)]
         return (*which, *inner)
 
@@ -39,7 +41,9 @@ class MetricGenes:
         """
         for index, template in enumerate(self.templates):
             point = NAMED_POINTS.get(template["name"], {}).get(metric["name"])
-            wanted = metric if point is None or len(metric) > 1 else {"name": template["name"], **point}
+            wanted = (
+                metric if point is None or len(metric) > 1 else {"name": template["name"], **point}
+            )
             codes = _codes(template, wanted)
             if codes is not None:
                 return {WHICH: float(index), **codes} if len(self.templates) > 1 else codes

@@ -75,7 +75,9 @@ class SparsityGenes:
             codes = {}
             for group in self._groups:
                 members = [x for x in self.layout.layers if self._group(x) == group]
-                mean = np.average([wishes[x.name] for x in members], weights=[x.size for x in members])
+                mean = np.average(
+                    [wishes[x.name] for x in members], weights=[x.size for x in members]
+                )
                 codes[f"sparsity.{group}"] = self._wish_code(float(mean))
             return codes
         mean = np.average(

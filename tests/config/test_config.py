@@ -69,7 +69,9 @@ def test_settings_on_the_command_line_change_the_hash_and_only_what_they_name(tm
 
 def test_a_named_space_can_be_changed_in_place(tmp_path):
     found = experiment(
-        tmp_path, {"space": "depth_curve"}, ["space.sparsity.budget=0.7", "space.sparsity.width=0.1"]
+        tmp_path,
+        {"space": "depth_curve"},
+        ["space.sparsity.budget=0.7", "space.sparsity.width=0.1"],
     )
     assert found.space.sparsity.budget == 0.7
     assert found.space.sparsity.by == "curve"
@@ -79,13 +81,21 @@ def test_a_named_space_can_be_changed_in_place(tmp_path):
     ("changes", "sentence"),
     [
         ({"serach": {}}, "serach: unknown key. Did you mean 'search'?"),
-        ({"search": {"popluation": 8}}, "search.popluation: unknown key. Did you mean 'population'"),
+        (
+            {"search": {"popluation": 8}},
+            "search.popluation: unknown key. Did you mean 'population'",
+        ),
         ({"search": {"driver": "nsga4"}}, "No driver is called 'nsga4'. Did you mean 'nsga"),
         ({"search": {"seed": "x"}}, "search.seed: "),
         ({"search": {"population": 50, "evaluations": 20}}, "evaluations"),
         ({"search": {"population": 1}}, "population"),
-        ({"search": {"driver": "nsga3", "population": 2}, "objectives": ["kl", "bytes", "perplexity"]},
-         "population"),
+        (
+            {
+                "search": {"driver": "nsga3", "population": 2},
+                "objectives": ["kl", "bytes", "perplexity"],
+            },
+            "population",
+        ),
         ({"objectives": ["kll"]}, "No objective is called 'kll'. Did you mean 'kl'?"),
         ({"objectives": ["kl", "kl"]}, "named twice"),
         ({"baselines": ["wnada"]}, "No method is called 'wnada'. Did you mean 'wanda'?"),
@@ -97,16 +107,29 @@ def test_a_named_space_can_be_changed_in_place(tmp_path):
         ({"space": {"sparsity": {"budget": 60.0}}}, "Did you mean 0.6?"),
         ({"space": {"sparsty": {}}}, "sparsty: unknown key. Did you mean 'sparsity'"),
         ({"space": {"metric": {"name": "wnada"}}}, "Did you mean 'wanda'?"),
-        ({"space": {"metric": {"name": "meta", "weight_transform": {"choice": ["no_op", "cube"]}}}},
-         "'cube'"),
-        ({"space": {"metric": {"name": "power", "alpha": {"real": [0.0, 1.0]}}}}, "must be positive"),
+        (
+            {
+                "space": {
+                    "metric": {"name": "meta", "weight_transform": {"choice": ["no_op", "cube"]}}
+                }
+            },
+            "'cube'",
+        ),
+        (
+            {"space": {"metric": {"name": "power", "alpha": {"real": [0.0, 1.0]}}}},
+            "must be positive",
+        ),
         ({"text": {**BASE["text"], "search": BASE["text"]["calibration"]}}, "calibration"),
-        ({"text": {**BASE["text"], "search": {**BASE["text"]["search"], "split": "serch"}}},
-         "Did you mean 'search'"),
+        (
+            {"text": {**BASE["text"], "search": {**BASE["text"]["search"], "split": "serch"}}},
+            "Did you mean 'search'",
+        ),
         ({"text": {"calibration": BASE["text"]["calibration"]}}, "text.search: is missing"),
     ],
 )
-def test_an_experiment_that_cannot_be_is_a_sentence_that_names_the_file(tmp_path, changes, sentence):
+def test_an_experiment_that_cannot_be_is_a_sentence_that_names_the_file(
+    tmp_path, changes, sentence
+):
     with pytest.raises(ConfigError) as raised:
         experiment(tmp_path, changes)
     assert sentence in str(raised.value)

@@ -13,7 +13,12 @@ from optishear.pruning.result import PruneResult
 
 OUTPUT = [name for name, kind in OBJECTIVES.items() if issubclass(kind, OutputObjective)]
 DIVERGENCES = [name for name in OUTPUT if name != "perplexity"]
-HEADS = {"linear": {}, "biased": {"bias": True}, "scaled": {"scale": 0.25}, "capped": {"softcap": 3.0}}
+HEADS = {
+    "linear": {},
+    "biased": {"bias": True},
+    "scaled": {"scale": 0.25},
+    "capped": {"softcap": 3.0},
+}
 
 
 def head_of(bias=False, **rest):

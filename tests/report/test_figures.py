@@ -68,7 +68,7 @@ def values_of(layout, drop, wish, random, wild):
 
 
 def make_run(
-    path, *, objectives=BOTH, blocks=6, roles=LLAMA, experts=1, candidates=200, failing=0,
+    path, *, objectives=BOTH, blocks=6, roles=LLAMA, experts=1, candidates=60, failing=0,
     wild=0, baselines=True, same_sparsity=False, pick="knee", far=3.1, decades=0,
     title=("quickstart", "embedded"),
 ):  # fmt: skip
@@ -132,7 +132,7 @@ def make_run(
 
 
 RUNS = {
-    "two objectives": {},
+    "two objectives": {"candidates": 200},
     "an unfinished run": {"baselines": False, "candidates": 60},
     "thirty blocks": {
         "blocks": 30,
@@ -140,7 +140,7 @@ RUNS = {
         "title": ("owl-alpha-70", "meta-llama/Llama-2-7b-hf"),
     },
     "eighty blocks of a mixture": {"blocks": 80, "roles": MIXTURE, "experts": 3, "candidates": 12},
-    "failures and extremes": {"failing": 14, "wild": 3, "same_sparsity": False},
+    "failures and extremes": {"failing": 14, "wild": 3, "candidates": 200},
     "three objectives": {"objectives": (*BOTH, "kl"), "failing": 5},
     "four objectives": {"objectives": (*BOTH, "kl", "perplexity"), "wild": 2, "candidates": 120},
     "two errors at one sparsity": {"objectives": ("reconstruction", "kl"), "same_sparsity": True},
@@ -158,9 +158,9 @@ RUNS = {
 }
 
 
-@pytest.fixture(params=RUNS)
-def made(request, tmp_path):
-    return make_run(tmp_path / "made", **RUNS[request.param])
+@pytest.fixture(scope="module", params=RUNS)
+def made(request, tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("made"), **RUNS[request.param])
 
 
 def words(path):
@@ -291,7 +291,7 @@ class TestWhatIsSaid:
         draw_figures(run)
         notes = " ".join(words(run.figures / "front.svg"))
         assert "3 candidates lie outside the axes (furthest: reconstruction" in notes
-        assert "magnitude, at the edge, lies beyond (reconstruction" in notes
+        assert "Drawn at the edge, but beyond it: magnitude (reconstruction" in notes
         scale = " ".join(words(run.figures / "convergence.svg"))
         assert "Extreme values left out of the scale: reconstruction (3)." in scale
 

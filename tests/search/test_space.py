@@ -21,7 +21,9 @@ RULES = {
 }
 META = {
     "name": "meta",
-    **{gene: {"choice": TRANSFORMS if "transform" in gene else COEFFICIENTS} for gene in META_GENES},
+    **{
+        gene: {"choice": TRANSFORMS if "transform" in gene else COEFFICIENTS} for gene in META_GENES
+    },
 }
 POWER = {
     "name": "power",
@@ -109,7 +111,9 @@ def test_a_rule_s_profile_is_encoded_block_by_block():
 
 def test_a_curve_that_is_a_straight_line_is_encoded_exactly():
     chosen = SPACES["curve without a budget"]
-    wishes = {x.name: 0.5 + 0.1 * (x.block - 1) + 0.05 * (x.role != "attn.q") for x in LAYOUT.layers}
+    wishes = {
+        x.name: 0.5 + 0.1 * (x.block - 1) + 0.05 * (x.role != "attn.q") for x in LAYOUT.layers
+    }
     recipe = chosen.decode(chosen.encode({"name": "wanda"}, wishes))
     for name, wish in wishes.items():
         assert recipe.drop[name] == pytest.approx(wish * LAYOUT.sizes[name], abs=1)

@@ -1,0 +1,237 @@
+"""Every command through the public door, on a model made on the spot; errors are one sentence."""
+
+import json
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from optishear.cli import app
+from optishear.records.run_directory import write_json
+
+
+run = CliRunner().invoke
+COMMANDS = [
+    "search",
+    "front",
+    "plot",
+    "export",
+    "prune",
+    "evaluate",
+    "models",
+    "methods",
+    "metrics",
+]
+
+
+def invoke(*words, code=0):
+    result = run(app, [str(word) for word in words])
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    return result
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help_with_an_example(command):
+    assert f"Example: optishear {command}" in invoke(command, "--help").stdout
+
+
+def test_the_help_names_every_command():
+    text = invoke("--help").stdout
+    assert all(command in text for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["models", "methods", "metrics"])
+def test_listings_have_one_line_each_and_a_paper(command):
+    rows = json.loads(invoke(command, "--json").stdout)
+    assert len(rows) >= 2
+    assert all(row["name"] and (row.get("paper") or row.get("licence")) for row in rows)
+    text = invoke(command).stdout
+    assert all(row["name"] in text for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["search", "quickstrat"], "Did you mean 'quickstart'?"),
+        (["search", "quickstart", "--set", "search.populaton=8"], "Did you mean 'population'?"),
+        (["search", "quickstart", "--set", "text.search.split=train"], "train"),
+        (["front", "nowhere"], "there is no such run"),
+        (["plot", "nowhere"], "there is no such run"),
+        (["export", "nowhere", "--to", "x"], "there is no such run"),
+        (["evaluate", "smollm3-135m"], "Did you mean 'smollm2-135m'?"),
+        (["evaluate", "embedded", "--text", "sotuu"], "Did you mean 'sotu'?"),
+        (["prune", "--model", "embedded", "--to", "x"], "either --recipe FILE or --method NAME"),
+        (["prune", "--model", "embedded", "--to", "x", "--method", "wanda"], "needs --sparsity"),
+        (
+            ["prune", "--model", "embedded", "--to", "x", "--method", "wnada", "--sparsity", "0.5"],
+            "Did you mean 'wanda'?",
+        ),
+        (
+            ["prune", "--model", "embedded", "--to", "x", "--method", "wanda", "--sparsity", "50"],
+            "Did you mean 0.5?",
+        ),
+        (
+            [
+                "prune",
+                "--model",
+                "embedded",
+                "--to",
+                "x",
+                "--method",
+                "wanda",
+                "--sparsity",
+                "0.6",
+                "--pattern",
+                "2:4",
+            ],
+            "has a sparsity of 0.5, but --sparsity says 0.6",
+        ),
+        (
+            ["prune", "--model", "embedded", "--to", "x", "--method", "wanda", "--pattern", "2:5"],
+            "cannot be divided into groups of 5",
+        ),
+        (
+            ["prune", "--model", "embedded", "--to", "x", "--recipe", "no.json"],
+            "no such recipe file",
+        ),
+        (
+            [
+                "prune",
+                "--model",
+                "embedded",
+                "--to",
+                "x",
+                "--recipe",
+                "no.json",
+                "--sparsity",
+                "0.5",
+            ],
+            "leave those options out",
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_on_stderr_and_exit_code_2(
+    words, sentence, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*words, code=2)
+    assert sentence in result.stderr
+    assert result.stderr.count("\n") <= 3  # the stage that was reached, the sentence
+    assert not result.stdout
+    assert not (tmp_path / "x").exists()
+
+
+def test_an_unknown_option_is_a_mistake_too():
+    assert "No such option" in invoke("front", "x", "--pik", "knee", code=2).stderr
+
+
+def test_a_run_that_never_finished_says_how_to_go_on(tmp_path):
+    write_json(tmp_path / "quick" / "abc" / "manifest.json", {"status": "running"})
+    assert "run the search again" in invoke("front", tmp_path / "quick", code=2).stderr
+
+
+QUICK = {
+    "model": "embedded",
+    "threads": 1,
+    "text": {
+        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 64},
+        "search": {"source": "embedded", "split": "search", "sequences": 2, "seq_len": 64},
+        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 3, "seq_len": 64},
+    },
+    "space": "metric_and_blocks",
+    "record": ["kl", "perplexity"],
+    "search": {"population": 8, "evaluations": 20},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One small finished run, with what the command printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    path = folder / "quick.yaml"
+    path.write_text("# Hypothesis: it runs.\n" + yaml.safe_dump(QUICK))
+    result = run(app, ["search", str(path), "--out", str(folder / "results"), "--json"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    return folder, json.loads(result.stdout)
+
+
+def test_search_prints_where_the_run_is_and_what_it_found(finished):
+    folder, printed = finished
+    assert printed["status"] == "finished"
+    assert (printed["evaluations"], printed["failed"]) == (20, 0)
+    assert [row["name"] for row in printed["held_out"]] == ["dense", "magnitude", "wanda", "found"]
+    for name in ("manifest.json", "journal.jsonl", "front.json", "evaluation.json", "figures"):
+        assert (folder / "results" / "quick" / printed["hash"] / name).exists()
+
+
+def test_the_same_command_finds_the_finished_run(finished):
+    folder, printed = finished
+    before = sorted(p.stat().st_mtime_ns for p in (folder / "results").rglob("*"))
+    result = invoke("search", folder / "quick.yaml", "--out", folder / "results")
+    assert f"run: {printed['run']}" in result.stdout
+    assert "perplexity" in result.stdout
+    assert sorted(p.stat().st_mtime_ns for p in (folder / "results").rglob("*")) == before
+
+
+def test_front_shows_all_or_the_picked(finished):
+    folder, printed = finished
+    everything = json.loads(invoke("front", printed["run"], "--json").stdout)
+    assert everything["picked"] == printed["picked"]
+    assert printed["picked"] in invoke("front", printed["run"]).stdout
+    pick = "sparsity>=0.5,perplexity<=100000"
+    [entry] = json.loads(invoke("front", printed["run"], "--pick", pick, "--json").stdout)[
+        "entries"
+    ]
+    assert entry["values"]["sparsity"] >= 0.5
+    allowed = [e for e in everything["entries"] if e["values"]["sparsity"] >= 0.5]
+    assert entry["values"]["kl"] == min(e["values"]["kl"] for e in allowed)
+
+
+def test_a_pick_that_nothing_meets_says_what_is_nearest(finished):
+    _, printed = finished
+    result = invoke("front", printed["run"], "--pick", "sparsity>=0.99", code=2)
+    assert "The nearest entry has sparsity" in result.stderr
+
+
+def test_what_export_writes_is_what_prune_takes(finished, tmp_path):
+    _, printed = finished
+    invoke("export", printed["run"], "--to", tmp_path / "knee")
+    invoke("export", printed["run"], "--to", tmp_path / "one.csv")
+    assert (tmp_path / "one.csv").read_text() == (tmp_path / "knee" / "profile.csv").read_text()
+    recipe = tmp_path / "knee" / "recipe.json"
+    words = [
+        "prune",
+        "--model",
+        "embedded",
+        "--recipe",
+        recipe,
+        "--to",
+        tmp_path / "pruned",
+        "--json",
+    ]
+    first = json.loads(invoke(*words).stdout)
+    assert first["written"]
+    assert not json.loads(invoke(*words).stdout)["written"]
+    entry = json.loads(invoke("front", printed["run"], "--pick", "knee", "--json").stdout)
+    assert first["sparsity"] == pytest.approx(entry["entries"][0]["values"]["sparsity"])
+    other = ["prune", "--model", "embedded", "--method", "wanda", "--sparsity", "0.5"]
+    assert "is not empty" in invoke(*other, "--to", tmp_path / "pruned", code=2).stderr
+
+
+def test_evaluate_gives_the_perplexity_that_the_search_reported(finished, tmp_path):
+    """The exported recipe, pruned, saved, reloaded and evaluated: the same number as in the run."""
+    _, printed = finished
+    invoke("export", printed["run"], "--to", tmp_path / "recipe.json")
+    words = ["--recipe", tmp_path / "recipe.json", "--to", tmp_path / "pruned"]
+    invoke("prune", "--model", "embedded", *words)
+    [text] = printed["held_out"][-1]["texts"].values()
+    words = ["--text", "embedded", "--sequences", "3", "--seq-len", "64", "--json"]
+    answer = json.loads(invoke("evaluate", tmp_path / "pruned", *words).stdout)
+    assert answer["perplexity"] == pytest.approx(text["perplexity"], rel=1e-6)
+    assert answer["standard_error"] == pytest.approx(text["error"], rel=1e-5)
+
+
+def test_plot_draws_png_and_svg(finished):
+    _, printed = finished
+    paths = json.loads(invoke("plot", printed["run"], "--json").stdout)["figures"]
+    assert {path.rsplit(".", 1)[1] for path in paths} == {"png", "svg"}

@@ -1,0 +1,201 @@
+"""The embedded model through whole searches: one seed one result, kill -9, refusals, bad weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from optishear.config import load_experiment
+from optishear.errors import ConfigError
+from optishear.experiment.results import open_run
+from optishear.experiment.search import Silent, search
+from optishear.records.journal import read_journal
+
+
+BASE = {
+    "model": "embedded",
+    "threads": 1,
+    "text": {
+        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 64},
+        "search": {"source": "embedded", "split": "search", "sequences": 2, "seq_len": 64},
+        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 3, "seq_len": 64},
+    },
+    "space": "metric_and_blocks",
+    "search": {"population": 8, "evaluations": 24},
+}
+
+
+def config(folder, **changes):
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump(BASE | changes))
+    return path
+
+
+def experiment(folder, **changes):
+    return load_experiment(str(config(folder, **changes)))
+
+
+def journal_values(run):
+    _, entries, _ = read_journal(run.directory.journal)
+    return [(e["key"], e["values"]) for e in entries]
+
+
+@pytest.mark.parametrize("driver", ["nsga2", "nsga3", "tpe"])
+def test_one_seed_is_one_result_bit_for_bit(tmp_path, driver):
+    plan = experiment(tmp_path, search={**BASE["search"], "driver": driver})
+    one, two = (search(plan, tmp_path / where, Silent()) for where in ("a", "b"))
+    assert journal_values(one) == journal_values(two)
+    assert one.directory.front.read_bytes() == two.directory.front.read_bytes()
+    assert one.directory.evaluation.read_bytes() == two.directory.evaluation.read_bytes()
+
+
+def test_the_same_measure_is_never_paid_for_twice_between_runs(tmp_path):
+    first = search(experiment(tmp_path), tmp_path / "r", Silent())
+    bigger = experiment(tmp_path, search={"population": 8, "evaluations": 32})
+    second = search(bigger, tmp_path / "r", Silent())
+    before = journal_values(first)
+    new = {key for key, _ in journal_values(second)} - {key for key, _ in before}
+    assert second.manifest["measured_now"] == len(new) < 32
+    assert journal_values(first) == before
+
+
+def start(path, out):
+    words = ["-m", "optishear", "search", str(path), "--out", str(out)]
+    return subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_lines(out, count):
+    for _ in range(1200):
+        found = list(out.glob("*/*/journal.jsonl"))
+        if found and len(found[0].read_bytes().splitlines()) >= count:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError("the search did not get under way")
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_front(tmp_path, blow):
+    want = search(experiment(tmp_path), tmp_path / "unbroken", Silent())
+    path = config(tmp_path)
+    process = start(path, tmp_path / "killed")
+    journal = wait_for_lines(tmp_path / "killed", 9)
+    os.kill(process.pid, blow)
+    _, said = process.communicate(timeout=60)
+    if blow == signal.SIGINT:
+        assert process.returncode == 130
+        assert "nothing that was finished is lost" in said
+    lost = journal.read_bytes()[:-7]  # and the tail of the last line with it
+    journal.write_bytes(lost)
+    kept = lost.count(b"\n") - 1
+    got = search(load_experiment(str(path)), tmp_path / "killed", Silent())
+    assert kept >= 7
+    assert got.manifest["measured_now"] == len(journal_values(want)) - kept
+    assert journal_values(got) == journal_values(want)
+    assert got.directory.front.read_bytes() == want.directory.front.read_bytes()
+
+
+def test_a_run_of_another_measure_is_refused_and_keeps_what_it_has(tmp_path):
+    plan = experiment(tmp_path, threads=None)
+    run = search(plan, tmp_path / "r", Silent())
+    manifest = json.loads(run.directory.manifest.read_text())
+    run.directory.manifest.write_text(json.dumps(manifest | {"status": "running"}))
+    header, *lines = run.directory.journal.read_text().splitlines()
+    other = json.loads(header)
+    other["measure"]["threads"] = 99
+    changed = "\n".join([json.dumps(other), *lines]) + "\n"
+    run.directory.journal.write_text(changed)
+    with pytest.raises(ConfigError, match="threads was 99"):
+        search(plan, tmp_path / "r", Silent())
+    assert run.directory.journal.read_text() == changed
+
+
+def test_texts_that_share_words_are_refused(tmp_path):
+    words = " ".join(f"word{i}" for i in range(3000))
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(words)
+    texts = {
+        purpose: {
+            "source": str(tmp_path / f"{n}.txt"),
+            "split": "all",
+            "sequences": 0,
+            "seq_len": 64,
+        }
+        for purpose, n in (("calibration", "a"), ("search", "b"), ("evaluation", "c"))
+    }
+    with pytest.raises(ConfigError, match="calibration"):
+        search(experiment(tmp_path, text=texts), tmp_path / "r", Silent())
+
+
+def test_a_text_too_short_says_how_much_there_is(tmp_path):
+    (tmp_path / "short.txt").write_text("A short text. " * 20)
+    text = {"source": str(tmp_path / "short.txt"), "split": "all", "sequences": 99, "seq_len": 64}
+    plan = experiment(tmp_path, text={**BASE["text"], "search": text})
+    with pytest.raises(ConfigError, match="windows of 64, but 99 were asked for"):
+        search(plan, tmp_path / "r", Silent())
+
+
+def test_a_front_of_three_objectives_is_drawn_and_picked(tmp_path):
+    plan = experiment(
+        tmp_path,
+        objectives=["sparsity", "reconstruction", "kl"],
+        search={"driver": "nsga3", "population": 12, "evaluations": 24},
+    )
+    run = search(plan, tmp_path / "r", Silent())
+    assert len(run.front.pick("knee").values) >= 4
+    assert {p.suffix for p in run.directory.figures.iterdir()} == {".png", ".svg"}
+
+
+def test_an_exact_budget_holds_for_every_recipe(tmp_path):
+    plan = experiment(tmp_path, space="blocks")
+    run = search(plan, tmp_path / "r", Silent())
+    _, entries, _ = read_journal(run.directory.journal)
+    assert len({sum(entry["drop"]) for entry in entries}) == 1
+    best = run.front.pick()
+    assert best.values["kl"] == min(e["values"]["kl"] for e in entries if e["values"])
+
+
+def test_n_of_m_recipes_are_searched_pruned_and_checked(tmp_path):
+    plan = experiment(tmp_path, space="n_of_4")
+    run = search(plan, tmp_path / "r", Silent())
+    front = run.front
+    for entry in front.entries:
+        entry.recipe.check(front.layout)
+        assert 0.499 < front.layout.sparsity(entry.recipe.drop) <= 0.5
+
+
+def test_random_is_a_floor_and_magnitude_loses_to_wanda_on_the_embedded_model(tmp_path):
+    """What the model card claims, at 60 % a row: dense < Wanda < magnitude < random."""
+    text = {**BASE["text"]}
+    text["calibration"] = {**text["calibration"], "sequences": 32, "seq_len": 256}
+    text["evaluation"] = {**text["evaluation"], "sequences": 32, "seq_len": 256}
+    plan = experiment(
+        tmp_path,
+        text=text,
+        space={"sparsity": {"by": "block", "budget": 0.6}},
+        search={"population": 4, "evaluations": 4},
+        baselines=["random", "magnitude", "wanda"],
+    )
+    rows = {row["name"]: row for row in search(plan, tmp_path / "r", Silent()).evaluation}
+    [text] = rows["dense"]["texts"]
+    dense, wanda, magnitude, floor = (
+        rows[name]["texts"][text]["perplexity"]
+        for name in ("dense", "wanda", "magnitude", "random")
+    )
+    assert dense * 1.1 < wanda < magnitude < floor / 3
+    gap = rows["wanda"]["texts"][text]["fewer_nats"]["magnitude"]
+    assert gap["mean"] > 2 * gap["error"]
+
+
+def test_open_run_reads_what_search_wrote(tmp_path):
+    run = search(experiment(tmp_path), tmp_path / "r", Silent())
+    again = open_run(tmp_path / "r" / "mine")
+    assert again.front == run.front
+    assert torch.get_num_threads() >= 1
