@@ -1,1 +1,63 @@
-"""optishear"""
+"""Search pruning metrics and layer sparsities of language models for a Pareto front.
+
+The names a notebook needs; each is imported when it is first used, so `import optishear` is quick.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+
+if TYPE_CHECKING:
+    from optishear.config import load_experiment as load_experiment
+    from optishear.errors import ConfigError as ConfigError
+    from optishear.errors import NumericalError as NumericalError
+    from optishear.errors import OptiShearError as OptiShearError
+    from optishear.errors import StorageError as StorageError
+    from optishear.experiment.apply import evaluate as evaluate
+    from optishear.experiment.apply import pruned as pruned
+    from optishear.experiment.results import Front as Front
+    from optishear.experiment.results import Run as Run
+    from optishear.experiment.results import open_run as open_run
+    from optishear.models.load import load as load
+    from optishear.recipe.recipe import Recipe as Recipe
+
+_WHERE = {
+    "ConfigError": "optishear.errors",
+    "Front": "optishear.experiment.results",
+    "NumericalError": "optishear.errors",
+    "OptiShearError": "optishear.errors",
+    "Recipe": "optishear.recipe.recipe",
+    "Run": "optishear.experiment.results",
+    "StorageError": "optishear.errors",
+    "evaluate": "optishear.experiment.apply",
+    "load": "optishear.models.load",
+    "load_experiment": "optishear.config",
+    "open_run": "optishear.experiment.results",
+    "pruned": "optishear.experiment.apply",
+}
+
+__all__ = [*sorted(_WHERE), "search"]
+
+
+def search(experiment: str, settings: Sequence[str] = (), out: str | Path = "results") -> "Run":
+    """Runs, resumes or finds a search: `optishear search` for notebooks.
+
+    `experiment` is a YAML file or a shipped experiment's name, `settings` are `key=value` texts.
+    """
+    from optishear.config import load_experiment
+    from optishear.experiment.search import Silent
+    from optishear.experiment.search import search as run_search
+
+    return run_search(load_experiment(experiment, settings), Path(out), Silent())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'optishear' has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -55,9 +55,9 @@ class TextsConfig(Strict):
 
 class SearchConfig(Strict):
     driver: str = "nsga2"
-    population: int = Field(24, ge=1)
-    evaluations: int = Field(240, ge=1)
-    seed: int = Field(0, ge=0)
+    population: int = Field(default=24, ge=1)
+    evaluations: int = Field(default=240, ge=1)
+    seed: int = Field(default=0, ge=0)
 
 
 class Experiment(Strict):
@@ -67,8 +67,8 @@ class Experiment(Strict):
     model: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
-    threads: int | None = Field(None, ge=1)
-    batch_tokens: int = Field(2048, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+    batch_tokens: int = Field(default=2048, ge=1)
     text: TextsConfig
     space: SpaceSpec
     objectives: tuple[str, ...] = ()

@@ -22,8 +22,6 @@ from optishear.recipe.recipe import Recipe
 from optishear.text.tokens import TokenBatches
 
 
-LOGITS_AT_ONCE = 2**24  # elements of [tokens, vocabulary] that exist at a time: 64 MiB in fp32
-
 MeasureFunction = Callable[[Recipe], dict[str, float]]
 
 
@@ -108,9 +106,10 @@ def _chunks(
     assert head is not None
     targets = torch.full_like(tokens, -1)
     targets[:, :-1] = tokens[:, 1:]
-    size = max(1, LOGITS_AT_ONCE // len(head.weight))
-    parts = (x.flatten(0, 1).split(size) for x in (hidden, dense))
-    for pruned, before, target in zip(*parts, targets.flatten().split(size), strict=True):
+    parts = (x.flatten(0, 1).split(head.rows_at_once) for x in (hidden, dense))
+    for pruned, before, target in zip(
+        *parts, targets.flatten().split(head.rows_at_once), strict=True
+    ):
         yield Chunk(pruned, before, target, head)
 
 

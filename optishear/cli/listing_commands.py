@@ -18,8 +18,8 @@ def models(json_: bool = JsonFlag) -> None:
     """
     from optishear.models.catalog import MODELS
 
-    rows = [[name, entry.about, entry.licence] for name, entry in MODELS.items()]
-    _say("models", ["name", "what", "licence"], rows, json_)
+    rows = [[name, entry.about, entry.size, entry.licence] for name, entry in MODELS.items()]
+    _say("models", ["name", "what", "size", "licence"], rows, json_)
 
 
 @speaking

@@ -10,9 +10,6 @@ from optishear.models.head import find_head, hidden_states
 from optishear.text.tokens import TokenBatches
 
 
-LOGITS_AT_ONCE = 2**24  # elements of [tokens, vocabulary] that exist at a time
-
-
 @dataclass(frozen=True)
 class HeldOut:
     """Negative log-likelihood of every sequence of one text, in nats per predicted token.
@@ -57,7 +54,7 @@ def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> 
     device = next(model.parameters()).device
     length = text.tokens.shape[1]
     head = find_head(model, text.tokens[:1].to(device))
-    per_chunk = max(1, LOGITS_AT_ONCE // len(head.weight))
+    per_chunk = head.rows_at_once
     nats = []
     for tokens in text.tokens.split(max(1, batch_tokens // length)):
         tokens = tokens.to(device)

@@ -1,7 +1,8 @@
 """One recipe, one model, one folder: what `optishear prune` and `optishear evaluate` do."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.experiment.prepare import Calibrated, calibrate
 from optishear.export.checkpoint import RECIPE_FILE, Checked, write_checkpoint
-from optishear.models.load import load
+from optishear.models.load import LoadedModel, load
 from optishear.models.weights import lent
 from optishear.pruning.oneshot import apply
 from optishear.recipe.layout import ModelLayout
@@ -137,3 +138,23 @@ def _already(folder: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> bool
         return False
     data = json.loads(path.read_text(encoding="utf-8"))
     return Recipe.from_json(data, str(path)) == recipe and data.get("made_with") == made_with
+
+
+@contextmanager
+def pruned(
+    model: str,
+    recipe: Recipe,
+    calibration: TextSpec | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Iterator[LoadedModel]:
+    """The model with the recipe applied, for as long as the context is open.
+
+    `calibration` None is the model's usual text (for `embedded` its own train split, else the
+    Wikipedia passages).
+    """
+    calibrated = calibrate(model, dtype, device, calibration or usual_text(model, "train"))
+    recipe.check(calibrated.layout)
+    with lent(calibrated.loaded.model, calibrated.layout) as working:
+        apply(working, calibrated.layout, calibrated.stats, recipe)
+        yield calibrated.loaded

@@ -1,6 +1,6 @@
-"""After the search: the chosen recipe beside dense and the baselines, on text no search has seen."""
+"""After the search: the chosen recipe beside dense and baselines, on text no search has seen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from optishear.evaluation.perplexity import HeldOut, held_out
@@ -37,6 +37,7 @@ def compare(
     recipes: Mapping[str, Recipe],
     texts: Sequence[TokenBatches],
     batch_tokens: int,
+    stage: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
@@ -45,6 +46,7 @@ def compare(
     found: dict[str, list[HeldOut]] = {}
     with lent(calibrated.loaded.model, calibrated.layout) as working:
         for name, recipe in [(DENSE, None), *recipes.items()]:
+            stage(f"comparing on held-out text: {name}")
             if recipe is None:
                 working.restore()
             else:

@@ -142,9 +142,14 @@ def _run(
             }
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
-        watcher.stage("comparing on held-out text")
         held = [text for purpose, text in tokens.items() if purpose.startswith("evaluation")]
-        rows = compare(calibrated, {**recipes, FOUND: picked}, held, experiment.batch_tokens)
+        rows = compare(
+            calibrated,
+            {**recipes, FOUND: picked},
+            held,
+            experiment.batch_tokens,
+            watcher.stage,
+        )
         for row in rows:
             row["search"] = searched.get(row["name"])
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})

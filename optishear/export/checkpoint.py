@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Int
@@ -26,6 +26,9 @@ from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import NofM
 from optishear.recipe.recipe import Recipe
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RECIPE_FILE = "optishear_recipe.json"
 
@@ -79,7 +82,7 @@ def write_checkpoint(
 
 def _save(loaded: LoadedModel, folder: Path) -> str:
     """Returns the name of the dtype in which the weights were written."""
-    model, wanted = loaded.model, loaded.stored_dtype
+    model, wanted = cast("PreTrainedModel", loaded.model), loaded.stored_dtype
     lossless = all(
         torch.equal(tensor, tensor.to(wanted).to(tensor.dtype))
         for tensor in model.state_dict().values()
@@ -144,7 +147,8 @@ def check_zeros(weight: Tensor, layer: Layer, recipe: Recipe) -> None:
         least = int(zeros.reshape(-1, pattern.m).sum(1).min())
         if least < each:
             raise StorageError(
-                f"{layer.name}: a group of {pattern.m} has {least} zeros, the recipe asks for {each}."
+                f"{layer.name}: a group of {pattern.m} has {least} zeros, the recipe asks for "
+                f"{each}."
             )
 
 

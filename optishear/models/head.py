@@ -18,6 +18,7 @@ from optishear.errors import ConfigError
 
 LOUD = 50.0  # logits of this size tell a soft-capped head (30 in Gemma2) from a linear one
 GRAM_ROWS = 1024
+LOGITS_AT_ONCE = 2**24  # elements of [tokens, vocabulary]: 64 MiB in fp32
 
 
 class _Stop(Exception):
@@ -40,6 +41,11 @@ class Head:
     def linear(self) -> bool:
         """Whether differences of logits are linear in differences of hidden states."""
         return self.softcap is None
+
+    @property
+    def rows_at_once(self) -> int:
+        """Tokens whose logits should exist at a time, so that a large vocabulary fits."""
+        return max(1, LOGITS_AT_ONCE // len(self.weight))
 
     @cached_property
     def gram(self) -> Float[Tensor, "hidden hidden"]:

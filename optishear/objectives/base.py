@@ -39,7 +39,7 @@ class Chunk:
         return self.logits.log_softmax(-1)
 
 
-class Objective(ABC):
+class Objective:
     """What every objective says of itself. Concrete ones are `OutputObjective`s or
     `SizeObjective`s, made anew for each recipe."""
 
@@ -48,7 +48,7 @@ class Objective(ABC):
     description: ClassVar[str] = ""
 
 
-class OutputObjective(Objective):
+class OutputObjective(Objective, ABC):
     """Reads the forward pass: `update` once a chunk, then `value` once.
 
     The value does not depend on how the tokens were cut into batches and chunks.
@@ -61,7 +61,7 @@ class OutputObjective(Objective):
     def value(self) -> float: ...
 
 
-class SizeObjective(Objective):
+class SizeObjective(Objective, ABC):
     """Needs no forward pass: reads what the recipe left."""
 
     @abstractmethod

@@ -29,7 +29,7 @@ class SparsitySpec(Strict):
     high: float = 0.95
     options: tuple[float, ...] | None = None
     budget: float | None = None
-    width: float = Field(0.3, gt=0, le=1)
+    width: float = Field(default=0.3, gt=0, le=1)
 
     @model_validator(mode="after")
     def _possible(self) -> "SparsitySpec":

@@ -49,7 +49,7 @@ def keep_highest(
 def _keep(
     scores: Float[Tensor, "rows columns"], counts: Int[Tensor, " rows"]
 ) -> Bool[Tensor, "rows columns"]:
-    """All but the counts[i] lowest of row i. A threshold a row, then ties by index."""
+    """All but the counts[i] lowest of row i: a threshold a row, and where it is shared, ties."""
     keep = torch.ones_like(scores, dtype=torch.bool)
     for count in counts.unique().tolist():
         if count == 0:
@@ -58,7 +58,18 @@ def _keep(
         part = scores[chosen]
         threshold = part.kthvalue(count, dim=1, keepdim=True).values
         above = part > threshold
-        tied = part == threshold
-        spare = count - (~above & ~tied).sum(1, keepdim=True)  # tied ones that must go as well
-        keep[chosen] = above | (tied & (tied.cumsum(1) > spare))
+        # Usually the threshold is one weight's alone, and what lies above it is the answer.
+        tied = (above.sum(1) < part.shape[1] - count).nonzero()[:, 0]
+        if len(tied):
+            above[tied] = _break_ties(part[tied], threshold[tied], count)
+        keep[chosen] = above
     return keep
+
+
+def _break_ties(
+    scores: Float[Tensor, "rows columns"], threshold: Float[Tensor, "rows 1"], count: int
+) -> Bool[Tensor, "rows columns"]:
+    """Of the scores that equal the threshold, the first go, as many as `count` still wants."""
+    above, at = scores > threshold, scores == threshold
+    wanted = count - (scores < threshold).sum(1, keepdim=True)
+    return above | (at & (at.cumsum(1) > wanted))

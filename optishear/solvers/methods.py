@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from optishear.errors import ConfigError
 from optishear.metrics import METRICS, Metric, make_metric
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.recipe import Recipe
-from optishear.errors import ConfigError
 from optishear.solvers.base import Mask, Solver
 
 

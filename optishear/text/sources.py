@@ -23,8 +23,8 @@ SOURCES: dict[str, Source] = {
     ),
     "embedded": Embedded(
         name="embedded",
-        about="Tokens shipped with this package, of the kind the embedded model was trained on",
-        licence="stated in models/embedded",
+        about="State of the Union addresses as tokens, shipped with this package",
+        licence="CC0 1.0",
     ),
     "sotu": StateOfTheUnion(
         name="sotu",

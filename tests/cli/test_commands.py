@@ -174,7 +174,7 @@ def test_the_same_command_finds_the_finished_run(finished):
 
 
 def test_front_shows_all_or_the_picked(finished):
-    folder, printed = finished
+    _folder, printed = finished
     everything = json.loads(invoke("front", printed["run"], "--json").stdout)
     assert everything["picked"] == printed["picked"]
     assert printed["picked"] in invoke("front", printed["run"]).stdout

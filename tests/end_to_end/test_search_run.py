@@ -1,4 +1,4 @@
-"""The embedded model through whole searches: one seed one result, kill -9, refusals, bad weights."""
+"""The embedded model through whole searches: one seed one result, kill -9, refusals."""
 
 import json
 import os

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,7 +57,7 @@ def test_a_budget_keeps_the_order_of_the_wishes(shapes, raw):
     wish = dict(zip(layout.sizes, raw, strict=False))
     counts = project(wish, layout, Row(), Bounds(0.0, 0.99), layout.total // 2)
     ordered = sorted(layout.sizes, key=lambda name: wish[name])
-    assert all(counts[a] <= counts[b] + 1 for a, b in zip(ordered, ordered[1:], strict=False))
+    assert all(counts[a] <= counts[b] + 1 for a, b in itertools.pairwise(ordered))
 
 
 def test_without_a_budget_wishes_are_clipped_and_rounded():

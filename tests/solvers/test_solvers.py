@@ -124,7 +124,7 @@ def test_every_named_method_is_a_recipe_that_solves(layer):
 
 
 def test_an_unknown_solver_or_setting_is_a_sentence():
-    with pytest.raises(ConfigError, match="No solver is called 'masq'. Did you mean 'mask'"):
+    with pytest.raises(ConfigError, match=r"No solver is called 'masq'\. Did you mean 'mask'"):
         solver_of(Recipe({"name": "wanda"}, {}, "row", {"name": "masq"}))
     with pytest.raises(ConfigError, match="'mask' has no settings, found: damping"):
         solver_of(Recipe({"name": "wanda"}, {}, "row", {"name": "mask", "damping": 1}))
