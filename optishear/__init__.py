@@ -38,7 +38,21 @@ _WHERE = {
     "pruned": "optishear.experiment.apply",
 }
 
-__all__ = [*sorted(_WHERE), "search"]
+__all__ = [  # noqa: RUF022 (sorted as a reader looks for them)
+    "search",
+    "open_run",
+    "load_experiment",
+    "load",
+    "pruned",
+    "evaluate",
+    "Recipe",
+    "Run",
+    "Front",
+    "OptiShearError",
+    "ConfigError",
+    "NumericalError",
+    "StorageError",
+]
 
 
 def search(experiment: str, settings: Sequence[str] = (), out: str | Path = "results") -> "Run":

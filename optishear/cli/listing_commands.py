@@ -1,4 +1,4 @@
-"""Commands that say what there is: models, methods, metrics."""
+"""Commands that say what there is: models, methods, metrics, objectives."""
 
 import typer
 
@@ -6,7 +6,7 @@ from optishear.cli.console import JsonFlag, say_json, say_table, speaking
 
 
 def register(app: typer.Typer) -> None:
-    for command in (models, methods, metrics):
+    for command in (models, methods, metrics, objectives):
         app.command()(command)
 
 
@@ -53,6 +53,21 @@ def metrics(json_: bool = JsonFlag) -> None:
         settings = ", ".join(f.name for f in fields(kind))  # type: ignore[arg-type]
         rows.append([name, settings, formula, kind.paper])
     _say("metrics", ["name", "settings", "score", "paper"], rows, json_)
+
+
+@speaking
+def objectives(json_: bool = JsonFlag) -> None:
+    """What an experiment may optimise or record of each candidate.
+
+    Example: optishear objectives
+    """
+    from optishear.objectives import OBJECTIVES
+
+    rows = [
+        [name, "maximised" if kind.maximise else "minimised", kind.unit, kind.description]
+        for name, kind in OBJECTIVES.items()
+    ]
+    _say("objectives", ["name", "direction", "unit", "what"], rows, json_)
 
 
 def _say(title: str, columns: list[str], rows: list[list[str]], as_json: bool) -> None:

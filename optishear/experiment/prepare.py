@@ -8,7 +8,7 @@ import torch
 
 from optishear.allocation import RULES, LayerView
 from optishear.assets.fetch import cache_dir
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import LayerStats, Need, stats_of
 from optishear.calibration.store import load_or_collect
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
@@ -62,7 +62,7 @@ def rules_of(calibrated: Calibrated, names: Iterable[str]) -> dict[str, Rule]:
         path = cache_dir() / "rules" / f"{digest}.json"
         if not path.exists():
             views = [
-                LayerView(layer, read(c.loaded.model, layer), c.stats[layer.site])
+                LayerView(layer, read(c.loaded.model, layer), stats_of(c.stats, layer))
                 for layer in c.layout.layers
             ]
             rule = RULES[name](views)

@@ -19,14 +19,13 @@ from typing import Any
 from filelock import FileLock
 
 from optishear.assets.catalog import asset
+from optishear.assets.embedded import EMBEDDED_FOLDER
 from optishear.assets.fetch import cache_dir, copy_member, sha256_of, storage_errors
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import lookup
 
 
 logger = logging.getLogger(__name__)
-
-EMBEDDED_FOLDER = Path(__file__).resolve().parent / "embedded"
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

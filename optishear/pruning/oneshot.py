@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import LayerStats, stats_of
 from optishear.errors import NumericalError
 from optishear.models.weights import WorkingWeights
 from optishear.recipe.layout import Layer, ModelLayout
@@ -31,7 +31,7 @@ def prune(
     for layer in layout.layers:
         try:
             solution = solver.solve(
-                dense(layer), recipe.drop[layer.name], pattern, stats[layer.site]
+                dense(layer), recipe.drop[layer.name], pattern, stats_of(stats, layer)
             )
         except NumericalError as error:
             raise NumericalError(f"{layer.name}: {error}") from None

@@ -1,6 +1,6 @@
 """Which metric a genome means: one of several templates, whose settings are values or genes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -50,10 +50,6 @@ class MetricGenes:
         return None
 
 
-def metric_template(data: Mapping[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:
-    return {key: genes.get(key, value) for key, value in data.items()}
-
-
 def _codes(template: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, float] | None:
     if template["name"] != wanted["name"] or not set(wanted) <= set(template):
         return None
@@ -76,7 +72,3 @@ def _code(gene: Gene, value: Any) -> float | None:
     if not isinstance(value, int | float) or not gene.low <= value <= gene.high:
         return None
     return float(round(value)) if isinstance(gene, Integer) else float(value)
-
-
-def all_templates(metrics: Sequence[Mapping[str, Any]]) -> MetricGenes:
-    return MetricGenes(tuple(metrics))

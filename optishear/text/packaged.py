@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from optishear.assets.catalog import asset
+from optishear.assets.embedded import EMBEDDED_FOLDER
 from optishear.assets.fetch import read_members, sha256_of
 from optishear.errors import ConfigError
 from optishear.text.documents import SPLITS, Document, Source, belongs
 
 
-EMBEDDED_FOLDER = Path(__file__).resolve().parent.parent / "models" / "embedded"
 DOCUMENT_START = 0
 """Token id that opens each document of the embedded arrays; it stands for no text."""
 

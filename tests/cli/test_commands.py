@@ -11,17 +11,9 @@ from optishear.records.run_directory import write_json
 
 
 run = CliRunner().invoke
-COMMANDS = [
-    "search",
-    "front",
-    "plot",
-    "export",
-    "prune",
-    "evaluate",
-    "models",
-    "methods",
-    "metrics",
-]
+RUNS, MODELS = ["search", "front", "plot", "export"], ["prune", "evaluate"]
+LISTINGS = ["models", "methods", "metrics", "objectives"]
+COMMANDS = [*RUNS, *MODELS, *LISTINGS]
 
 
 def invoke(*words, code=0):
@@ -40,11 +32,13 @@ def test_the_help_names_every_command():
     assert all(command in text for command in COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["models", "methods", "metrics"])
+@pytest.mark.parametrize("command", LISTINGS)
 def test_listings_have_one_line_each_and_a_paper(command):
     rows = json.loads(invoke(command, "--json").stdout)
     assert len(rows) >= 2
-    assert all(row["name"] and (row.get("paper") or row.get("licence")) for row in rows)
+    assert all(
+        row["name"] and (row.get("paper") or row.get("licence") or row.get("what")) for row in rows
+    )
     text = invoke(command).stdout
     assert all(row["name"] in text for row in rows)
 
