@@ -11,7 +11,7 @@ import numpy as np
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.pattern import NofM, Pattern
+from optishear.recipe.pattern import Pattern
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def project(
         raise ConfigError(f"A wished sparsity is not a finite number: {dict(wish)}.")
     step = np.array([pattern.step(layer) for layer in layout.layers])
     most = np.array([layer.size for layer in layout.layers]) // step  # in steps
-    low, high = _step_bounds(pattern, bounds, most)
+    low, high = _step_bounds(bounds, most)
     if budget is None:
         steps = np.clip(np.rint(np.clip(raw, 0, 1) * most), low, high).astype(np.int64)
     else:
@@ -76,12 +76,10 @@ def project(
     return dict(zip(layout.sizes, (steps * step).tolist(), strict=True))
 
 
-def _step_bounds(pattern: Pattern, bounds: Bounds, most: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Least and most steps a layer may lose. An N:M layer always keeps one of M."""
+def _step_bounds(bounds: Bounds, most: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Least and most steps a layer may lose. The ceiling is below 1, so it never loses all."""
     low = np.ceil(bounds.floor * most - 1e-9).astype(np.int64)
     high = np.floor(bounds.ceiling * most + 1e-9).astype(np.int64)
-    if isinstance(pattern, NofM):
-        high = np.minimum(high, most - 1)
     if (low > high).any():
         raise ConfigError(
             f"No N:{most[0]} pattern has a sparsity in [{bounds.floor}, {bounds.ceiling}]. "

@@ -78,6 +78,19 @@ def test_ria_is_relative_importance_times_the_root_of_the_input_norm(layer):
             assert score[i, j].item() == pytest.approx(want.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("values", [(0.5, 0.3, 1.2, -0.7, 0.25), (2.0, 0.0, 1.0, 1.5, 1.0)])
+def test_power_is_its_formula_written_as_a_loop(layer, values):
+    alpha, beta, gamma, delta, mix = values
+    weight, x = layer
+    score, size = METRICS["power"](*values).score(weight, stats_of(x)), weight.abs().double()
+    for i in range(6):
+        for j in range(8):
+            sums = mix * size[:, j].sum() ** -gamma + (1 - mix) * size[i].sum() ** -beta
+            norm = (x[:, j].double() ** 2).mean().sqrt()
+            want = size[i, j] ** alpha * sums * norm**delta
+            assert score[i, j].item() == pytest.approx(want.item(), rel=1e-5)
+
+
 SLOW_TRANSFORMS = {
     "no_op": lambda a, row: a,
     "sqrt": lambda a, row: math.sqrt(a),

@@ -29,11 +29,10 @@ def test_every_wish_becomes_a_profile_that_meets_the_budget_to_the_weight(
     layout = layout_of_sizes(shapes)
     wish = dict(zip(layout.sizes, raw, strict=False))
     budget = round(sparsity * layout.total)
-    # Bounds bind whole weights, so a budget can lie just outside; 0.2 to 0.8 leaves room.
     counts = project(wish, layout, pattern, Bounds(0.1, 0.9), budget)
     assert sum(counts.values()) == budget
     for layer in layout.layers:
-        assert 0.1 * layer.size - 1 <= counts[layer.name] <= 0.9 * layer.size + 1
+        assert 0.1 * layer.size <= counts[layer.name] <= 0.9 * layer.size
 
 
 @given(sizes, wishes, st.floats(0.1, 0.5), st.sampled_from([2, 4, 8]))
@@ -47,6 +46,7 @@ def test_an_n_of_m_budget_is_met_from_below_within_one_step(shapes, raw, sparsit
     for layer in layout.layers:
         step = layer.size // m
         assert counts[layer.name] % step == 0
+        assert counts[layer.name] <= layer.size - step
         could_lose_more = counts[layer.name] + step <= layer.size - step
         assert not could_lose_more or total + step > budget
 
@@ -102,3 +102,10 @@ def test_an_n_of_m_pattern_that_does_not_divide_a_layer_names_it():
     layout = layout_of_sizes([(6, 9)])
     with pytest.raises(ConfigError, match=r"l0: 9 inputs cannot be divided into groups of 4"):
         project({"l0": 0.5}, layout, NofM(4), Bounds(), None)
+
+
+def test_what_is_left_of_a_budget_never_goes_to_a_layer_that_is_full():
+    """One small N:M layer is at its ceiling, and the large one takes no further step."""
+    layout = layout_of_sizes([(3, 4), (40, 60)])
+    counts = project({"l0": 5.0, "l1": -5.0}, layout, NofM(2), Bounds(), 1205)
+    assert counts == {"l0": 6, "l1": 0}
