@@ -21,7 +21,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/ready
-	$(BIN)/pyright
+	$(BIN)/basedpyright
 
 contracts: $(VENV)/ready
 	$(BIN)/lint-imports

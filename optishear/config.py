@@ -63,7 +63,7 @@ class SearchConfig(Strict):
 class Experiment(Strict):
     """One question put to one model: everything that its answer depends on."""
 
-    name: str
+    name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     model: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"

@@ -48,18 +48,26 @@ def say_json(data: Any) -> None:
     print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table as wide as it needs to be: a pipe gets the same as a terminal."""
+def say_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, prose: bool = False
+) -> None:
+    """A table as wide as it needs to be.
+
+    In a narrow terminal the last column wraps, of `prose` every column but the first; numbers
+    stand to the right.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        wraps = index == len(columns) - 1 or (prose and index > 0)
+        left = prose or wraps or index == 0
+        table.add_column(column, justify="left" if left else "right", no_wrap=not wraps)
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=240)
+        console = Console(highlight=False, markup=False, width=240)
     console.print(table)

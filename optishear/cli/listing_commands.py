@@ -74,4 +74,4 @@ def _say(title: str, columns: list[str], rows: list[list[str]], as_json: bool) -
     if as_json:
         say_json([dict(zip(columns, row, strict=True)) for row in rows])
     else:
-        say_table(title, columns, rows)
+        say_table(title, columns, rows, prose=True)

@@ -17,7 +17,7 @@ from optishear.experiment.prepare import Calibrated, calibrate, rules_of
 from optishear.experiment.results import Entry, Front, Run, front_to_json
 from optishear.objectives import make_objective
 from optishear.pipeline import identity_of, measure_on
-from optishear.records.journal import Journal, memo_of
+from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.run_directory import RunDirectory, read_json, write_json
 from optishear.report.figures import draw_figures
@@ -67,6 +67,7 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
     if _status(directory) == "finished":
         return Run(directory)
     directory.create()
+    refuse_second_writer(directory.journal)
     with _threads(experiment.threads):
         watcher.stage(f"loading {experiment.model}")
         texts = experiment.text_specs

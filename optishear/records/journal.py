@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from optishear.errors import ConfigError, StorageError
 from optishear.recipe.recipe import Recipe
@@ -36,16 +36,10 @@ class Journal:
     def __init__(self, path: Path, measure: Mapping[str, Any], layers: Sequence[str]):
         self.path, self.measure, self.layers = path, dict(measure), tuple(layers)
         self.entries: dict[Key, dict[str, Any]] = {}
-        self._lock = FileLock(path.with_suffix(".lock"))
+        self._lock = _lock_of(path)
 
     def __enter__(self) -> "Journal":
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise ConfigError(
-                f"{self.path.parent}: another process is writing to this run. Wait for it, stop "
-                f"it, or choose another place with --out."
-            ) from None
+        _acquire(self._lock, self.path)
         try:
             self._open()
         except BaseException:
@@ -95,6 +89,27 @@ class Journal:
                 f"{len(self.entries)} evaluations before are safe; free some space, then run the "
                 f"same command again to go on."
             ) from error
+
+
+def refuse_second_writer(path: Path) -> None:
+    """Raises a `ConfigError` if some process has this journal open; for before a model is loaded."""
+    lock = _lock_of(path)
+    _acquire(lock, path)
+    lock.release()
+
+
+def _lock_of(path: Path) -> BaseFileLock:
+    return FileLock(path.with_suffix(".lock"))
+
+
+def _acquire(lock: BaseFileLock, path: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(
+            f"{path.parent}: another process is writing to this run. Wait for it, stop it, or "
+            f"choose another place with --out."
+        ) from None
 
 
 def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]], int]:

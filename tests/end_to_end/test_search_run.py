@@ -15,7 +15,7 @@ from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.experiment.results import open_run
 from optishear.experiment.search import Silent, search
-from optishear.records.journal import read_journal
+from optishear.records.journal import Journal, read_journal
 
 
 BASE = {
@@ -115,6 +115,15 @@ def test_a_run_of_another_measure_is_refused_and_keeps_what_it_has(tmp_path):
     with pytest.raises(ConfigError, match="threads was 99"):
         search(plan, tmp_path / "r", Silent())
     assert run.directory.journal.read_text() == changed
+
+
+def test_a_run_in_use_is_refused_before_the_model_is_loaded(tmp_path):
+    plan = experiment(tmp_path, model="org/never-loaded")
+    folder = tmp_path / "r" / "mine" / plan.hash
+    folder.mkdir(parents=True)
+    with Journal(folder / "journal.jsonl", {}, []):
+        with pytest.raises(ConfigError, match="another process is writing"):
+            search(plan, tmp_path / "r", Silent())
 
 
 def test_texts_that_share_words_are_refused(tmp_path):
