@@ -92,7 +92,7 @@ class Journal:
 
 
 def refuse_second_writer(path: Path) -> None:
-    """Raises a `ConfigError` if some process has this journal open; for before a model is loaded."""
+    """Raises a `ConfigError` if a process has this journal open; asked before a model is loaded."""
     lock = _lock_of(path)
     _acquire(lock, path)
     lock.release()
