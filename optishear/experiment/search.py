@@ -64,7 +64,8 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
     when the disk gives out; what was measured until then is in the journal.
     """
     directory = RunDirectory(out / experiment.name / experiment.hash)
-    if _status(directory) == "finished":
+    if (manifest := _manifest(directory)).get("status") == "finished":
+        watcher.stage(f"finished on {manifest['finished']}: nothing to do")
         return Run(directory)
     directory.create()
     refuse_second_writer(directory.journal)
@@ -236,8 +237,8 @@ def made_with(experiment: Experiment, calibrated: Calibrated) -> dict[str, Any]:
     }
 
 
-def _status(directory: RunDirectory) -> str:
-    return read_json(directory.manifest)["status"] if directory.manifest.exists() else ""
+def _manifest(directory: RunDirectory) -> dict[str, Any]:
+    return read_json(directory.manifest) if directory.manifest.exists() else {}
 
 
 @contextmanager
