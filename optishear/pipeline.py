@@ -1,6 +1,6 @@
 """Where the two halves meet: what the search calls `measure` is pruning, then looking."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from optishear.calibration.statistics import LayerStats
 from optishear.models.head import Head, find_head, hidden_states
 from optishear.models.load import LoadedModel
 from optishear.models.weights import WorkingWeights, lent
 from optishear.objectives import make_objective
 from optishear.objectives.base import Chunk, OutputObjective, SizeObjective
+from optishear.pruning.evidence import Evidence
 from optishear.pruning.oneshot import apply
 from optishear.pruning.result import PruneResult
+from optishear.pruning.taylor import TaylorLosses
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.text.tokens import TokenBatches
@@ -29,7 +30,7 @@ MeasureFunction = Callable[[Recipe], dict[str, float]]
 def measure_on(
     loaded: LoadedModel,
     layout: ModelLayout,
-    stats: Mapping[str, LayerStats],
+    evidence: Evidence,
     search: TokenBatches,
     quantities: Sequence[str],
     batch_tokens: int = 2048,
@@ -43,7 +44,7 @@ def measure_on(
     - `batch_tokens`: tokens per forward call (whole sequences, at least one).
     """
     with lent(loaded.model, layout) as working, torch.no_grad():
-        yield _Measure(loaded, layout, stats, search, quantities, batch_tokens, working)
+        yield _Measure(loaded, layout, evidence, search, quantities, batch_tokens, working)
 
 
 class _Measure:
@@ -51,13 +52,15 @@ class _Measure:
         self,
         loaded: LoadedModel,
         layout: ModelLayout,
-        stats: Mapping[str, LayerStats],
+        evidence: Evidence,
         search: TokenBatches,
         quantities: Sequence[str],
         batch_tokens: int,
         working: WorkingWeights,
     ):
-        self.loaded, self.layout, self.stats, self.working = loaded, layout, stats, working
+        self.loaded, self.layout, self.working = loaded, layout, working
+        self.evidence = evidence
+        self.taylor = TaylorLosses(evidence.gradients) if "taylor" in quantities else None
         self.quantities = tuple(quantities)
         device = next(loaded.model.parameters()).device
         size = max(1, batch_tokens // search.tokens.shape[1])
@@ -89,11 +92,16 @@ class _Measure:
         return values
 
     def _write(self, recipe: Recipe) -> PruneResult:
-        apply(self.working, self.layout, self.stats, recipe)
-        kept = {layer.name: layer.size - recipe.drop[layer.name] for layer in self.layout.layers}
+        reports = apply(self.working, self.layout, self.evidence, recipe, self.taylor)
+        kept = {report.name: report.kept for report in reports}
         parameters = sum(p.numel() for p in self.loaded.model.parameters())
+        losses = [report.taylor for report in reports if report.taylor is not None]
         return PruneResult(
-            self.layout, kept, parameters - self.layout.total, self.loaded.stored_dtype.itemsize
+            self.layout,
+            kept,
+            parameters - self.layout.total,
+            self.loaded.stored_dtype.itemsize,
+            sum(losses) if self.taylor is not None else None,
         )
 
 

@@ -1,6 +1,6 @@
-"""One pass over the calibration tokens -> what every input site of the dense model saw."""
+"""One pass over the calibration tokens -> what every input site of the model saw."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from optishear.calibration.statistics import LayerStats, Need
 from optishear.errors import ConfigError
 from optishear.models.head import hidden_states
 from optishear.models.weights import Place, place_of
-from optishear.recipe.layout import ModelLayout
+from optishear.recipe.layout import Layer, ModelLayout
 
 
 PRODUCTS = {F.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
@@ -33,14 +33,30 @@ def collect(
     All positions of all batches count: cut the tokens to one length, do not pad. Every expert
     has to see some tokens, for without statistics nothing can be said about its weights.
     """
-    places = {layer.site: place_of(model, layer.site) for layer in layout.layers}
-    widths = {layer.site: layer.in_features for layer in layout.layers}
+    sequences = 0
+    with listening(model, layout.layers, needs) as heard:
+        for tokens in batches:
+            sequences += len(tokens)
+            hidden_states(model, tokens)
+    return heard.stats(sequences)
+
+
+@contextmanager
+def listening(
+    model: nn.Module, layers: Sequence[Layer], needs: frozenset[Need]
+) -> Iterator["Heard"]:
+    """Sums up whatever passes these layers' input sites while the context is open.
+
+    The model is run by the caller, whole or in part. Fused experts are computed one after another
+    meanwhile: what one of them reads can be seen in no other way.
+    """
+    places = {layer.site: place_of(model, layer.site) for layer in layers}
+    widths = {layer.site: layer.in_features for layer in layers}
     sums = {
         site: _Sums(site, widths[site], place.parameter.device, Need.GRAM in needs)
         for site, place in places.items()
     }
     experts = {site: place for site, place in places.items() if place.expert is not None}
-    sequences = 0
     with ExitStack() as stack:
         for site in [site for site in sums if site not in experts]:
             hook = model.get_submodule(site).register_forward_pre_hook(
@@ -50,13 +66,21 @@ def collect(
         if experts:
             stack.enter_context(_eager_experts(model))
             stack.enter_context(_ExpertInputs(experts, sums))
-        for tokens in batches:
-            sequences += len(tokens)
-            hidden_states(model, tokens)
-    if not sequences:
-        raise ConfigError("Calibration got no tokens at all. Give it at least one sequence.")
-    _check(sums, sequences)
-    return {site: total.stats(sequences) for site, total in sums.items()}
+        yield Heard(sums)
+
+
+class Heard:
+    """The running sums of one `listening`."""
+
+    def __init__(self, sums: Mapping[str, "_Sums"]) -> None:
+        self._sums = sums
+
+    def stats(self, sequences: int) -> dict[str, LayerStats]:
+        """The sums by input site, now that `sequences` were run. Checked: all seen, all finite."""
+        if not sequences:
+            raise ConfigError("Calibration got no tokens at all. Give it at least one sequence.")
+        _check(self._sums, sequences)
+        return {site: total.stats(sequences) for site, total in self._sums.items()}
 
 
 class _Sums:

@@ -15,6 +15,7 @@ class Need(Enum):
 
     INPUT_SQ = "input_sq"
     GRAM = "gram"
+    GRADIENTS = "gradients"  # per sequence, kept apart from `LayerStats`: they are far larger
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +24,14 @@ class LayerStats:
 
     - `tokens`: how many tokens this input saw; for an expert, those routed to it.
     - `sequences`: how many sequences calibration ran; for an expert too, all of them.
-    - `input_sq`: sum over tokens of x_j**2, fp32.
+    - `input_sq`: sum over tokens of x_j**2, fp32. Under MOONSHOT, whose quadratic differs from row
+      to row, a metric is handed one with a row for each output.
     - `gram`: sum over tokens of x x^T, fp32; only where a `Need` asks for it.
     """
 
     tokens: int
     sequences: int
-    input_sq: Float[Tensor, " in"]
+    input_sq: Float[Tensor, "*out in"]
     gram: Float[Tensor, "in in"] | None = None
 
     def __add__(self, other: "LayerStats") -> "LayerStats":
@@ -49,12 +51,12 @@ class LayerStats:
         )
 
     @property
-    def input_norm(self) -> Float[Tensor, " in"]:
+    def input_norm(self) -> Float[Tensor, "*out in"]:
         """Root mean square of each input feature over the tokens that were seen."""
         return (self.input_sq / self.tokens).sqrt()
 
     @property
-    def sequence_sq(self) -> Float[Tensor, " in"]:
+    def sequence_sq(self) -> Float[Tensor, "*out in"]:
         """OptiShear's X: the squared norm over a sequence's tokens, averaged over sequences."""
         return self.input_sq / self.sequences
 

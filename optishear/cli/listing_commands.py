@@ -24,17 +24,18 @@ def models(json_: bool = JsonFlag) -> None:
 
 @speaking
 def methods(json_: bool = JsonFlag) -> None:
-    """Named pruning methods: metric x pattern x solver, with the paper.
+    """Named pruning methods: metric x pattern x quadratic x solver, with paper and needs.
 
     Example: optishear methods --json
     """
     from optishear.solvers.methods import METHODS
 
     rows = [
-        [name, m.metric["name"], m.pattern, m.solver["name"], m.paper]
+        [name, m.metric["name"], m.pattern, m.quadratic, m.solver["name"], m.needs, m.paper]
         for name, m in METHODS.items()
     ]
-    _say("methods", ["name", "metric", "pattern", "solver", "paper"], rows, json_)
+    columns = ["name", "metric", "pattern", "quadratic", "solver", "needs", "paper"]
+    _say("methods", columns, rows, json_)
 
 
 @speaking

@@ -3,11 +3,15 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, speaking
+
+
+if TYPE_CHECKING:
+    from optishear.text.sources import TextSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -21,59 +25,75 @@ def prune(
     to: Annotated[Path, typer.Option(help="Folder for the pruned checkpoint.")],
     recipe: Annotated[Path | None, typer.Option(help="A recipe file of `export`.")] = None,
     method: Annotated[str | None, typer.Option(help="A name of `optishear methods`.")] = None,
+    mask_from: Annotated[
+        str | None, typer.Option(help="A pruned checkpoint: keep what is not zero in it.")
+    ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Fraction to drop, in [0, 1).")] = None,
-    pattern: Annotated[str | None, typer.Option(help="row, layer, or N:M such as 2:4.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="row, layer, block:128, or N:M such as 2:4.")
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Then the best weights for the mask (OPTIMA's problem).")
+    ] = False,
+    moonshot_lambda: Annotated[
+        float | None,
+        typer.Option(help="Weight of reconstruction against Taylor loss, 1 is plain (MOONSHOT)."),
+    ] = None,
+    moonshot_roles: Annotated[
+        str, typer.Option(help="Which layers are mixed: attention, all, or roles with commas.")
+    ] = "attention",
+    damping: Annotated[
+        float | None, typer.Option(help="Of the Hessian's mean diagonal; 0.01 if left out.")
+    ] = None,
+    one_shot: Annotated[
+        bool, typer.Option("--one-shot", help="Statistics of the dense model, not block by block.")
+    ] = False,
     text: Annotated[
         str | None, typer.Option(help="Calibration text: SOURCE[@SPLIT] or a file.")
     ] = None,
     sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 32,
     seq_len: Annotated[int, typer.Option(min=2, help="Their length in tokens.")] = 512,
+    gradient_sequences: Annotated[
+        int, typer.Option(min=1, help="Of them, how many give a gradient sample.")
+    ] = 16,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     json_: bool = JsonFlag,
 ) -> None:
     """Write a pruned checkpoint that transformers loads; it is reopened and checked.
 
-    Example: optishear prune --model embedded --method wanda --sparsity 0.5 --to pruned/
+    Example: optishear prune --model embedded --method sparsegpt --sparsity 0.5 --to pruned/
     """
     from optishear.errors import ConfigError
-    from optishear.recipe.recipe import MADE_WITH, Recipe
+    from optishear.recipe.recipe import Recipe
 
-    if (recipe is None) == (method is None):
-        raise ConfigError("Give either --recipe FILE or --method NAME.")
-    if recipe is not None and (sparsity is not None or pattern is not None):
-        raise ConfigError("--recipe has its own sparsity and pattern: leave those options out.")
-    ready = Recipe.read(recipe) if recipe is not None else None
-    from optishear.experiment.apply import (
-        calibration_of,
-        named_recipe,
-        prune_to,
-        text_named,
-        usual_text,
-    )
-    from optishear.recipe.lookup import lookup
-    from optishear.recipe.profile import check_sparsity
-    from optishear.solvers.methods import METHODS
+    if sum(given is not None for given in (recipe, method, mask_from)) != 1:
+        raise ConfigError("Give one of --recipe FILE, --method NAME and --mask-from CHECKPOINT.")
+    own = (sparsity, pattern, moonshot_lambda, damping)
+    if method is None and any(option is not None for option in own):
+        raise ConfigError(
+            "--sparsity, --pattern, --moonshot-lambda and --damping go with --method: a recipe or "
+            "a mask has its own. Leave them out."
+        )
+    if recipe is not None and refit:
+        raise ConfigError("--recipe has its own solver: leave --refit out.")
+    ready = None if recipe is None else Recipe.read(recipe)
+    from optishear.experiment.apply import How, prune_to
+    from optishear.experiment.named import NamedMethod
 
+    named = None
     if method is not None:
-        lookup(METHODS, method, kind="method")
-        if sparsity is not None:
-            check_sparsity(sparsity, "--sparsity")
-    calibration = None
-    if text is not None:
-        named = text if "@" in text else f"{text}@train"
-        calibration = text_named(named, sequences, seq_len)
-    elif recipe is not None:
-        made_with = json.loads(recipe.read_text(encoding="utf-8")).get(MADE_WITH, {})
-        calibration = calibration_of(made_with, str(recipe))
-    calibration = calibration or usual_text(model, "train")
+        named = NamedMethod(
+            method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping
+        )
+    calibration = _calibration(model, text, sequences, seq_len, recipe)
+    how = How(calibration, dtype, device, not one_shot, gradient_sequences)
     checked, written = prune_to(
         model,
-        lambda layout: ready or named_recipe(layout, method or "", sparsity, pattern),
+        lambda layout: ready or named.recipe(layout),  # type: ignore[union-attr]
         to,
-        calibration,
-        dtype,
-        device,
+        how,
+        None if mask_from is None else (mask_from, refit),
     )
     if json_:
         data = {**asdict(checked), "folder": str(checked.folder), "written": written}
@@ -81,10 +101,29 @@ def prune(
         return
     if not written:
         note("already there: the same recipe on the same model and text")
+    for line in checked.notes:
+        note(line)
     say(
         f"{checked.folder}: {checked.layers} layers, sparsity {100 * checked.sparsity:.2f} %, "
         f"{checked.dtype}, {checked.bytes / 1e6:.1f} MB; zeros and logits checked"
     )
+
+
+def _calibration(
+    model: str, text: str | None, sequences: int, seq_len: int, recipe: Path | None
+) -> "TextSpec":
+    """What the user names, else what the recipe was found with, else the model's usual text."""
+    from optishear.experiment.apply import calibration_of
+    from optishear.experiment.texts import text_named, usual_text
+    from optishear.recipe.recipe import MADE_WITH
+
+    if text is not None:
+        return text_named(text if "@" in text else f"{text}@train", sequences, seq_len)
+    found = None
+    if recipe is not None:
+        made_with = json.loads(recipe.read_text(encoding="utf-8")).get(MADE_WITH, {})
+        found = calibration_of(made_with, str(recipe))
+    return found or usual_text(model, "train")
 
 
 @speaking
@@ -104,7 +143,7 @@ def evaluate(
     Example: optishear evaluate pruned/ --text wikipedia-passages --sequences 24 --seq-len 512
     """
     from optishear.experiment.apply import evaluate as run
-    from optishear.experiment.apply import text_named, usual_text
+    from optishear.experiment.texts import text_named, usual_text
     from optishear.text.sources import TextSpec
 
     if text is None:

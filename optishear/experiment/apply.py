@@ -3,114 +3,126 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Bool
+from torch import Tensor
+
+from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import HeldOut, held_out
-from optishear.experiment.prepare import Calibrated, calibrate
+from optishear.experiment.named import masks_of, recipe_of_masks
+from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
+from optishear.experiment.texts import usual_text
 from optishear.export.checkpoint import RECIPE_FILE, Checked, write_checkpoint
 from optishear.models.load import LoadedModel, load
-from optishear.models.weights import lent
+from optishear.models.weights import WorkingWeights, lent
 from optishear.pruning.oneshot import apply
+from optishear.pruning.result import LayerReport
+from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.lookup import lookup
-from optishear.recipe.pattern import parse_n_of_m, parse_pattern
-from optishear.recipe.profile import check_sparsity, uniform
 from optishear.recipe.recipe import Recipe
-from optishear.solvers.methods import METHODS
-from optishear.text.sources import SOURCES, TextSpec
+from optishear.solvers.methods import needs_of
+from optishear.text.sources import TextSpec
 from optishear.text.tokens import token_batches
 
 
-EMBEDDED = "embedded"
 PROBE_TOKENS = 256  # of the calibration text: the reopened checkpoint must give equal logits
 
-
-def usual_text(model: str, split: str) -> TextSpec:
-    """The text that is used for a model where the user names none."""
-    if model == EMBEDDED:
-        return TextSpec(EMBEDDED, split, 64 if split == "train" else 128, 256)
-    return TextSpec("wikipedia-passages", split, 32, 512)
+Masks = Mapping[str, Bool[Tensor, "out in"]]
 
 
-def text_named(text: str, sequences: int, seq_len: int) -> TextSpec:
-    """`SOURCE` or `SOURCE@SPLIT`; a named source's evaluation split, all of anything else."""
-    source, at, split = text.rpartition("@")
-    if not at:
-        source, split = text, "evaluation" if text in SOURCES else "all"
-    return TextSpec(source, split, sequences, seq_len)
+@dataclass(frozen=True)
+class How:
+    """In which way a recipe is applied, beside what it says itself.
 
-
-def named_recipe(
-    layout: ModelLayout, method: str, sparsity: float | None, pattern: str | None
-) -> Recipe:
-    """A named method with the uniform profile, counted as its own code counts.
-
-    `pattern` None is the method's own; under N:M the sparsity follows from it and another one is
-    refused.
+    - `sequential`: block by block, statistics of the already pruned model; else all layers with
+      statistics of the dense model, as the search does.
+    - `gradient_sequences`: of the calibration text, each a sample of MOONSHOT's Fisher term.
     """
-    chosen = lookup(METHODS, method, kind="method")
-    fixed = parse_n_of_m(pattern) if pattern else None
-    if fixed is not None:
-        n, where = fixed
-        implied = 1 - n / where.m
-        if sparsity is not None and abs(sparsity - implied) > 1e-9:
-            raise ConfigError(
-                f"--pattern {pattern} has a sparsity of {implied:g}, but --sparsity says "
-                f"{sparsity:g}. Leave --sparsity out."
-            )
-        sparsity = implied
-    else:
-        where = parse_pattern(pattern or chosen.pattern)
-        if sparsity is None:
-            raise ConfigError(f"--method {method} needs --sparsity, for instance 0.5.")
-    check_sparsity(sparsity, "--sparsity")
-    for layer in layout.layers:
-        where.check(layer)
-    return Recipe(chosen.metric, uniform(layout, where, sparsity), where.text, chosen.solver)
+
+    calibration: TextSpec
+    dtype: str = "float32"
+    device: str = "cpu"
+    sequential: bool = True
+    gradient_sequences: int = GRADIENT_SEQUENCES
+
+
+def apply_to(
+    prepared: Prepared,
+    working: WorkingWeights,
+    recipe: Recipe,
+    sequential: bool,
+    gradient_sequences: int = GRADIENT_SEQUENCES,
+    given: Masks | None = None,
+) -> list[LayerReport]:
+    """Writes the recipe's weights into the lent model; collects what that needs."""
+    needs, layout = needs_of(recipe), prepared.layout
+    if not sequential:
+        calibrated = prepared.calibrate(needs, gradient_sequences)
+        return apply(working, layout, calibrated.evidence.with_masks(given or {}), recipe)
+    gradients = prepared.calibrate(needs & {Need.GRADIENTS}, gradient_sequences).evidence.gradients
+    return apply_sequentially(
+        prepared.loaded.model,
+        working,
+        layout,
+        recipe,
+        prepared.batches,
+        gradients=gradients,
+        given=given or {},
+    )
 
 
 def prune_to(
     model: str,
     recipe_for: Callable[[ModelLayout], Recipe],
     folder: Path,
-    calibration: TextSpec,
-    dtype: str = "float32",
-    device: str = "cpu",
+    how: How,
+    mask_from: tuple[str, bool] | None = None,
 ) -> tuple[Checked, bool]:
-    """Writes the pruned checkpoint and checks it; False where the folder already held just this."""
-    calibrated = calibrate(model, dtype, device, calibration)
-    recipe = recipe_for(calibrated.layout)
-    recipe.check(calibrated.layout)
-    made_with = made_with_text(model, dtype, calibration, calibrated)
+    """Writes the pruned checkpoint and checks it; False where the folder already held just this.
+
+    `mask_from` (another checkpoint, whether to refit) takes the place of `recipe_for`.
+    """
+    prepared = prepare(model, how.dtype, how.device, how.calibration)
+    masks: dict[str, Bool[Tensor, "out in"]] = {}
+    if mask_from is None:
+        recipe = recipe_for(prepared.layout)
+    else:
+        masks = masks_of(mask_from[0], prepared.layout)
+        recipe = recipe_of_masks(masks, refit=mask_from[1])
+    recipe.check(prepared.layout)
+    made_with = made_with_text(model, prepared, recipe, how)
     if _already(folder, recipe, made_with):
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        stored = load(str(folder), dtype=dtype, device=device).stored_dtype
-        sparsity = calibrated.layout.sparsity(recipe.drop)
+        stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
+        sparsity = prepared.layout.sparsity(recipe.drop)
         name = str(stored).removeprefix("torch.")
-        return Checked(folder, sparsity, name, len(calibrated.layout.layers), size), False
-    probe = calibrated.calibration.tokens[:1, :PROBE_TOKENS]
-    with lent(calibrated.loaded.model, calibrated.layout) as working:
-        apply(working, calibrated.layout, calibrated.stats, recipe)
+        return Checked(folder, sparsity, name, len(prepared.layout.layers), size), False
+    probe = prepared.calibration.tokens[:1, :PROBE_TOKENS]
+    with lent(prepared.loaded.model, prepared.layout) as working:
+        reports = apply_to(prepared, working, recipe, how.sequential, how.gradient_sequences, masks)
         checked = write_checkpoint(
-            calibrated.loaded, calibrated.layout, recipe, folder, made_with, probe
+            prepared.loaded, prepared.layout, recipe, folder, made_with, probe, reports
         )
     return checked, True
 
 
-def made_with_text(
-    model: str, dtype: str, calibration: TextSpec, calibrated: Calibrated
-) -> dict[str, Any]:
+def made_with_text(model: str, prepared: Prepared, recipe: Recipe, how: How) -> dict[str, Any]:
     """On what a pruned checkpoint was made; the same keys as the front's `made_with`."""
-    return {
+    made_with = {
         "model": model,
-        "model_hash": calibrated.loaded.hash,
-        "dtype": dtype,
-        "calibration": asdict(calibration),
-        "calibration_hash": calibrated.calibration.hash,
+        "model_hash": prepared.loaded.hash,
+        "dtype": how.dtype,
+        "calibration": asdict(how.calibration),
+        "calibration_hash": prepared.calibration.hash,
+        "mode": "sequential" if how.sequential else "one-shot",
     }
+    if Need.GRADIENTS in needs_of(recipe):
+        made_with["gradient_sequences"] = how.gradient_sequences
+    return made_with
 
 
 def calibration_of(made_with: Mapping[str, Any], where: str) -> TextSpec | None:
@@ -147,14 +159,15 @@ def pruned(
     calibration: TextSpec | None = None,
     dtype: str = "float32",
     device: str = "cpu",
+    sequential: bool = True,
 ) -> Iterator[LoadedModel]:
     """The model with the recipe applied, for as long as the context is open.
 
     `calibration` None is the model's usual text (for `embedded` its own train split, else the
     Wikipedia passages).
     """
-    calibrated = calibrate(model, dtype, device, calibration or usual_text(model, "train"))
-    recipe.check(calibrated.layout)
-    with lent(calibrated.loaded.model, calibrated.layout) as working:
-        apply(working, calibrated.layout, calibrated.stats, recipe)
-        yield calibrated.loaded
+    prepared = prepare(model, dtype, device, calibration or usual_text(model, "train"))
+    recipe.check(prepared.layout)
+    with lent(prepared.loaded.model, prepared.layout) as working:
+        apply_to(prepared, working, recipe, sequential)
+        yield prepared.loaded

@@ -7,6 +7,7 @@ from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.experiment.prepare import Calibrated
 from optishear.models.weights import lent
 from optishear.pruning.oneshot import apply
+from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
@@ -15,6 +16,7 @@ from optishear.text.tokens import TokenBatches
 
 
 DENSE, FOUND = "dense", "found"
+SEQUENTIAL = "found, block by block"
 
 
 def baseline_recipes(
@@ -26,10 +28,7 @@ def baseline_recipes(
     budget = sum(picked.drop.values())
     wish = dict.fromkeys(layout.sizes, budget / layout.total)
     drop = project(wish, layout, pattern, Bounds(), budget)
-    return {
-        name: Recipe(METHODS[name].metric, drop, pattern.text, METHODS[name].solver)
-        for name in names
-    }
+    return {name: METHODS[name].recipe(layout, drop, pattern.text) for name in names}
 
 
 def compare(
@@ -41,16 +40,28 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
+    All are applied as the search applies them, with statistics of the dense model, and the recipe
+    called found once more block by block, as `optishear prune` does: the gap between the two.
     `fewer_nats` are paired: nats per token fewer than each other row, and the standard error.
     """
     found: dict[str, list[HeldOut]] = {}
+    recipes = {**recipes, SEQUENTIAL: recipes[FOUND]}
     with lent(calibrated.loaded.model, calibrated.layout) as working:
         for name, recipe in [(DENSE, None), *recipes.items()]:
             stage(f"comparing on held-out text: {name}")
             if recipe is None:
                 working.restore()
+            elif name == SEQUENTIAL:
+                apply_sequentially(
+                    calibrated.loaded.model,
+                    working,
+                    calibrated.layout,
+                    recipe,
+                    calibrated.batches,
+                    gradients=calibrated.evidence.gradients,
+                )
             else:
-                apply(working, calibrated.layout, calibrated.stats, recipe)
+                apply(working, calibrated.layout, calibrated.evidence, recipe)
             found[name] = [held_out(calibrated.loaded.model, t, batch_tokens) for t in texts]
     return [
         {

@@ -1,18 +1,23 @@
 """What every candidate of a search shares: model, texts, statistics, the rules' profiles."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from optishear.allocation import RULES, LayerView
 from optishear.assets.fetch import cache_dir
-from optishear.calibration.statistics import LayerStats, Need, stats_of
+from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.calibration.statistics import Need, stats_of
 from optishear.calibration.store import load_or_collect
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import read
+from optishear.pruning.evidence import Evidence
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
 from optishear.records.run_directory import read_json, write_json
@@ -20,36 +25,77 @@ from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
 
 
-NEEDS = frozenset({Need.INPUT_SQ})
+log = logging.getLogger(__name__)
+
+GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empirical Fisher
 
 
 @dataclass(frozen=True, eq=False)
-class Calibrated:
-    """A dense model with what its layers saw on the calibration text; statistics by input site."""
+class Prepared:
+    """A dense model and its calibration tokens, about which nothing was collected yet."""
 
     loaded: LoadedModel
     layout: ModelLayout
     calibration: TokenBatches
-    stats: Mapping[str, LayerStats]
+    batch_tokens: int
+
+    @property
+    def batches(self) -> list[Int[Tensor, "_ seq"]]:
+        """The calibration tokens as one forward call takes them: whole sequences, at least one."""
+        tokens = self.calibration.tokens
+        return list(tokens.split(max(1, self.batch_tokens // tokens.shape[1])))
+
+    def calibrate(
+        self, needs: frozenset[Need], gradient_sequences: int = GRADIENT_SEQUENCES
+    ) -> "Calibrated":
+        """Collects what `needs` names of the dense model, or reads it from the cache.
+
+        Gradients are those of the first `gradient_sequences` calibration sequences.
+        """
+        parameter = next(self.loaded.model.parameters())
+        key = (
+            f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
+            f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
+        )
+        model, gradients, stats = self.loaded.model, {}, {}
+        if wanted := needs - {Need.GRADIENTS}:
+            stats = load_or_collect(
+                cache_dir() / "statistics",
+                f"{key} {self.batch_tokens}",
+                model,
+                self.layout,
+                self.batches,
+                wanted,
+            )
+        if Need.GRADIENTS in needs:
+            tokens = self.calibration.tokens[:gradient_sequences]
+            gradients = load_or_collect_gradients(
+                cache_dir() / "gradients", key, model, self.layout, tokens, log.info
+            ).layers
+        return Calibrated(
+            self.loaded,
+            self.layout,
+            self.calibration,
+            self.batch_tokens,
+            Evidence(stats, gradients),
+        )
 
 
-def calibrate(
+@dataclass(frozen=True, eq=False)
+class Calibrated(Prepared):
+    """A dense model with what its layers saw on the calibration text."""
+
+    evidence: Evidence
+
+
+def prepare(
     model: str, dtype: str, device: str, text: TextSpec, batch_tokens: int = 2048
-) -> Calibrated:
-    """Loads the model and collects its statistics, or reads them from the cache."""
+) -> Prepared:
+    """Loads the model and cuts its calibration text."""
     loaded = load(model, dtype=dtype, device=device)
-    layout = layout_of(loaded.model)
-    calibration = token_batches(text, loaded.tokenizer)
-    key = f"{loaded.hash} {dtype} {device} {calibration.hash} {torch.__version__} {batch_tokens}"
-    stats = load_or_collect(
-        cache_dir() / "statistics",
-        key,
-        loaded.model,
-        layout,
-        calibration.batches(max(1, batch_tokens // text.seq_len)),
-        NEEDS,
+    return Prepared(
+        loaded, layout_of(loaded.model), token_batches(text, loaded.tokenizer), batch_tokens
     )
-    return Calibrated(loaded, layout, calibration, stats)
 
 
 def rules_of(calibrated: Calibrated, names: Iterable[str]) -> dict[str, Rule]:
@@ -62,7 +108,7 @@ def rules_of(calibrated: Calibrated, names: Iterable[str]) -> dict[str, Rule]:
         path = cache_dir() / "rules" / f"{digest}.json"
         if not path.exists():
             views = [
-                LayerView(layer, read(c.loaded.model, layer), stats_of(c.stats, layer))
+                LayerView(layer, read(c.loaded.model, layer), stats_of(c.evidence.stats, layer))
                 for layer in c.layout.layers
             ]
             rule = RULES[name](views)

@@ -124,7 +124,7 @@ def _run(
         with measure_on(
             calibrated.loaded,
             calibrated.layout,
-            calibrated.stats,
+            calibrated.evidence,
             tokens["search"],
             experiment.quantities,
             experiment.batch_tokens,

@@ -8,8 +8,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +22,7 @@ from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import read
+from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import NofM
 from optishear.recipe.recipe import Recipe
@@ -31,17 +32,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RECIPE_FILE = "optishear_recipe.json"
+REPORT_FILE = "optishear_layers.json"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What the reopened checkpoint was found to hold."""
+    """What the reopened checkpoint was found to hold; `notes` are the layers' own."""
 
     folder: Path
     sparsity: float
     dtype: str
     layers: int
     bytes: int
+    notes: tuple[str, ...] = ()
 
 
 def write_checkpoint(
@@ -51,11 +54,13 @@ def write_checkpoint(
     folder: Path,
     made_with: Mapping[str, Any],
     probe: Int[Tensor, "batch seq"],
+    reports: Sequence[LayerReport] = (),
 ) -> Checked:
     """Saves the model as it is now, then reopens it and compares; half a checkpoint is never left.
 
     It is written in the dtype in which the dense checkpoint was stored if that loses nothing, else
-    in the dtype in memory. `probe` are tokens on which the logits of both must be equal.
+    in the dtype in memory. `probe` are tokens on which the logits of both must be equal. `reports`
+    are written beside it: what each layer lost, at which cost and damping, and why it was raised.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is not empty. Name another --to, or empty it first.")
@@ -65,6 +70,9 @@ def write_checkpoint(
         dtype = _save(loaded, half)
         text = {**recipe.to_json(), "made_with": dict(made_with)}
         (half / RECIPE_FILE).write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+        if reports:
+            rows = [asdict(report) for report in reports]
+            (half / REPORT_FILE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         _check(loaded, layout, recipe, half, probe)
         if folder.exists():
             folder.rmdir()
@@ -77,7 +85,8 @@ def write_checkpoint(
     finally:
         shutil.rmtree(half, ignore_errors=True)
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return Checked(folder, layout.sparsity(recipe.drop), dtype, len(layout.layers), size)
+    notes = tuple(f"{report.name}: {note}" for report in reports for note in report.notes)
+    return Checked(folder, layout.sparsity(recipe.drop), dtype, len(layout.layers), size, notes)
 
 
 def _save(loaded: LoadedModel, folder: Path) -> str:

@@ -72,7 +72,7 @@ class Meta(Metric):
             lookup(COEFFICIENTS, coefficient, kind="coefficient of the meta metric")
 
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
-        size, energy = weight.abs().float(), stats.sequence_sq[None, :]
+        size, energy = weight.abs().float(), torch.atleast_2d(stats.sequence_sq)
         a = COEFFICIENTS[self.weight_coefficient](size)
         b = COEFFICIENTS[self.input_coefficient](energy)
         if {self.weight_transform, self.input_transform}.isdisjoint({"exp", "softmax"}):

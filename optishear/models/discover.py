@@ -47,7 +47,7 @@ def layout_of(model: nn.Module) -> ModelLayout:
             f"{type(model).__name__} cannot be pruned: it is an encoder-decoder, or some of its "
             f"weights are not in memory. Load a decoder-only model without offloading."
         )
-    prefix, blocks = _stack(model)
+    prefix, blocks = decoder_blocks(model)
     owners = {  # module path -> names of its layers
         f"{prefix}.{index}.{path}": names
         for index, block in enumerate(blocks)
@@ -78,16 +78,11 @@ def layout_of(model: nn.Module) -> ModelLayout:
     )
 
 
-def is_fused_experts(module: nn.Module) -> bool:
-    """Whether `module` holds its experts as 3-D parameters, one slice an expert."""
-    return not type(module).__module__.startswith("torch.nn") and any(
-        p.ndim == 3 and len(p) == getattr(module, "num_experts", None)
-        for p in module.parameters(recurse=False)
-    )
+def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The model's decoder blocks and their path in it.
 
-
-def _stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The largest `ModuleList` whose modules have more in common than being modules."""
+    The largest `ModuleList` whose modules have more in common than being modules.
+    """
     stacks = {
         name: module
         for name, module in model.named_modules()
@@ -103,6 +98,14 @@ def _stack(model: nn.Module) -> tuple[str, nn.ModuleList]:
         )
     prefix = max(stacks, key=lambda name: sum(p.numel() for p in stacks[name].parameters()))
     return prefix, stacks[prefix]
+
+
+def is_fused_experts(module: nn.Module) -> bool:
+    """Whether `module` holds its experts as 3-D parameters, one slice an expert."""
+    return not type(module).__module__.startswith("torch.nn") and any(
+        p.ndim == 3 and len(p) == getattr(module, "num_experts", None)
+        for p in module.parameters(recurse=False)
+    )
 
 
 def _prunable(block: nn.Module, prefix: str) -> Iterator[tuple[str, list[str]]]:

@@ -80,6 +80,9 @@ class WorkingWeights:
         place = self._places[name]
         return place.view(self._dense[id(place.parameter)])
 
+    def dense_of(self, layer: Layer) -> Float[Tensor, "out in"]:
+        return self.dense(layer.name)
+
     def write(self, name: str, weight: Float[Tensor, "out in"]) -> None:
         """Give the layer another weight; cast to the model's dtype on the way."""
         place = self._places[name]

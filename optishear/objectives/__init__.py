@@ -5,6 +5,7 @@ from optishear.objectives.base import Objective
 from optishear.objectives.divergence import KL, Reconstruction, RelativeReconstruction
 from optishear.objectives.likelihood import Perplexity
 from optishear.objectives.size import Bytes, Sparsity, SparsityGap
+from optishear.objectives.taylor import Taylor
 from optishear.recipe.lookup import lookup
 
 
@@ -16,6 +17,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "relative_reconstruction": RelativeReconstruction,
     "sparsity": Sparsity,
     "sparsity_gap": SparsityGap,
+    "taylor": Taylor,
 }
 
 

@@ -62,7 +62,7 @@ class OutputObjective(Objective, ABC):
 
 
 class SizeObjective(Objective, ABC):
-    """Needs no forward pass: reads what the recipe left."""
+    """Needs no forward pass: reads what pruning itself found out."""
 
     @abstractmethod
     def value(self, result: PruneResult) -> float: ...

@@ -3,7 +3,41 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optishear.recipe.layout import ModelLayout
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.solvers.base import LayerSolution
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one layer.
+
+    - `cost`: of the change under the layer's quadratic, where the solver had one.
+    - `damping`: relative, as it was used in the end; `notes` say why it was raised.
+    - `taylor`: the loss that the change adds to second order, where it was asked for.
+    """
+
+    name: str
+    size: int
+    kept: int
+    cost: float | None = None
+    damping: float | None = None
+    notes: tuple[str, ...] = ()
+    taylor: float | None = None
+
+    @classmethod
+    def of(
+        cls, layer: Layer, solution: LayerSolution, taylor: float | None = None
+    ) -> "LayerReport":
+        kept = int(solution.keep.sum())
+        return cls(
+            layer.name,
+            layer.size,
+            kept,
+            solution.cost,
+            solution.damping,
+            solution.notes,
+            taylor,
+        )
 
 
 @dataclass(frozen=True)
@@ -13,12 +47,14 @@ class PruneResult:
     - `kept`: non-zero positions per layer.
     - `other_weights`: parameters outside the prunable layers (embeddings, norms, head).
     - `bytes_per_weight`: of the dtype that the checkpoint is stored in.
+    - `taylor`: the layers' Taylor losses added up, where they were asked for.
     """
 
     layout: ModelLayout
     kept: Mapping[str, int]
     other_weights: int
     bytes_per_weight: int
+    taylor: float | None = None
 
     @property
     def sparsity(self) -> float:

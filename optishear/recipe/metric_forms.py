@@ -9,9 +9,11 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from optishear.recipe.pattern import Pattern, WholeLayer
+from optishear.recipe.pattern import Block, Pattern, WholeLayer
 
 
+OWN = "own"  # in a metric's place, where the solver chooses by itself
+GIVEN = "given"  # the same, where a mask from elsewhere says what to keep
 TRANSFORMS = ("no_op", "sqrt", "pow", "exp", "log", "sigmoid", "softmax")
 COEFFICIENTS = (
     "no_coe",
@@ -42,16 +44,33 @@ _ONE_ROW_NEUTRAL = ("no_coe", "row_sum", "to_sum_scalar", "to_mean_scalar", "fro
 _LAYER_NEUTRAL = ("no_coe", "to_sum_scalar", "to_mean_scalar", "frobenius_norm")
 
 
-def canonical_metric(spec: Mapping[str, Any], pattern: Pattern) -> dict[str, Any]:
-    """The simplest metric that gives every layer the same mask under this pattern."""
+def canonical_metric(
+    spec: Mapping[str, Any], pattern: Pattern, row_inputs: bool = False
+) -> dict[str, Any]:
+    """The simplest metric that gives every layer the same mask under this pattern.
+
+    `row_inputs`: whether each output row has inputs of its own, as under MOONSHOT's mix.
+    """
     match spec.get("name"):
         case "meta":
-            return _canonical_meta(spec, pattern)
+            return _canonical_meta(spec, _rows_compete(pattern), row_inputs)
         case "power":
             return _canonical_power(spec, pattern)
         case "ria" if spec.get("power", 0.5) == 0.5:
             return {"name": "ria"}
     return dict(spec)
+
+
+def reads_inputs(spec: Mapping[str, Any]) -> bool:
+    """Whether the layer's inputs have a say in the metric's ranking."""
+    match spec.get("name"):
+        case "magnitude" | "random":
+            return False
+        case "power":
+            return spec.get("delta", NAMED_POINTS["power"]["wanda"]["delta"]) != 0
+        case "ria":
+            return spec.get("power", 0.5) != 0
+    return True
 
 
 def distinct_meta_genomes(pattern: Pattern) -> list[dict[str, Any]]:
@@ -64,50 +83,61 @@ def distinct_meta_genomes(pattern: Pattern) -> list[dict[str, Any]]:
     return list(seen.values())
 
 
-def _canonical_meta(spec: Mapping[str, Any], pattern: Pattern) -> dict[str, Any]:
+def _rows_compete(pattern: Pattern) -> bool:
+    """Whether weights of different output rows compete, so that a row's own factor counts."""
+    return isinstance(pattern, WholeLayer | Block)
+
+
+def _canonical_meta(
+    spec: Mapping[str, Any], rows_compete: bool, row_inputs: bool
+) -> dict[str, Any]:
     genome = tuple(spec.get(gene, NAMED_POINTS["meta"]["wanda"][gene]) for gene in META_GENES)
-    whole_layer = isinstance(pattern, WholeLayer)
-    signature = _meta_signature(genome, whole_layer)
+    signature = _meta_signature(genome, rows_compete, row_inputs)
     for name, point in NAMED_POINTS["meta"].items():
-        if signature == _meta_signature(tuple(point.values()), whole_layer):
+        if row_inputs and name == "magnitude":
+            continue  # that point divides the one row of inputs by itself
+        if signature == _meta_signature(tuple(point.values()), rows_compete, row_inputs):
             return {"name": name}
-    first = _first_of_class(whole_layer)[signature]
+    first = _first_of_class(rows_compete, row_inputs)[signature]
     return {"name": "meta", **dict(zip(META_GENES, first, strict=True))}
 
 
 @cache
-def _first_of_class(whole_layer: bool) -> dict[tuple, tuple[str, ...]]:
+def _first_of_class(rows_compete: bool, row_inputs: bool) -> dict[tuple, tuple[str, ...]]:
     first: dict[tuple, tuple[str, ...]] = {}
     for genome in product(TRANSFORMS, TRANSFORMS, COEFFICIENTS, COEFFICIENTS):
-        first.setdefault(_meta_signature(genome, whole_layer), genome)
+        first.setdefault(_meta_signature(genome, rows_compete, row_inputs), genome)
     return first
 
 
-def _meta_signature(genome: tuple[str, ...], whole_layer: bool) -> tuple:
+def _meta_signature(genome: tuple[str, ...], rows_compete: bool, row_inputs: bool) -> tuple:
     """Equal signatures, equal ranking.
 
-    Inside an output row every factor that depends on the row alone is neutral; over a whole layer
-    only the scalars are. The input factor has one row in either case. Softmax is exp over such a
-    factor. Where both transforms are powers, S^(1/p) ranks as S does, and only the exponents that
-    are left count.
+    Where rows do not compete every factor that depends on the row alone is neutral; where they do
+    only the scalars are. Softmax is exp over such a factor. The inputs' factor has one row, unless
+    `row_inputs`, so there the sums over a column are powers too. Where both transforms are powers,
+    S^(1/p) ranks as S does, and only the exponents that are left count.
     """
     on_weight, on_input, a, b = genome
-    if on_weight == "softmax" and not whole_layer:
+    rows_differ = rows_compete and row_inputs
+    if on_weight == "softmax" and not rows_compete:
         on_weight = "exp"
-    if on_input == "softmax":
+    if on_input == "softmax" and not rows_differ:
         on_input = "exp"
-    a = "no_coe" if a in (_LAYER_NEUTRAL if whole_layer else _ONE_ROW_NEUTRAL) else a
-    b = "no_coe" if b in _ONE_ROW_NEUTRAL else b
+    a = "no_coe" if a in (_LAYER_NEUTRAL if rows_compete else _ONE_ROW_NEUTRAL) else a
+    b = "no_coe" if b in (_LAYER_NEUTRAL if rows_differ else _ONE_ROW_NEUTRAL) else b
     if on_weight not in _EXPONENT or on_input not in _EXPONENT:
         return on_weight, on_input, a, b
     p, q = _EXPONENT[on_weight], _EXPONENT[on_input]
-    sums = q - 2 * (b == "column_sum")  # X is the squared norm: 1/X takes two powers off ||x||
+    if b == "column_sum" and not row_inputs:  # X is the squared norm: 1/X takes two powers off
+        b, q = "no_coe", q - 2
     return (
         "power",
         a,
         1 / p if a != "no_coe" else 0.0,
-        sums / p,
-        1 / p if b == "relative_sum" else 0.0,
+        q / p,
+        b,
+        1 / p if b != "no_coe" else 0.0,
     )
 
 
@@ -127,7 +157,7 @@ def _canonical_power(spec: Mapping[str, Any], pattern: Pattern) -> dict[str, Any
 
 def _simplify(values: tuple[float, ...], pattern: Pattern) -> tuple[float, ...]:
     alpha, beta, gamma, delta, mix = (round(value, 4) + 0.0 for value in values)
-    if mix == 0 and not isinstance(pattern, WholeLayer):
+    if mix == 0 and not _rows_compete(pattern):
         beta = 0.0  # the row's own sum moves no rank inside the row
     if mix == 1 or (mix != 0 and beta == gamma == 0):
         beta, mix = 0.0, (1.0 if gamma else 0.0)

@@ -1,4 +1,4 @@
-"""Where a layer's count applies: in every row, over the whole layer, or in groups of M inputs."""
+"""Where a layer's count applies: in every row, the whole layer, a run of columns, groups of M."""
 
 import re
 from abc import ABC, abstractmethod
@@ -66,6 +66,42 @@ class WholeLayer(Pattern):
 
 
 @dataclass(frozen=True)
+class Block(Pattern):
+    """The weights of every `columns` consecutive input columns compete, over all rows.
+
+    Each block loses its share of the count by size, rounded to the largest remainders, ties to the
+    first block. SparseGPT's own pattern, with 128 columns.
+    """
+
+    columns: int
+
+    @property
+    def text(self) -> str:
+        return f"block:{self.columns}"
+
+    def step(self, layer: Layer) -> int:
+        return 1
+
+    def uniform(self, layer: Layer, sparsity: float) -> int:
+        return sum(
+            int(layer.out_features * min(self.columns, layer.in_features - start) * sparsity)
+            for start in range(0, layer.in_features, self.columns)
+        )
+
+    def check(self, layer: Layer) -> None:
+        return None
+
+    def shares(self, width: int, drop: int) -> list[int]:
+        """How many weights each block loses, of `drop` in a layer so wide."""
+        sizes = [min(self.columns, width - start) for start in range(0, width, self.columns)]
+        shares = [drop * size // width for size in sizes]
+        rest = sorted(range(len(sizes)), key=lambda i: -(drop * sizes[i] % width))
+        for i in rest[: drop - sum(shares)]:
+            shares[i] += 1
+        return shares
+
+
+@dataclass(frozen=True)
 class NofM(Pattern):
     """N of every M consecutive inputs of a row are kept (N kept, as in ALPS; 2:4 reads the same
     either way). M is the pattern's, N is the layer's: it follows from how many weights it drops.
@@ -92,19 +128,24 @@ class NofM(Pattern):
 
 
 def parse_pattern(text: str) -> Pattern:
-    """`row`, `layer` or `n:M` -> the pattern. (`2:4` with its N is read by `parse_n_of_m`.)"""
+    """`row`, `layer`, `block:B` or `n:M` -> the pattern. (`2:4` is read by `parse_n_of_m`.)"""
     if text == "row":
         return Row()
     if text == "layer":
         return WholeLayer()
+    if match := re.fullmatch(r"block:(\d+)", text):
+        columns = int(match[1])
+        if columns < 1:
+            raise ConfigError(f"pattern {text!r}: a block has at least one column.")
+        return Block(columns)
     if match := re.fullmatch(r"n:(\d+)", text):
         m = int(match[1])
         if m < 2:
             raise ConfigError(f"pattern {text!r}: M must be at least 2.")
         return NofM(m)
     raise ConfigError(
-        f"pattern {text!r} is unknown. There are: row, layer, and N:M such as 2:4 "
-        f"(or n:4, where every layer has its own N)."
+        f"pattern {text!r} is unknown. There are: row, layer, block:128 (columns "
+        f"in runs of 128), and N:M such as 2:4 (or n:4, where every layer has its own N)."
     )
 
 

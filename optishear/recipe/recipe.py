@@ -12,6 +12,7 @@ from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.pattern import Pattern, parse_pattern
+from optishear.recipe.quadratic import RECONSTRUCTION, check_quadratic
 
 
 FORMAT = "optishear-recipe/1"
@@ -22,16 +23,19 @@ MADE_WITH = "made_with"  # beside a recipe in its file, no part of it: on what i
 class Recipe:
     """Equal content, equal recipe, equal key; nothing in it depends on a machine or a run.
 
-    - `metric`: name and settings of a metric, e.g. {"name": "power", "alpha": 1.0, ...}.
+    - `metric`: name and settings of a metric, e.g. {"name": "power", "alpha": 1.0, ...}; `own`
+      where the solver chooses by itself.
     - `drop`: weights to drop per layer name.
-    - `pattern`: where those counts apply: `row`, `layer` or `n:M`.
+    - `pattern`: where those counts apply: `row`, `layer`, `block:B` or `n:M`.
     - `solver`: name and settings of what the kept weights become; `mask` leaves them as they are.
+    - `quadratic`: what a change of the weights costs: plain reconstruction, or MOONSHOT's mix.
     """
 
     metric: Mapping[str, Any]
     drop: Mapping[str, int]
     pattern: str = "row"
     solver: Mapping[str, Any] = field(default_factory=lambda: {"name": "mask"})
+    quadratic: Mapping[str, Any] = field(default_factory=lambda: {"name": RECONSTRUCTION})
 
     @cached_property
     def key(self) -> str:
@@ -44,18 +48,24 @@ class Recipe:
         return parse_pattern(self.pattern)
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        """As files hold it. The usual quadratic is left out, so that recipes made before there was
+        another keep their keys."""
+        data = {
             "format": FORMAT,
             "metric": dict(self.metric),
             "pattern": self.pattern,
             "solver": dict(self.solver),
+            "quadratic": dict(self.quadratic),
             "drop": dict(self.drop),
         }
+        if self.quadratic == {"name": RECONSTRUCTION}:
+            del data["quadratic"]
+        return data
 
     @classmethod
     def from_json(cls, data: Any, where: str = "recipe") -> "Recipe":
         """A checked recipe; `where` names the file in the sentence of a `ConfigError`."""
-        fields = ("format", "metric", "pattern", "solver", "drop", MADE_WITH)
+        fields = ("format", "metric", "pattern", "solver", "quadratic", "drop", MADE_WITH)
         if not isinstance(data, dict):
             raise ConfigError(f"{where}: a recipe is a JSON object, found {type(data).__name__}.")
         for key in data:
@@ -65,17 +75,20 @@ class Recipe:
             raise ConfigError(
                 f"{where}: format is {data.get('format')!r}, this version reads {FORMAT!r}."
             )
-        for key, kind in (("metric", dict), ("pattern", str), ("solver", dict), ("drop", dict)):
-            if not isinstance(data.get(key), kind):
+        quadratic = data.get("quadratic", {"name": RECONSTRUCTION})
+        parts = {**data, "quadratic": quadratic}
+        for key, kind in zip(fields[1:6], (dict, str, dict, dict, dict)):
+            if not isinstance(parts.get(key), kind):
                 raise ConfigError(f"{where}: {key!r} is missing or no {kind.__name__}.")
         for name, count in data["drop"].items():
             if not isinstance(count, int) or isinstance(count, bool) or count < 0:
                 raise ConfigError(f"{where}: drop.{name} is {count!r}, not a count of weights.")
         try:
             parse_pattern(data["pattern"])
+            check_quadratic(quadratic, "quadratic")
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        return cls(data["metric"], data["drop"], data["pattern"], data["solver"])
+        return cls(data["metric"], data["drop"], data["pattern"], data["solver"], quadratic)
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
@@ -96,6 +109,7 @@ class Recipe:
                 f"The recipe says nothing of {len(missing)} of the model's {len(layout.layers)} "
                 f"layers, first {missing[0]!r}. Was it made for another model?"
             )
+        check_quadratic(self.quadratic, "recipe.quadratic", layout.by_name)
         for name, drop in self.drop.items():
             if name not in layout.by_name:
                 raise ConfigError(

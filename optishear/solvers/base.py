@@ -1,7 +1,9 @@
 """A solver takes one layer and a count, and returns new weights. It knows no model."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -10,14 +12,54 @@ from optishear.calibration.statistics import LayerStats, Need
 from optishear.metrics import Metric
 from optishear.recipe.pattern import Pattern
 from optishear.solvers.masks import keep_highest
+from optishear.solvers.quadratic import Quadratic
+
+
+@dataclass(frozen=True, eq=False)
+class LayerProblem:
+    """One layer, and everything that may be asked about it.
+
+    - `drop`: exactly as many weights go, where the pattern says.
+    - `stats`: what metrics read. Under MOONSHOT its `input_sq` has a row for each output.
+    - `make_quadratic`: what a change costs; called when a solver first asks.
+    - `given`: a mask from elsewhere, which then takes the place of the metric's choice.
+    """
+
+    weight: Float[Tensor, "out in"]
+    drop: int
+    pattern: Pattern
+    stats: LayerStats
+    make_quadratic: Callable[[], Quadratic]
+    given: Bool[Tensor, "out in"] | None = None
+
+    @cached_property
+    def quadratic(self) -> Quadratic:
+        return self.make_quadratic()
+
+    def choose(self, metric: Metric) -> Bool[Tensor, "out in"]:
+        """The given mask, or all but the `drop` weights that this metric scores lowest."""
+        if self.given is not None:
+            return self.given
+        return keep_highest(metric.score(self.weight, self.stats), self.drop, self.pattern)
 
 
 @dataclass(frozen=True)
 class LayerSolution:
-    """`weight` is exactly zero wherever `keep` is False."""
+    """`weight` is exactly zero wherever `keep` is False.
+
+    - `cost`: of the change under the layer's quadratic; None where the solver never needed one.
+    - `damping`: the relative damping that was used, None without a quadratic.
+    - `notes`: what the user should know, for instance why damping was raised.
+    """
 
     weight: Float[Tensor, "out in"]
     keep: Bool[Tensor, "out in"]
+    cost: float | None = None
+    damping: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def with_notes(self, notes: tuple[str, ...]) -> "LayerSolution":
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
 
 class Solver(ABC):
@@ -29,12 +71,10 @@ class Solver(ABC):
         """The statistics that `solve` reads."""
 
     @abstractmethod
-    def solve(
-        self, weight: Float[Tensor, "out in"], drop: int, pattern: Pattern, stats: LayerStats
-    ) -> LayerSolution:
-        """`drop` weights fewer, exactly, at the least cost that this solver can find.
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        """`problem.drop` weights fewer, exactly, at the least cost that this solver can find.
 
-        Never writes to `weight`. Raises `NumericalError` where the layer cannot be solved.
+        Never writes to the dense weight. Raises `NumericalError` where the layer cannot be solved.
         """
 
 
@@ -48,8 +88,16 @@ class Mask(Solver):
     def needs(self) -> frozenset[Need]:
         return self.metric.needs
 
-    def solve(
-        self, weight: Float[Tensor, "out in"], drop: int, pattern: Pattern, stats: LayerStats
-    ) -> LayerSolution:
-        keep = keep_highest(self.metric.score(weight, stats), drop, pattern)
-        return LayerSolution(weight.masked_fill(~keep, 0), keep)
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        keep = problem.choose(self.metric)
+        return LayerSolution(problem.weight.masked_fill(~keep, 0), keep)
+
+
+def solution(
+    problem: LayerProblem, weight: Float[Tensor, "out in"], keep: Bool[Tensor, "out in"]
+) -> LayerSolution:
+    """A solver's answer in the dense weight's dtype, zeros made exact, its cost counted."""
+    quadratic = problem.quadratic
+    weight = weight.to(problem.weight.dtype).masked_fill(~keep, 0)
+    cost = quadratic.cost(weight.float() - problem.weight.float())
+    return LayerSolution(weight, keep, cost, quadratic.shared.damping, quadratic.shared.notes)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from optishear.errors import NumericalError
-from optishear.recipe.pattern import NofM, Pattern, Row, WholeLayer
+from optishear.recipe.pattern import Block, NofM, Pattern, Row, WholeLayer
 
 
 def keep_highest(
@@ -23,18 +23,20 @@ def keep_highest(
     rows, columns = scores.shape
     if not 0 <= drop <= scores.numel():
         raise ValueError(f"Cannot drop {drop} of {scores.numel()} weights.")
-    if not bool(torch.isfinite(scores).all()):
-        bad = int((~torch.isfinite(scores)).sum())
-        raise NumericalError(f"{bad} of {scores.numel()} scores are nan or inf.")
+    _refuse_not_finite(scores)
     match pattern:
         case Row():
             each, more = divmod(drop, rows)
             counts = torch.full((rows,), each, device=scores.device)
             counts[:more] += 1
-            return _keep(scores, counts)
+            return keep_counts(scores, counts)
         case WholeLayer():
             counts = torch.tensor([drop], device=scores.device)
-            return _keep(scores.reshape(1, -1), counts).view_as(scores)
+            return keep_counts(scores.reshape(1, -1), counts).view_as(scores)
+        case Block(width):
+            shares = pattern.shares(columns, drop)
+            parts = zip(scores.split(width, dim=1), shares, strict=True)
+            return torch.cat([keep_highest(p, share, WholeLayer()) for p, share in parts], dim=1)
         case NofM(m):
             groups = scores.reshape(-1, m)
             each, more = divmod(drop, len(groups))
@@ -46,10 +48,20 @@ def keep_highest(
     raise TypeError(f"No rule for the pattern {pattern}.")
 
 
-def _keep(
+def _refuse_not_finite(scores: Float[Tensor, "rows columns"]) -> None:
+    if not bool(torch.isfinite(scores).all()):
+        bad = int((~torch.isfinite(scores)).sum())
+        raise NumericalError(f"{bad} of {scores.numel()} scores are nan or inf.")
+
+
+def keep_counts(
     scores: Float[Tensor, "rows columns"], counts: Int[Tensor, " rows"]
 ) -> Bool[Tensor, "rows columns"]:
-    """All but the counts[i] lowest of row i: a threshold a row, and where it is shared, ties."""
+    """All but the counts[i] lowest of row i: a threshold a row, and where it is shared, ties.
+
+    Raises `NumericalError` for scores that are not finite.
+    """
+    _refuse_not_finite(scores)
     keep = torch.ones_like(scores, dtype=torch.bool)
     for count in counts.unique().tolist():
         if count == 0:

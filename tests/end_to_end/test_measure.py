@@ -13,6 +13,7 @@ from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel
 from optishear.models.weights import read
 from optishear.pipeline import identity_of, measure_on
+from optishear.pruning.evidence import Evidence
 from optishear.recipe.pattern import Row
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
@@ -46,7 +47,7 @@ class Line:
 
     def measure(self, *recipes, batch_tokens=32):
         with measure_on(
-            self.loaded, self.layout, self.stats, self.search, QUANTITIES, batch_tokens
+            self.loaded, self.layout, Evidence(self.stats), self.search, QUANTITIES, batch_tokens
         ) as measure:
             return [measure(recipe) for recipe in recipes]
 

@@ -1,0 +1,104 @@
+"""A recipe from words: a named method with its options, or the zeros of another checkpoint."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from optishear.errors import ConfigError
+from optishear.models.discover import layout_of
+from optishear.models.load import load
+from optishear.models.weights import read
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.lookup import lookup
+from optishear.recipe.metric_forms import GIVEN
+from optishear.recipe.pattern import Pattern, parse_n_of_m, parse_pattern
+from optishear.recipe.profile import check_sparsity, uniform
+from optishear.recipe.quadratic import USUAL_DAMPING
+from optishear.recipe.recipe import Recipe
+from optishear.solvers.methods import METHODS, refitted
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A method of the table with the uniform profile, counted as its own code counts.
+
+    - `pattern`: None is the method's own; under N:M the sparsity follows from it.
+    - `refit`: afterwards, the best weights for the mask.
+    - `moonshot_lambda`: weight of the reconstruction against the Taylor loss; None is the method's
+      own. `moonshot_roles`: attention, all, or names with commas.
+    - `damping`: relative to the mean diagonal; None is the usual one.
+    """
+
+    method: str
+    sparsity: float | None = None
+    pattern: str | None = None
+    refit: bool = False
+    moonshot_lambda: float | None = None
+    moonshot_roles: str = "attention"
+    damping: float | None = None
+
+    def __post_init__(self) -> None:
+        """What can be checked before a model is loaded."""
+        lookup(METHODS, self.method, kind="method")
+        self._where()
+        lam = self.moonshot_lambda
+        if lam is not None and not 0 <= lam <= 1:
+            raise ConfigError(f"--moonshot-lambda {lam:g}: it must lie in [0, 1]; 1 is plain.")
+
+    def recipe(self, layout: ModelLayout) -> Recipe:
+        where, sparsity = self._where()
+        for layer in layout.layers:
+            where.check(layer)
+        roles = self.moonshot_roles
+        return METHODS[self.method].recipe(
+            layout,
+            uniform(layout, where, sparsity),
+            where.text,
+            refit=self.refit,
+            moonshot_lambda=self.moonshot_lambda,
+            moonshot_roles=roles.split(",") if "," in roles else roles,
+            damping=USUAL_DAMPING if self.damping is None else self.damping,
+        )
+
+    def _where(self) -> tuple[Pattern, float]:
+        """The pattern, and the sparsity that goes with it."""
+        fixed = parse_n_of_m(self.pattern) if self.pattern else None
+        if fixed is None:
+            where = parse_pattern(self.pattern or METHODS[self.method].pattern)
+            if self.sparsity is None:
+                raise ConfigError(f"--method {self.method} needs --sparsity, for instance 0.5.")
+            return where, check_sparsity(self.sparsity, "--sparsity")
+        n, where = fixed
+        implied = 1 - n / where.m
+        if self.sparsity is not None and abs(self.sparsity - implied) > 1e-9:
+            raise ConfigError(
+                f"--pattern {self.pattern} has a sparsity of {implied:g}, but --sparsity says "
+                f"{self.sparsity:g}. Leave --sparsity out."
+            )
+        return where, implied
+
+
+def masks_of(model: str, layout: ModelLayout) -> dict[str, Bool[Tensor, "out in"]]:
+    """Where the weights of another checkpoint of the same architecture are not zero, by layer."""
+    other = load(model)
+    if layout_of(other.model) != layout:
+        raise ConfigError(f"--mask-from {model}: its layers are not those of the model to prune.")
+    masks = {layer.name: read(other.model, layer) != 0 for layer in layout.layers}
+    if all(bool(mask.all()) for mask in masks.values()):
+        raise ConfigError(f"--mask-from {model}: none of its weights is zero, it is not pruned.")
+    return masks
+
+
+def recipe_of_masks(masks: dict[str, Bool[Tensor, "out in"]], refit: bool) -> Recipe:
+    """The recipe that keeps what these masks keep; it names them by a hash of their content."""
+    digest = hashlib.sha256()
+    for name in sorted(masks):
+        digest.update(name.encode())
+        digest.update(masks[name].to(torch.uint8).cpu().numpy().tobytes())
+    metric = {"name": GIVEN, "hash": digest.hexdigest()[:16]}
+    drop = {name: int((~mask).sum()) for name, mask in masks.items()}
+    solver = {"name": "mask"}
+    return Recipe(metric, drop, "layer", refitted(solver) if refit else solver)

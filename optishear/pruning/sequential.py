@@ -1,0 +1,80 @@
+"""Apply a recipe block by block, with statistics of the model as it is pruned so far."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from optishear.calibration.collect import listening
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import LayerStats, Need
+from optishear.models.blocks import BlockRunner
+from optishear.models.weights import WorkingWeights
+from optishear.pruning.evidence import Evidence
+from optishear.pruning.oneshot import prune
+from optishear.pruning.result import LayerReport
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.recipe import Recipe
+from optishear.solvers.methods import needs_of
+
+
+def apply_sequentially(
+    model: nn.Module,
+    working: WorkingWeights,
+    layout: ModelLayout,
+    recipe: Recipe,
+    batches: Sequence[Int[Tensor, "_ seq"]],
+    gradients: Mapping[str, LayerGradients] | None = None,
+    given: Mapping[str, Bool[Tensor, "out in"]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[LayerReport]:
+    """Writes the recipe's weights into `model`, which lent `working`, as the papers do it.
+
+    For each block: sum up what its layers read of the calibration tokens while the blocks before
+    are pruned and it is dense; solve its layers from their dense weights, all with those sums; run
+    it again, pruned, for what the next block reads. Where a recipe needs no statistics nothing is
+    run at all. The working weights begin dense, whatever was in them.
+
+    - `gradients`: of the dense model, for MOONSHOT; they are not made anew from block to block.
+    - `progress`: told (blocks done, blocks).
+
+    Memory beside the model: the hidden states of all calibration tokens and one block's statistics.
+    """
+    recipe.check(layout)
+    working.restore()
+    needs = needs_of(recipe) - {Need.GRADIENTS}
+    runner = BlockRunner(model, batches) if needs else None
+    reports = []
+    for block in range(layout.blocks):
+        layers = [layer for layer in layout.layers if layer.block == block]
+        stats = _unasked(layers) if runner is None else _statistics(runner, layers, needs)
+        evidence = Evidence(stats, gradients or {}, given or {})
+        for layer, solution in prune(layers, working.dense_of, evidence, recipe):
+            working.write(layer.name, solution.weight)
+            reports.append(LayerReport.of(layer, solution))
+        del stats, evidence  # with its factors: gone before the next block's are collected
+        if runner is not None and block < layout.blocks - 1:
+            runner.advance()
+        if progress is not None:
+            progress(block + 1, layout.blocks)
+    return reports
+
+
+def _statistics(
+    runner: BlockRunner, layers: Sequence[Layer], needs: frozenset[Need]
+) -> dict[str, LayerStats]:
+    """What these layers, all of the runner's next block, read; by input site."""
+    if not layers:
+        return {}
+    with listening(runner.model, layers, needs) as heard:
+        runner.observe()
+    return heard.stats(sum(len(tokens) for tokens in runner.batches))
+
+
+def _unasked(layers: Sequence[Layer]) -> dict[str, LayerStats]:
+    """Statistics for those who read none: nan, so that nobody reads them unnoticed."""
+    return {
+        layer.site: LayerStats(0, 0, torch.full((layer.in_features,), torch.nan))
+        for layer in layers
+    }

@@ -1,0 +1,191 @@
+"""The best weights for a given mask: OPTIMA's problem, solved to its optimum for all rows at once.
+
+Mozaffari et al. 2025 (arXiv 2512.13886) pose it as one quadratic programme a row,
+
+    min over d_r of 1/2 d_r H_r d_r^T   with  (w_r + d_r) zero where the mask prunes,
+
+and solve it by a first-order method. Since the constraints only fix coordinates it is a masked
+system of linear equations, solved here by conjugate gradients. The preconditioner is the dense
+inverse, masked: (H^-1)_TT for the kept set T. It is never below the inverse that is sought,
+(H^-1)_TT >= (H_TT)^-1, which gives the stopping rule its worth: 1/2 r (H^-1)_TT r^T of a residual r
+bounds from above how far the cost still is from the optimum, whatever the scale.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from optishear.calibration.statistics import Need
+from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
+from optishear.solvers.quadratic import Part, Quadratic
+
+
+TOLERANCE = 1e-4  # of the cost: how far above the optimum a refit may stop
+MOST_ITERATIONS = 200
+EXACT_BYTES = 2**28  # of one run of rows' systems in fp64
+
+
+@dataclass(frozen=True)
+class Refit(Solver):
+    """The mask of another solver, and for it the weights of least cost.
+
+    A row keeps the other solver's weights, or the dense ones, where those cost less after rounding
+    to the layer's dtype, so the cost never rises.
+    """
+
+    of: Solver
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.of.needs | {Need.INPUT_SQ, Need.GRAM}
+
+    def solve(self, problem: LayerProblem) -> LayerSolution:
+        chosen = self.of.solve(problem)
+        return refit_choice(problem, chosen.keep, chosen.weight).with_notes(chosen.notes)
+
+
+def refit_choice(
+    problem: LayerProblem, keep: Bool[Tensor, "out in"], start: Float[Tensor, "out in"]
+) -> LayerSolution:
+    """The answer for a mask, refitted from `start`; a row keeps `start`, or its dense weights,
+    where those cost less after rounding."""
+    refitted = refit(problem.quadratic, problem.weight, keep, start)
+    dense = problem.weight.masked_fill(~keep, 0)
+    weight = cheapest(problem, [refitted.weight, start.masked_fill(~keep, 0), dense])
+    return solution(problem, weight, keep).with_notes(refitted.notes)
+
+
+@dataclass(frozen=True)
+class Refitted:
+    """`excess`: a bound on (cost - optimum) / optimum, from the last residual."""
+
+    weight: Float[Tensor, "out in"]
+    excess: float
+    iterations: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self.excess <= TOLERANCE:
+            return ()
+        return (
+            f"the refit stopped after {self.iterations} iterations up to {self.excess:.1e} above "
+            f"the optimum",
+        )
+
+
+def refit(
+    quadratic: Quadratic,
+    dense: Float[Tensor, "out in"],
+    keep: Bool[Tensor, "out in"],
+    start: Float[Tensor, "out in"] | None = None,
+    tolerance: float = TOLERANCE,
+    most_iterations: int = MOST_ITERATIONS,
+) -> Refitted:
+    """Conjugate gradients on every row at once, from `start` (None: the dense weights, masked).
+
+    Stops once the cost is provably within `tolerance` (relative) of the optimum, in fp32.
+    """
+    weight = (dense if start is None else start).float().masked_fill(~keep, 0)
+    bounds, costs, iterations = 0.0, 0.0, 0
+    for part in quadratic.chunks(len(dense)):
+        rows = part.rows
+        goal = dense[rows].float()
+        weight[rows], bound, cost, steps = _descend(
+            part, goal, keep[rows], weight[rows], tolerance, most_iterations
+        )
+        bounds, costs, iterations = bounds + bound, costs + cost, max(iterations, steps)
+    optimum = max(costs - bounds, 0.0)
+    excess = 0.0 if bounds == 0 else bounds / optimum if optimum else float("inf")
+    return Refitted(weight, excess, iterations)
+
+
+def _descend(
+    part: Part,
+    dense: Float[Tensor, "rows in"],
+    keep: Bool[Tensor, "rows in"],
+    weight: Float[Tensor, "rows in"],
+    tolerance: float,
+    most_iterations: int,
+) -> tuple[Float[Tensor, "rows in"], float, float, int]:
+    """(weight, bound on cost above the optimum, cost, iterations) of some rows."""
+    kept = keep.float()
+    change = weight - dense
+    product = part.times(change)
+    residual = -product * kept
+    cost = 0.5 * (product * change).sum(1, dtype=torch.float64)
+    ahead = part.divided(residual) * kept
+    slope = (residual * ahead).sum(1)
+    direction = ahead
+    for iteration in range(most_iterations):
+        bound = 0.5 * slope.sum(dtype=torch.float64).item()
+        if bound <= tolerance * (cost.sum().item() - bound):
+            return weight, bound, cost.sum().item(), iteration
+        product = part.times(direction) * kept
+        curved = (direction * product).sum(1)
+        step = torch.where(curved > 0, slope / curved, 0.0)[:, None]
+        weight = weight + step * direction
+        residual = residual - step * product
+        cost -= 0.5 * (step[:, 0] * slope)
+        ahead = part.divided(residual) * kept
+        before, slope = slope, (residual * ahead).sum(1)
+        turn = torch.where(before > 0, slope / before, 0.0)[:, None]
+        direction = ahead + turn * direction
+    bound = 0.5 * slope.sum(dtype=torch.float64).item()
+    return weight, bound, cost.sum().item(), most_iterations
+
+
+def cheapest(
+    problem: LayerProblem, candidates: list[Float[Tensor, "out in"]]
+) -> Float[Tensor, "out in"]:
+    """Row by row, the candidate of least cost after rounding to the layer's dtype."""
+    dtype = problem.weight.dtype
+    best = candidates[0].to(dtype)
+    for part in problem.quadratic.chunks(len(best)):
+        rows = part.rows
+        dense = problem.weight[rows].float()
+        least = part.costs(best[rows].float() - dense)
+        for other in candidates[1:]:
+            cost = part.costs(other[rows].to(dtype).float() - dense)
+            better = cost < least
+            least = torch.where(better, cost, least)
+            best[rows] = torch.where(better[:, None], other[rows].to(dtype), best[rows])
+    return best
+
+
+def exact_refit(
+    quadratic: Quadratic, dense: Float[Tensor, "out in"], keep: Bool[Tensor, "out in"]
+) -> Float[Tensor, "out in"]:
+    """The optimum by a Cholesky factorisation of every row's own system, in fp64: the reference."""
+    weight = torch.zeros_like(dense, dtype=torch.float64)
+    shared = quadratic.shared.matrix.double()
+    most = int(keep.sum(1).max())
+    size = max(1, EXACT_BYTES // (8 * max(most, 1) ** 2))
+    for start in range(0, len(dense), size):
+        part = quadratic.part(slice(start, min(start + size, len(dense))))
+        rows = part.rows
+        kept, padding = _kept_columns(keep[rows], most)
+        system = shared[kept[:, :, None], kept[:, None, :]]
+        goal = dense[rows].double()
+        aim = goal @ shared
+        if part.term is not None:
+            term = part.term.double()
+            inner = torch.gather(term, 2, kept[:, None, :].expand(-1, term.shape[1], -1))
+            system += inner.mT @ inner
+            aim += (torch.bmm(term, goal[:, :, None]).mT @ term)[:, 0]
+        # Where a row keeps fewer columns than the fullest one: 1 on the diagonal, 0 to solve for.
+        system.masked_fill_(padding[:, :, None] | padding[:, None, :], 0)
+        system.diagonal(dim1=1, dim2=2).add_(padding.double())
+        right = aim.gather(1, kept).masked_fill(padding, 0)
+        solved = torch.cholesky_solve(right[:, :, None], torch.linalg.cholesky(system))[:, :, 0]
+        weight[rows] = weight[rows].scatter(1, kept, solved.masked_fill(padding, 0))
+    return weight.masked_fill(~keep, 0).float()
+
+
+def _kept_columns(
+    keep: Bool[Tensor, "rows in"], most: int
+) -> tuple[Int[Tensor, "rows most"], Bool[Tensor, "rows most"]]:
+    """Indices of each row's kept columns, and which of them only fill the row up."""
+    order = keep.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return order, ~keep.gather(1, order)

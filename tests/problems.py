@@ -1,0 +1,61 @@
+"""Small layers with everything a solver may ask of them: correlated inputs, never square."""
+
+import torch
+
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import LayerStats
+from optishear.recipe.pattern import Row
+from optishear.solvers.base import LayerProblem
+from optishear.solvers.moonshot import blended, blended_stats, reconstruction
+
+
+ROWS, WIDTH, SAMPLES = 12, 40, 3
+
+
+class SmallLayer:
+    """Weights, inputs and gradients of one layer; `kind` names what is special about them."""
+
+    def __init__(self, kind="plain", rows=ROWS, width=WIDTH, seed=0, tokens=200):
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(*shape, generator=generator)
+
+        tokens = {"rank_deficient": width // 2, "one_token": 1}.get(kind, tokens)
+        x = normal(tokens, width) @ normal(width, width) * torch.logspace(0, -1.5, width)
+        if kind == "dead_inputs":
+            x[:, [0, 7, width - 1]] = 0
+        if kind == "bfloat16":
+            x = x.bfloat16().float()
+        self.weight = normal(rows, width).to(
+            torch.bfloat16 if kind == "bfloat16" else torch.float32
+        )
+        self.x = x
+        self.stats = LayerStats(tokens, 4, x.square().sum(0), x.T @ x)
+        g = normal(rows, SAMPLES, width) * x.square().sum(0).sqrt()
+        self.gradients = LayerGradients((g / g.abs().max()).half(), g.abs().max().expand(SAMPLES))
+
+    def quadratic(self, lam=1.0, damping=0.01):
+        if lam == 1:
+            return reconstruction(self.stats, damping)
+        return blended(self.weight, self.stats, self.gradients, lam, damping)
+
+    def problem(self, drop, pattern=None, lam=1.0, damping=0.01):
+        stats = self.stats
+        if lam != 1:
+            stats = blended_stats(self.weight, stats, self.gradients, lam)
+        quadratic = self.quadratic(lam, damping)
+        return LayerProblem(self.weight, drop, pattern or Row(), stats, lambda: quadratic)
+
+    def row_hessians(self, quadratic):
+        """[rows, in, in] in fp64: what each row's changes cost, spelled out."""
+        shared = quadratic.shared.matrix.double()
+        hessians = shared.expand(len(self.weight), -1, -1).clone()
+        if quadratic.row_term is not None:
+            whole = slice(0, len(self.weight))
+            term = quadratic.row_term.rows(whole, self.weight.device).double()
+            hessians += term.mT @ term
+        return hessians
+
+
+KINDS = ("plain", "rank_deficient", "one_token", "dead_inputs", "bfloat16")

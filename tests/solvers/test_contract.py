@@ -1,0 +1,143 @@
+"""What a solver promises, whichever it is. A new one gets these by its line in RECIPES."""
+
+import pytest
+import torch
+from problems import KINDS, ROWS, WIDTH, SmallLayer
+
+from optishear.calibration.statistics import Need
+from optishear.errors import ConfigError
+from optishear.metrics import METRICS
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
+from optishear.recipe.recipe import Recipe
+from optishear.solvers.methods import CHOOSERS, METHODS, SOLVERS, needs_of, solver_of
+
+
+OWN = {"name": "own"}
+RECIPES = {
+    **{f"mask by {name}": ({"name": name}, {"name": "mask"}) for name in METRICS},
+    "sparsegpt": (OWN, {"name": "sparsegpt"}),
+    "alps": (OWN, {"name": "alps"}),
+    "refit of wanda": ({"name": "wanda"}, {"name": "refit", "of": "mask"}),
+    "refit of meta": ({"name": "meta"}, {"name": "refit", "of": "mask"}),
+    "refit of sparsegpt": (OWN, {"name": "refit", "of": "sparsegpt"}),
+    "refit of alps": (OWN, {"name": "refit", "of": "alps"}),
+}
+SIZE = ROWS * WIDTH
+PATTERNS = [Row(), WholeLayer(), Block(16), NofM(4)]
+
+
+def make(name):
+    metric, solver = RECIPES[name]
+    return solver_of(Recipe(metric, {}, "row", solver))
+
+
+def test_every_solver_is_held_to_the_contract():
+    assert {solver["name"] for _, solver in RECIPES.values()} == set(SOLVERS)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("lam", [1.0, 0.5, 0.0])
+class TestEverySolver:
+    @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.text)
+    @pytest.mark.parametrize("share", [0, 0.5, 0.75, 1])
+    def test_drops_exactly_as_many_as_asked_and_leaves_exact_zeros(self, name, lam, pattern, share):
+        drop = int(share * SIZE) + (0 if isinstance(pattern, NofM) or share in (0, 1) else 5)
+        solution = make(name).solve(SmallLayer().problem(drop, pattern, lam))
+        assert (~solution.keep).sum() == drop
+        gone = solution.weight[~solution.keep]
+        assert (gone == 0).all()
+        assert not torch.signbit(gone).any()
+        if isinstance(pattern, NofM):
+            assert ((~solution.keep).view(-1, 4).sum(1) == drop // (SIZE // 4)).all()
+        if isinstance(pattern, Row):
+            counts = (~solution.keep).sum(1)
+            assert counts.max() - counts.min() <= 1
+        if isinstance(pattern, Block):
+            parts = [(~part).sum() for part in solution.keep.split(16, dim=1)]
+            assert parts == pattern.shares(WIDTH, drop)
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_solves_degenerate_layers_without_touching_their_weights(self, name, lam, kind):
+        layer = SmallLayer(kind)
+        before = layer.weight.clone()
+        solution = make(name).solve(layer.problem(SIZE // 2, lam=lam))
+        assert torch.equal(layer.weight, before)
+        assert solution.weight.isfinite().all()
+        assert solution.weight.dtype == before.dtype
+        assert (~solution.keep).sum() == SIZE // 2
+
+    @pytest.mark.parametrize(("rows", "width"), [(1, 24), (30, 8), (5, 300)])
+    def test_takes_layers_of_any_shape(self, name, lam, rows, width):
+        layer = SmallLayer(rows=rows, width=width)
+        solution = make(name).solve(layer.problem(rows * width // 2, lam=lam))
+        assert solution.weight.shape == (rows, width)
+        assert (~solution.keep).sum() == rows * width // 2
+
+    def test_gives_the_same_answer_twice(self, name, lam):
+        first, second = (
+            make(name).solve(SmallLayer().problem(SIZE // 2, WholeLayer(), lam)) for _ in range(2)
+        )
+        assert torch.equal(first.weight, second.weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.text)
+@pytest.mark.parametrize("lam", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("of", CHOOSERS)
+def test_a_refit_never_costs_more_than_the_masked_weights(kind, pattern, lam, of):
+    layer = SmallLayer(kind)
+    metric = {"name": "wanda"} if of == "mask" else OWN
+    solver = solver_of(Recipe(metric, {}, "row", {"name": "refit", "of": of}))
+    problem = layer.problem(SIZE // 2, pattern, lam)
+    solution = solver.solve(problem)
+    masked = layer.weight.masked_fill(~solution.keep, 0)
+    assert solution.cost is not None
+    assert solution.cost <= problem.quadratic.cost((masked - layer.weight).float()) * (1 + 1e-6)
+
+
+def test_a_mask_never_moves_a_kept_weight():
+    layer = SmallLayer()
+    solution = make("mask by wanda").solve(layer.problem(SIZE // 3))
+    assert torch.equal(solution.weight[solution.keep], layer.weight[solution.keep])
+
+
+def test_a_given_mask_takes_the_place_of_the_metric_s_choice():
+    from dataclasses import replace
+
+    layer = SmallLayer()
+    given = torch.rand(ROWS, WIDTH) > 0.3
+    problem = replace(layer.problem(int((~given).sum()), WholeLayer()), given=given)
+    kept = Recipe({"name": "given", "hash": "x"}, {}, "layer", {"name": "refit", "of": "mask"})
+    assert torch.equal(solver_of(kept).solve(problem).keep, given)
+    with pytest.raises(ConfigError, match="no mask was handed over"):
+        solver_of(kept).solve(layer.problem(5))
+
+
+def test_every_named_method_is_a_recipe_that_solves():
+    layout = ModelLayout((Layer("b.0.self_attn.q", 0, "self_attn.q", ROWS, WIDTH, "b.0"),))
+    layer = SmallLayer()
+    for name, method in METHODS.items():
+        recipe = method.recipe(layout, {"b.0.self_attn.q": 24}, method.pattern)
+        recipe.check(layout)
+        lam = method.moonshot_lambda
+        assert (Need.GRADIENTS in needs_of(recipe)) == (lam != 1), name
+        solution = solver_of(recipe).solve(layer.problem(24, recipe.pattern_object, lam))
+        assert (~solution.keep).sum() == 24
+        assert method.paper
+        assert method.needs
+
+
+@pytest.mark.parametrize(
+    ("metric", "solver", "sentence"),
+    [
+        ("wanda", {"name": "masq"}, r"No solver is called 'masq'\. Did you mean 'mask'"),
+        ("wanda", {"name": "mask", "damping": 1}, "'mask' has no setting damping"),
+        ("wanda", {"name": "refit", "of": "sparsgpt"}, "Did you mean 'sparsegpt'"),
+        ("own", {"name": "mask"}, "mask needs the name of a metric"),
+        ("wanda", {"name": "sparsegpt"}, "choose by themselves"),
+    ],
+)
+def test_an_impossible_solver_is_a_sentence(metric, solver, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        solver_of(Recipe({"name": metric}, {}, "row", solver))
