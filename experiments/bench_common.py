@@ -19,8 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from optishear.calibration.statistics import LayerStats
 from optishear.records.manifest import now, provenance
+from optishear.solvers.sparsegpt import BLOCK
 
 
+LAMBDA, GRADIENT_SEQUENCES, GRADIENT_TOKENS = 0.5, 16, 256
+FACTORS = ("inverse", "inverse_upper", "scaled_eigen")  # for refit, SparseGPT, ALPS
+BLOCKS = 32  # of Llama-3.1-8B
+IN_PLACE = {  # products that torch's counter does not know
+    torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
+    torch.ops.aten.baddbmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * a[2] * b[2],
+    torch.ops.aten.addr_: lambda _, a, b, **__: 2 * a[0] * b[0],
+}
 PDHG_PACKAGES = ("mpax", "jax", "jaxlib")
 
 
@@ -46,7 +55,7 @@ def in_turns(
     """
     timings = {name: Timing() for name in contenders}
     for name, run in contenders.items():
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter:
             run()
         timings[name].flops = counter.get_total_flops()
     for _ in range(repeats):
@@ -87,19 +96,40 @@ def row_by_row(
     return weight
 
 
-def import_mpax(threads: int) -> None:
-    """jax reads its settings when first imported. Raises SystemExit where mpax is missing."""
+class CompileClock:
+    """The seconds that jax has spent on tracing and compiling."""
+
+    def __init__(self) -> None:
+        import jax
+
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+    def _listen(self, event: str, seconds: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += seconds
+
+
+def import_mpax(threads: int, device: torch.device) -> CompileClock:
+    """Raises SystemExit where there is no fair match. (jax reads settings when first imported.)"""
     os.environ.setdefault("NPROC", str(threads))
     if threads == 1:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     try:
+        import jax
         import mpax  # noqa: F401
     except ImportError as error:
         raise SystemExit(
             "OPTIMA's own solver comes from the package mpax, which is not installed: "
             "pip install 'optishear[bench]', or go on without it by --without-mpax."
         ) from error
+    if device.type == "cuda" and jax.default_backend() != "gpu":
+        raise SystemExit(
+            "Here jax knows no GPU, so raPDHG would run on the CPU against a refit on the GPU: "
+            "install jax with CUDA (pip install 'jax[cuda12]'), or go on by --without-mpax."
+        )
+    return CompileClock()
 
 
 class Pdhg:
@@ -126,8 +156,8 @@ class Pdhg:
         hessian: Float[Tensor, "in in"],
         dense: Float[Tensor, "rows in"],
         keep: Bool[Tensor, "rows in"],
+        clock: CompileClock,
     ):
-        import jax
         import jax.numpy as jnp
 
         width, free = dense.shape[1], torch.inf
@@ -138,14 +168,8 @@ class Pdhg:
             jnp.ones((1, width)),
         )
         self._bounds = (jnp.asarray(lower.cpu().numpy()), jnp.asarray(upper.cpu().numpy()))
-        self._dense, self._keep = dense, keep
-        self._compiling = 0.0
+        self._dense, self._keep, self._clock = dense, keep, clock
         self.compiling: list[float] = []
-        jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-    def _listen(self, event: str, seconds: float, **_: Any) -> None:
-        if event.startswith("/jax/core/compile/"):
-            self._compiling += seconds
 
     def solve(self) -> tuple[Float[Tensor, "rows in"], Bool[np.ndarray, " rows"], float]:
         """(weights, which rows it calls optimal, iterations in the mean)."""
@@ -155,7 +179,7 @@ class Pdhg:
         from mpax.utils import TerminationStatus
 
         width = self._dense.shape[1]
-        self._compiling = 0.0
+        before = self._clock.seconds
 
         def one_row(q, a, g, lower, upper):
             problem = create_qp(
@@ -175,7 +199,7 @@ class Pdhg:
 
         rows = jax.vmap(one_row, in_axes=(None, None, None, 0, 0))
         change, status, iterations = map(np.array, rows(*self._shared, *self._bounds))
-        self.compiling.append(self._compiling)
+        self.compiling.append(self._clock.seconds - before)
         weight = self._dense + torch.from_numpy(change).to(self._dense.device)
         optimal = status == int(TerminationStatus.OPTIMAL)
         return weight.masked_fill(~self._keep, 0), optimal, float(iterations.mean())
@@ -194,17 +218,31 @@ def refit_flops(rows: int, width: int, iterations: int, samples: int = 0) -> int
 
 def sparsegpt_flops(rows: int, width: int, block: int, samples: int = 0) -> int:
     """Over blocks of b columns that end at column e, the sum of R b (b - 1) for the updates inside
-    and 2 R b (d - e) for those after it: about R d^2 in all.
+    and 2 R b (d - e) for those after it, about R d^2 in all; and 2 R d^2 for the cost reported.
 
     With n gradients a row there come 2 R n d^2 for the p, (4 n^2 + 3 n) R d for the q and a, in the
-    sweep 8 R n d, and 2 R b^2 a block for the scores of the moment.
+    sweep 8 R n d, 2 R b^2 a block for the scores of the moment, and 4 R n d for the cost.
     """
     r, d, n = rows, width, samples
     total = 0
     for start in range(0, d, block):
         b = min(block, d - start)
         total += r * b * (b - 1) + 2 * r * b * (d - start - b) + (2 * r * b * b if n else 0)
-    return total + 2 * r * n * d * d + (4 * n * n + 3 * n) * r * d + 8 * r * n * d
+    return total + 2 * r * (n + 1) * d * d + (4 * n * n + 15 * n) * r * d
+
+
+def alps_flops(rows: int, width: int, admm: int, refit: int, samples: int = 0) -> int:
+    """4 R d^2 a for a iterations of ADMM, the refit's k iterations, and 8 R d^2 for the four costs
+    that are compared and reported.
+
+    With n gradients a row there come 2 R n d^2 for t = S Q; 4 R n d + 2 R n^2 in each iteration;
+    2 R n^2 d + R n^3 / 3 for the factors of K at each of about a / 3 values of rho; 4 R n d a cost.
+    """
+    r, d, n = rows, width, samples
+    each, cost = 4 * r * d * d + 4 * r * n * d + 2 * r * n * n, 2 * r * d * d + 4 * r * n * d
+    factors = 2 * r * n * n * d + r * n**3 // 3
+    chosen = 2 * r * n * d * d + each * admm + factors * (admm // 3)
+    return chosen + refit_flops(r, d, refit, n) + 4 * cost
 
 
 def spread_rows(rows: int, wanted: int, device: torch.device) -> Int[Tensor, " wanted"]:
@@ -272,25 +310,140 @@ def cells(frame: pd.DataFrame) -> list[list[str]]:
     return [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
 
 
+def _titles(frame: pd.DataFrame) -> list[str]:
+    """Columns as a file names them, with places to break the line."""
+    return [str(column).replace("_", " ") for column in frame.columns]
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
     if pd.isna(value):
         return ""
-    if float(value).is_integer() and abs(value) < 1e6:
-        return str(int(value))
-    return f"{value:.3g}"
+    whole = float(value).is_integer() or abs(value) >= 1000
+    return f"{value:.0f}" if whole and abs(value) < 1e6 else f"{value:.3g}"
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    head = [list(map(str, frame.columns)), ["---"] * len(frame.columns)]
+    head = [_titles(frame), ["---"] * len(frame.columns)]
     return "\n".join("| " + " | ".join(row) + " |" for row in head + cells(frame))
 
 
 def show(console: Console, title: str, frame: pd.DataFrame) -> None:
     table = Table(title=title, title_justify="left")
-    for column in frame.columns:
-        table.add_column(str(column), justify="right", overflow="fold")
+    for title in _titles(frame):
+        table.add_column(title, justify="right")
     for row in cells(frame):
         table.add_row(*row)
     console.print(table)
+
+
+VIEWS: dict[str, dict[str, str]] = {  # part -> title -> columns
+    "refit": {
+        "Refit against exact solutions": "layer rows width iterations excess refit_s factor_s "
+        "exact_s exact_ratio exact_ratio_with_factor loop_scaled_s loop_ratio "
+        "loop_ratio_with_factor",
+        "Refit against OPTIMA's raPDHG, on some rows": "layer some_rows some_refit_s some_excess "
+        "pdhg_s pdhg_compiling_s pdhg_iterations pdhg_optimal pdhg_excess pdhg_ratio "
+        "pdhg_ratio_with_factor pdhg_ratio_less_compiling",
+    },
+    "solvers": {
+        "SparseGPT and ALPS; cost relative to the refit of the Wanda mask": "layer rows width "
+        "factor_s sparsegpt_50_s sparsegpt_60_s sparsegpt_70_s sparsegpt_50_cost "
+        "sparsegpt_60_cost sparsegpt_70_cost eigen_s alps_50_s alps_50_cost",
+    },
+    "moonshot": {
+        "MOONSHOT's surcharge: seconds": "layer rows width factor_s moonshot_factor_s refit_s "
+        "refit_moonshot_s refit_ratio sparsegpt_s sparsegpt_moonshot_s sparsegpt_ratio alps_s "
+        "alps_moonshot_s alps_ratio",
+        "MOONSHOT's surcharge: operations": "layer refit_iterations refit_moonshot_iterations "
+        "refit_ratio refit_flops_ratio refit_products_ratio sparsegpt_ratio sparsegpt_flops_ratio "
+        "sparsegpt_products_ratio alps_ratio alps_flops_ratio alps_products_ratio",
+    },
+    "floor": {
+        "The floor: one product rows x width x width": "layer rows width product_s "
+        "product_gflops refit_products refit_s refit_gflops of_floor",
+    },
+    "synthetic": {
+        "Layers of one block": "layer rows width inverse_s refit_s iterations excess_at_most "
+        "inverse_upper_s sparsegpt_50_s scaled_eigen_s alps_50_s",
+    },
+}
+
+
+def refit_remarks(frame: pd.DataFrame) -> list[str]:
+    aims = [Aim("worst excess of the refit", frame.excess.max(), 1e-4, at_least=False)]
+    if "pdhg_ratio" in frame:
+        for key, what in (
+            ("pdhg_ratio", ""),
+            ("pdhg_ratio_with_factor", ", with the time to factor H"),
+            ("pdhg_ratio_less_compiling", ", less its compiling"),
+        ):
+            ratio = frame[key]
+            aims += [
+                Aim(f"raPDHG ÷ refit{what}, median", ratio.median(), 100, at_least=True),
+                Aim(f"raPDHG ÷ refit{what}, least", ratio.min(), 40, at_least=True),
+            ]
+    down = frame[frame.layer.str.contains("down")]
+    if len(down):
+        for key, what in (
+            ("loop_ratio", ""),
+            ("loop_ratio_with_factor", ", with the time to factor H"),
+        ):
+            text = f"row loop ÷ refit{what} on down projections, least"
+            aims.append(Aim(text, down[key].min(), 4, at_least=True))
+    most = frame.some_rows.max()
+    lines = [
+        *(f"- {aim.verdict}" for aim in aims),
+        f"The row loop (one fp32 Cholesky factor a row) ran on {most} rows at most, and its "
+        f"seconds are scaled to all rows.",
+    ]
+    if "pdhg_ratio" in frame:
+        lines.append(
+            "raPDHG ran on those rows, and so did the refit it is compared with. It is called as "
+            "its authors call it (eps 1e-2, vmap over rows, not under jit), so its loops are "
+            "compiled in each call; they take min(rows, 128 · 12 · 2^20 / width²) rows in one."
+        )
+    return lines
+
+
+def moonshot_remarks(frame: pd.DataFrame) -> list[str]:
+    worst = Aim("blended ÷ plain refit, worst", frame.refit_ratio.max(), 2, at_least=False)
+    middle = Aim("blended ÷ plain refit, median", frame.refit_ratio.median(), 2, at_least=False)
+    return [
+        f"- {middle.verdict}",
+        f"- {worst.verdict}",
+        f"λ {LAMBDA:g}, {GRADIENT_SEQUENCES} gradient sequences of {GRADIENT_TOKENS} tokens. "
+        f"Ratios are blended over plain: of seconds; of operations by formula (flops: "
+        f"`refit_flops`, `sparsegpt_flops`, `alps_flops`); and, to check these, of 2 m n k over "
+        f"all matrix products that ran (products).",
+    ]
+
+
+def synthetic_remarks(frame: pd.DataFrame) -> list[str]:
+    lines = []
+    sites = frame.drop_duplicates("site")
+    for name, factor in zip(("refit", "sparsegpt_50", "alps_50"), FACTORS):
+        factors, solves = BLOCKS * sites[f"{factor}_s"].sum(), BLOCKS * frame[f"{name}_s"].sum()
+        lines.append(
+            f"- {name}: {factors + solves:.4g} s = {factors:.4g} s for the factors of "
+            f"{BLOCKS * len(sites)} sites + {solves:.4g} s for {BLOCKS * len(frame)} layers"
+        )
+    return [
+        f"Extrapolated, not measured: one block times {BLOCKS}, calibration not counted.",
+        *lines,
+    ]
+
+
+REMARKS: dict[str, Callable[[pd.DataFrame], list[str]]] = {
+    "refit": refit_remarks,
+    "solvers": lambda _: [
+        f"SparseGPT under block:{BLOCK}, ALPS under layer, the refit of a Wanda mask under row, as "
+        f"published. Levels reuse the factor; ALPS's own is an eigendecomposition."
+    ],
+    "moonshot": moonshot_remarks,
+    "floor": lambda _: [
+        "Floor ÷ refit: the time of that many bare products over the time of the refit."
+    ],
+    "synthetic": synthetic_remarks,
+}

@@ -128,10 +128,14 @@ def identity_of(
     search: TokenBatches,
     quantities: Sequence[str],
     batch_tokens: int,
+    gradient_sequences: int | None = None,
 ) -> dict[str, Any]:
-    """All that a measured value depends on beside the recipe: what a journal belongs to."""
+    """All that a measured value depends on beside the recipe: what a journal belongs to.
+
+    `gradient_sequences`: None where nothing reads gradients.
+    """
     parameter = next(loaded.model.parameters())
-    return {
+    identity = {
         "model": loaded.hash,
         "layout": layout.hash,
         "calibration": calibration.hash,
@@ -145,3 +149,6 @@ def identity_of(
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
+    if gradient_sequences is not None:
+        identity["gradient_sequences"] = gradient_sequences
+    return identity

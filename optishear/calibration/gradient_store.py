@@ -74,7 +74,7 @@ def load_or_collect_gradients(
         if folder.exists():
             try:
                 return _load(folder)
-            except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError) as error:
                 log.warning("%s is damaged (%s): collecting its gradients anew.", folder, error)
                 with suppress(FileNotFoundError):  # another process may be removing it, too
                     shutil.rmtree(folder)
@@ -85,7 +85,7 @@ def load_or_collect_gradients(
         told = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
         if notice:
             notice(f"collecting gradients of {len(tokens)} sequences: {told} on disk")
-        with tempfile.TemporaryDirectory(".tmp", folder.name, cache) as beside:
+        with tempfile.TemporaryDirectory(prefix=folder.name, dir=cache) as beside:
             inner = Path(beside) / "store"  # has usual permissions, which a temporary one has not
             inner.mkdir()
             seconds = _write(inner, model, layout, tokens)

@@ -46,7 +46,7 @@ class LayerGradients:
         total = 0.0
         for rows in self.chunks():
             g = self.rows(rows, change.device)
-            along = torch.bmm(g, change[rows].float()[:, :, None])
+            along = torch.bmm(change[rows].float()[:, None, :], g.mT)  # x on the left: faster
             total += along.square().sum(dtype=torch.float64).item()
         return 0.5 * total / self.samples
 

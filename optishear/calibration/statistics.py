@@ -1,9 +1,10 @@
 """What a layer saw during calibration, as sums: merging two shards is `+`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,3 +65,11 @@ class LayerStats:
 def stats_of(stats: Mapping[str, LayerStats], layer: Layer) -> LayerStats:
     """The statistics of a layer: those of its input site, which `collect` keys them by."""
     return stats[layer.site]
+
+
+def unread(layers: Iterable[Layer]) -> dict[str, LayerStats]:
+    """Statistics for those who read none: nan, so that nobody reads them unnoticed."""
+    return {
+        layer.site: LayerStats(0, 0, torch.full((layer.in_features,), torch.nan))
+        for layer in layers
+    }

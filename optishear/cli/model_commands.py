@@ -81,16 +81,17 @@ def prune(
     from optishear.experiment.apply import How, prune_to
     from optishear.experiment.named import NamedMethod
 
-    named = None
+    recipe_for = None if ready is None else lambda _layout: ready
     if method is not None:
         named = NamedMethod(
             method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping
         )
+        recipe_for = named.recipe
     calibration = _calibration(model, text, sequences, seq_len, recipe)
     how = How(calibration, dtype, device, not one_shot, gradient_sequences)
     checked, written = prune_to(
         model,
-        lambda layout: ready or named.recipe(layout),  # type: ignore[union-attr]
+        recipe_for,
         to,
         how,
         None if mask_from is None else (mask_from, refit),

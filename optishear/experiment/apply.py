@@ -77,22 +77,24 @@ def apply_to(
 
 def prune_to(
     model: str,
-    recipe_for: Callable[[ModelLayout], Recipe],
+    recipe_for: Callable[[ModelLayout], Recipe] | None,
     folder: Path,
     how: How,
     mask_from: tuple[str, bool] | None = None,
 ) -> tuple[Checked, bool]:
     """Writes the pruned checkpoint and checks it; False where the folder already held just this.
 
-    `mask_from` (another checkpoint, whether to refit) takes the place of `recipe_for`.
+    Either `recipe_for`, or `mask_from`: another checkpoint, and whether to refit its mask.
     """
     prepared = prepare(model, how.dtype, how.device, how.calibration)
     masks: dict[str, Bool[Tensor, "out in"]] = {}
-    if mask_from is None:
-        recipe = recipe_for(prepared.layout)
-    else:
+    if mask_from is not None:
         masks = masks_of(mask_from[0], prepared.layout)
         recipe = recipe_of_masks(masks, refit=mask_from[1])
+    elif recipe_for is not None:
+        recipe = recipe_for(prepared.layout)
+    else:
+        raise ValueError("Neither a recipe nor a mask was given.")
     recipe.check(prepared.layout)
     made_with = made_with_text(model, prepared, recipe, how)
     if _already(folder, recipe, made_with):

@@ -12,7 +12,7 @@ from torch import Tensor
 from optishear.allocation import RULES, LayerView
 from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_store import load_or_collect_gradients
-from optishear.calibration.statistics import Need, stats_of
+from optishear.calibration.statistics import Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
@@ -57,7 +57,7 @@ class Prepared:
             f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
             f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
         )
-        model, gradients, stats = self.loaded.model, {}, {}
+        model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if wanted := needs - {Need.GRADIENTS}:
             stats = load_or_collect(
                 cache_dir() / "statistics",

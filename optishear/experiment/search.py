@@ -13,7 +13,7 @@ from optishear.allocation import RULES
 from optishear.config import Experiment
 from optishear.errors import ConfigError
 from optishear.experiment.held_out import FOUND, baseline_recipes, compare
-from optishear.experiment.prepare import Calibrated, calibrate, rules_of
+from optishear.experiment.prepare import Calibrated, prepare, rules_of
 from optishear.experiment.results import Entry, Front, Run, front_to_json
 from optishear.objectives import make_objective
 from optishear.pipeline import identity_of, measure_on
@@ -72,7 +72,7 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
     with _threads(experiment.threads):
         watcher.stage(f"loading {experiment.model}")
         texts = experiment.text_specs
-        calibrated = calibrate(
+        prepared = prepare(
             experiment.model,
             experiment.dtype,
             experiment.device,
@@ -80,11 +80,13 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
             experiment.batch_tokens,
         )
         tokens = {
-            purpose: token_batches(spec, calibrated.loaded.tokenizer)
+            purpose: token_batches(spec, prepared.loaded.tokenizer)
             for purpose, spec in texts.items()
             if purpose != "calibration"
         }
-        refuse_shared_text({"calibration": calibrated.calibration, **tokens})
+        refuse_shared_text({"calibration": prepared.calibration, **tokens})
+        watcher.stage("collecting statistics")
+        calibrated = prepared.calibrate(experiment.needs, experiment.gradient_sequences)
         watcher.stage("preparing the search space")
         space = build_space(experiment.space, calibrated.layout, rules_of(calibrated, RULES))
         check_genes(space.genes)
@@ -107,6 +109,7 @@ def _run(
         tokens["search"],
         experiment.quantities,
         experiment.batch_tokens,
+        experiment.gradient_sequences if experiment.needs_gradients else None,
     )
     layers = list(calibrated.layout.sizes)
     with Journal(directory.journal, identity, layers) as journal:
@@ -129,45 +132,40 @@ def _run(
             experiment.quantities,
             experiment.batch_tokens,
         ) as measure:
-            rung = tokens["search"].tokens.numel()
-            evaluator = Evaluator(measure, journal, rung, memo)
+            evaluator = Evaluator(measure, journal, tokens["search"].tokens.numel(), memo)
             found = _search(experiment, space, evaluator, watcher)
             front = front_of(experiment, calibrated, found)
             picked = front.pick().recipe
             recipes = baseline_recipes(
                 experiment.baselines, picked, space.layers.pattern, calibrated
             )
+            recipes[FOUND] = picked
             watcher.stage("measuring the baselines")
-            searched = {
-                name: evaluator(recipe).values
-                for name, recipe in {**recipes, FOUND: picked}.items()
-            }
+            searched = {name: evaluator(recipe).values for name, recipe in recipes.items()}
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
         held = [text for purpose, text in tokens.items() if purpose.startswith("evaluation")]
-        rows = compare(
-            calibrated,
-            {**recipes, FOUND: picked},
-            held,
-            experiment.batch_tokens,
-            watcher.stage,
-        )
+        rows = compare(calibrated, recipes, held, experiment.batch_tokens, watcher.stage)
         for row in rows:
             row["search"] = searched.get(row["name"])
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})
         watcher.stage("drawing figures")
         draw_figures(directory)
-        failed = len(found.evaluations) - len(found.good)
-        manifest |= {
-            "status": "finished",
-            "finished": now(),
-            "ended": found.ended,
-            "evaluations": len(found.evaluations),
-            "failed": failed,
-            "measured_now": evaluator.measured,
-            "seconds": round(sum(e["seconds"] for e in journal.entries.values()), 1),
-        }
-        write_json(directory.manifest, manifest)
+        write_json(directory.manifest, manifest | _ending(found, evaluator))
+
+
+def _ending(found: Found, evaluator: Evaluator) -> dict[str, Any]:
+    """What the manifest says of a finished run."""
+    entries = evaluator.journal.entries.values()
+    return {
+        "status": "finished",
+        "finished": now(),
+        "ended": found.ended,
+        "evaluations": len(found.evaluations),
+        "failed": len(found.evaluations) - len(found.good),
+        "measured_now": evaluator.measured,
+        "seconds": round(sum(entry["seconds"] for entry in entries), 1),
+    }
 
 
 def _search(

@@ -18,6 +18,8 @@ from optishear.models.discover import decoder_blocks
 from optishear.models.head import hidden_states
 
 
+Hidden = Float[Tensor, "..."]  # [batch, seq, hidden] in most models; some carry several streams
+
 # What Python raises where a block looks for something that an earlier one should have left it.
 MISSED = (LookupError, TypeError, AttributeError, ValueError)
 
@@ -38,12 +40,12 @@ class BlockRunner:
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Int[Tensor, "_ seq"]]) -> None:
-        if not sum(len(tokens) for tokens in batches):
-            raise ConfigError("Calibration got no tokens at all. Give it at least one sequence.")
+        if not batches or not all(len(tokens) for tokens in batches):
+            raise ConfigError("Calibration got no tokens at all, or a batch without any.")
         self.model, self.batches, self.block = model, batches, 0
         self._path, self._blocks = decoder_blocks(model)
-        self._handed: list[Float[Tensor, "..."] | None] = [None] * len(batches)
-        self._returned: list[int | None] = []  # items in each block's tuple, None: a bare tensor
+        self._handed: list[Hidden | None] = [None] * len(batches)
+        self._forms: list[Callable[[Hidden], Any]] = []  # how each block returns hidden states
         self._prove(batches[0][:1])
 
     def observe(self) -> None:
@@ -62,25 +64,20 @@ class BlockRunner:
         self,
         block: int,
         tokens: Int[Tensor, "batch seq"],
-        handed: Float[Tensor, "..."] | None,
-    ) -> Float[Tensor, "..."]:
+        handed: Hidden | None,
+    ) -> Hidden:
         """What `block` makes of one batch. `handed` is what the block before it made, None for the
         first; copies of it are given out, for some models work in place."""
-        made: list[Float[Tensor, "..."]] = []
+        made: list[Hidden] = []
 
         def stop(_module: nn.Module, _args: Any, returned: Any) -> None:
             made.append(_hidden(returned))
             raise _Stop
 
-        def stand_in(items: int | None) -> Callable[[], Any]:
-            assert handed is not None
-            if items is None:
-                return handed.clone
-            return lambda: (handed.clone(), *[None] * (items - 1))
-
         with ExitStack() as stack:
-            for before, items in zip(self._blocks[:block], self._returned):
-                stack.enter_context(_stood_in_for(before, stand_in(items)))
+            for before, form in zip(self._blocks[:block], self._forms):
+                assert handed is not None
+                stack.enter_context(_stood_in_for(before, form, handed))
             hook = self._blocks[block].register_forward_hook(stop)
             stack.callback(hook.remove)
             stack.enter_context(suppress(_Stop))
@@ -91,13 +88,17 @@ class BlockRunner:
         """Refuses the model unless each block, alone, makes what it makes in the whole forward.
 
         Bit for bit, or to a rounding error of the dtype: experts add up in any order on a GPU.
+        From the last block to the first, and with another text run in between: what an earlier
+        block left lying about (not in what it returned) is then of that text, and shows.
         """
         whole = self._whole(tokens)
-        for block, want in enumerate(whole):
+        with torch.no_grad():
+            hidden_states(self.model, tokens.flip(1))
+        for block, want in reversed(list(enumerate(whole))):
             try:
                 got = self._run(block, tokens, whole[block - 1] if block else None)
             except MISSED as error:
-                raise self._refusal(f"block {block} alone fails with {error!r}") from error
+                raise self._refusal(f"block {block} alone fails ({error!r})") from error
             if got.shape != want.shape:
                 raise self._refusal(
                     f"block {block} alone gives {tuple(got.shape)}, not {tuple(want.shape)}"
@@ -108,16 +109,16 @@ class BlockRunner:
                     raise self._refusal(f"block {block} alone is off by {miss:.1e} of its norm")
 
     @torch.no_grad()
-    def _whole(self, tokens: Int[Tensor, "1 seq"]) -> list[Float[Tensor, "1 ..."]]:
+    def _whole(self, tokens: Int[Tensor, "1 seq"]) -> list[Hidden]:
         """What each block makes in one forward of the whole model; notes what kind it returns."""
         called: list[int] = []
-        made: list[Float[Tensor, "1 ..."]] = []
+        made: list[Hidden] = []
 
         def note(index: int) -> Callable[..., None]:
             def listen(_module: nn.Module, _args: Any, returned: Any) -> None:
                 called.append(index)
                 made.append(_hidden(returned).clone())
-                self._returned.append(len(returned) if isinstance(returned, tuple) else None)
+                self._forms.append(_form(returned))
 
             return listen
 
@@ -132,27 +133,38 @@ class BlockRunner:
     def _refusal(self, found: str) -> ConfigError:
         return ConfigError(
             f"{type(self.model).__name__} cannot be pruned block by block ({self._path}): {found}. "
-            f"Its blocks pass on more than hidden states. Use `--one-shot`."
+            f"Prune it with `--one-shot`."
         )
 
 
-def _hidden(returned: Any) -> Float[Tensor, "..."]:
-    """The hidden states in what a block returned: all of it, or the first item of a tuple."""
-    hidden = returned[0] if isinstance(returned, tuple) and returned else returned
+def _hidden(returned: Any) -> Hidden:
+    """The hidden states in what a block returned: all of it, or the first item."""
+    hidden = returned[0] if type(returned) in (tuple, list) and returned else returned
     if not isinstance(hidden, Tensor):
         raise ConfigError(
             f"A decoder block returns a {type(returned).__name__} that does not begin with hidden "
-            f"states, so the model cannot be pruned block by block. Use `--one-shot`."
+            f"states, so the model cannot be pruned block by block. Prune it with `--one-shot`."
         )
     return hidden
 
 
+def _form(returned: Any) -> Callable[[Hidden], Any]:
+    """Other hidden states as a block would return them. What it returns beside them is None: to
+    keep it would take more memory (attention weights), and no model that passes reads it."""
+    if isinstance(returned, Tensor):
+        return lambda hidden: hidden
+    kind, more = type(returned), [None] * (len(returned) - 1)
+    return lambda hidden: kind([hidden, *more])
+
+
 @contextmanager
-def _stood_in_for(module: nn.Module, answer: Callable[[], Any]) -> Iterator[None]:
+def _stood_in_for(
+    module: nn.Module, form: Callable[[Hidden], Any], hidden: Hidden
+) -> Iterator[None]:
     """`module` answers without looking at what it is asked; its own forward is given back."""
     own = vars(module)
     before = {"forward": own["forward"]} if "forward" in own else {}  # accelerate sets one
-    own["forward"] = lambda *_args, **_kwargs: answer()
+    own["forward"] = lambda *_args, **_kwargs: form(hidden.clone())
     try:
         yield
     finally:

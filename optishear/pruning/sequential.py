@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from optishear.calibration.collect import listening
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import LayerStats, Need, unread
 from optishear.models.blocks import BlockRunner
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.evidence import Evidence
@@ -48,7 +47,7 @@ def apply_sequentially(
     reports = []
     for block in range(layout.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
-        stats = _unasked(layers) if runner is None else _statistics(runner, layers, needs)
+        stats = unread(layers) if runner is None else _statistics(runner, layers, needs)
         evidence = Evidence(stats, gradients or {}, given or {})
         for layer, solution in prune(layers, working.dense_of, evidence, recipe):
             working.write(layer.name, solution.weight)
@@ -70,11 +69,3 @@ def _statistics(
     with listening(runner.model, layers, needs) as heard:
         runner.observe()
     return heard.stats(sum(len(tokens) for tokens in runner.batches))
-
-
-def _unasked(layers: Sequence[Layer]) -> dict[str, LayerStats]:
-    """Statistics for those who read none: nan, so that nobody reads them unnoticed."""
-    return {
-        layer.site: LayerStats(0, 0, torch.full((layer.in_features,), torch.nan))
-        for layer in layers
-    }

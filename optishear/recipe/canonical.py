@@ -42,7 +42,7 @@ def canonical_solver(solver: Mapping[str, Any]) -> dict[str, Any]:
         return dict(solver)
     if solver.get("of") == "alps":
         return {key: value for key, value in solver.items() if key != "of"} | {"name": "alps"}
-    return {"of": "mask", **solver}
+    return {**solver, "of": solver.get("of", "mask")}
 
 
 def chooser_of(solver: Mapping[str, Any]) -> Any:

@@ -64,7 +64,7 @@ def canonical_metric(
 def reads_inputs(spec: Mapping[str, Any]) -> bool:
     """Whether the layer's inputs have a say in the metric's ranking."""
     match spec.get("name"):
-        case "magnitude" | "random":
+        case "magnitude" | "random" | "given":
             return False
         case "power":
             return spec.get("delta", NAMED_POINTS["power"]["wanda"]["delta"]) != 0

@@ -72,6 +72,8 @@ class Journal:
             "solver": dict(recipe.solver),
             "drop": [recipe.drop[name] for name in self.layers],
         }
+        if (quadratic := recipe.to_json().get("quadratic")) is not None:
+            entry["quadratic"] = quadratic
         self._write(entry, mode="ab")
         self.entries[entry["key"], entry["rung"]] = entry
         return entry
@@ -154,7 +156,8 @@ def refuse_other_measure(path: Path, found: Mapping[str, Any], wanted: Mapping[s
 def recipe_of(entry: Mapping[str, Any], layers: Sequence[str]) -> Recipe:
     """The recipe of a journal line, its counts named again."""
     drop = dict(zip(layers, entry["drop"], strict=True))
-    return Recipe(entry["metric"], drop, entry["pattern"], entry["solver"])
+    quadratic = {"quadratic": entry["quadratic"]} if "quadratic" in entry else {}
+    return Recipe(entry["metric"], drop, entry["pattern"], entry["solver"], **quadratic)
 
 
 def memo_of(

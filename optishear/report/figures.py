@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 FORMAT = "optishear-front/1"
-OWN_ROWS = ("dense", "found")  # of evaluation.json: no baselines, but the start and the pick
+# Rows of evaluation.json that are no baselines: the start, and the pick in both modes.
+OWN_ROWS = ("dense", "found", "found, block by block")
 
 
 def draw_figures(run: RunDirectory) -> list[Path]:

@@ -1,69 +1,46 @@
 """A search space as its YAML file says it, and the `SearchSpace` that becomes of it on a model."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from optishear.errors import ConfigError
+from optishear.recipe.canonical import MASK, chooser_of, metric_under
 from optishear.recipe.layout import ModelLayout
+from optishear.recipe.metric_forms import NAMED_POINTS, OWN, reads_inputs
 from optishear.recipe.pattern import NofM, Pattern, parse_n_of_m, parse_pattern
-from optishear.recipe.profile import Bounds, Rule, check_sparsity
-from optishear.search.genes import Choice, Gene, Integer, Real
-from optishear.search.metric_genes import MetricGenes
+from optishear.recipe.profile import Bounds, Rule
+from optishear.recipe.quadratic import USUAL_DAMPING
+from optishear.search.gene_file import parse_templates
+from optishear.search.quadratic_genes import quadratic_genes
 from optishear.search.space import SearchSpace
+from optishear.search.space_parts import MoonshotSpec, SparsitySpec
+from optishear.search.space_parts import Strict as Strict
 from optishear.search.sparsity_genes import GROUPINGS, SparsityGenes
-
-
-class Strict(BaseModel):
-    """Unknown keys are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SparsitySpec(Strict):
-    """`by`: block, layer, curve, or a rule: uniform, owl, alphapruning."""
-
-    by: str = "uniform"
-    low: float = 0.0
-    high: float = 0.95
-    options: tuple[float, ...] | None = None
-    budget: float | None = None
-    width: float = Field(default=0.3, gt=0, le=1)
-
-    @model_validator(mode="after")
-    def _possible(self) -> "SparsitySpec":
-        for name, value in (("low", self.low), ("high", self.high)):
-            check_sparsity(value, f"sparsity.{name}")
-        for value in self.options or ():
-            check_sparsity(value, "sparsity.options")
-        if self.low > self.high:
-            raise ConfigError(f"sparsity.low {self.low:g} is above sparsity.high {self.high:g}.")
-        if self.budget is not None:
-            check_sparsity(self.budget, "sparsity.budget")
-            if not self.low <= self.budget <= self.high:
-                raise ConfigError(
-                    f"sparsity.budget {self.budget:g} lies outside [{self.low:g}, {self.high:g}], "
-                    f"the bounds of every layer. Widen low and high."
-                )
-        if self.options is not None and self.by not in ("block", "layer"):
-            raise ConfigError("sparsity.options needs sparsity.by to be 'block' or 'layer'.")
-        return self
+from optishear.search.template_genes import TemplateGenes, variants_of
 
 
 class SpaceSpec(Strict):
-    """What varies: settings of one or several metrics, layer sparsities, on one pattern."""
+    """What varies: metrics and their settings, layer sparsities, solvers, MOONSHOT's λ; on one
+    pattern."""
+
+    later = frozenset({"solver", "moonshot", "damping"})
 
     pattern: str = "row"
     metric: tuple[dict[str, Any], ...] = ({"name": "wanda"},)
     sparsity: SparsitySpec = SparsitySpec()
+    solver: tuple[dict[str, Any], ...] = (MASK,)
+    moonshot: MoonshotSpec | None = None
+    damping: float = Field(default=USUAL_DAMPING, ge=0, le=1)
     objectives: tuple[str, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _one_metric(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("metric"), dict):
-            data = {**data, "metric": [data["metric"]]}
+    def _one_is_a_list_of_one(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            alone = {k: [data[k]] for k in ("metric", "solver") if isinstance(data.get(k), dict)}
+            data = {**data, **alone}
         return data
 
     @model_validator(mode="after")
@@ -81,13 +58,31 @@ class SpaceSpec(Strict):
                 f"pattern {self.pattern!r} has a sparsity of {1 - fixed[0] / fixed[1].m:g}, but "
                 f"sparsity.budget is {self.sparsity.budget}. Leave one of them out."
             )
-        if not self.metric:
-            raise ConfigError("metric: at least one is needed.")
-        for index, template in enumerate(self.metric):
-            if not isinstance(template.get("name"), str):
-                raise ConfigError(f"metric.{index}: has no name.")
-            _template(index, template)
+        self._refuse_what_nothing_reads()
         return self
+
+    def _refuse_what_nothing_reads(self) -> None:
+        """Settings that no recipe of the space depends on are mistakes too."""
+        solvers = [solver for template in self.solvers for solver in variants_of(template)]
+        metrics = [metric for template in self.metrics for metric in variants_of(template)]
+        itself = [metric_under(solver, MASK)["name"] == OWN for solver in solvers]
+        if all(itself) and TemplateGenes("metric", self.metrics).genes:
+            raise ConfigError(
+                f"metric: its genes change nothing, since {chooser_of(solvers[0])} chooses by "
+                f"itself. Leave metric out, or add a solver that reads it, such as mask."
+            )
+        if any(solver != MASK for solver in solvers):
+            return
+        if self.damping != USUAL_DAMPING:
+            raise ConfigError(
+                f"damping {self.damping:g} changes nothing, since mask moves no weights. Leave it "
+                f"out, or add a solver that does."
+            )
+        if self.moonshot is not None and not any(map(reads_inputs, metrics)):
+            raise ConfigError(
+                f"moonshot changes nothing, since mask moves no weights and the metric "
+                f"{metrics[0]['name']!r} reads no inputs. Use wanda, or a solver that moves them."
+            )
 
     @property
     def resolved_pattern(self) -> Pattern:
@@ -99,9 +94,15 @@ class SpaceSpec(Strict):
         fixed = parse_n_of_m(self.pattern)
         return 1 - fixed[0] / fixed[1].m if fixed else self.sparsity.budget
 
-    def templates(self) -> tuple[dict[str, Any], ...]:
+    @property
+    def metrics(self) -> tuple[dict[str, Any], ...]:
         """The metrics with each `{choice: ...}`, `{real: ...}`, `{integer: ...}` made a gene."""
-        return tuple(_template(index, template) for index, template in enumerate(self.metric))
+        return parse_templates("metric", self.metric)
+
+    @property
+    def solvers(self) -> tuple[dict[str, Any], ...]:
+        """The solvers, likewise."""
+        return parse_templates("solver", self.solver)
 
 
 def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule]) -> SearchSpace:
@@ -124,41 +125,16 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
         width=spec.sparsity.width,
         rules=rules,
     )
-    space = SearchSpace(MetricGenes(spec.templates()), layers, spec.resolved_budget)
+    space = SearchSpace(
+        TemplateGenes("metric", spec.metrics, NAMED_POINTS),
+        layers,
+        spec.resolved_budget,
+        TemplateGenes("solver", spec.solvers),
+        quadratic_genes(spec.moonshot, spec.damping, layout),
+    )
     if not space.genes:
         raise ConfigError(
-            "The search space holds one recipe only: give a metric setting or the sparsity a gene "
-            "(for instance sparsity.by: block), or use `optishear prune`."
+            "The search space holds one recipe only: give a metric setting, the solver, moonshot "
+            "or the sparsity a gene (for instance sparsity.by: block), or use `optishear prune`."
         )
     return space
-
-
-def _template(index: int, data: Mapping[str, Any]) -> dict[str, Any]:
-    prefix = f"metric.{index}.{data['name']}"
-    return {
-        key: _gene(f"{prefix}.{key}", value) if isinstance(value, dict) else value
-        for key, value in data.items()
-    }
-
-
-def _gene(name: str, data: Mapping[str, Any]) -> Gene:
-    kinds: tuple[Literal["choice", "real", "integer"], ...] = ("choice", "real", "integer")
-    if len(data) != 1 or next(iter(data)) not in kinds:
-        raise ConfigError(
-            f"{name}: a gene is one of {{choice: [a, b, ...]}}, {{real: [low, high]}}, "
-            f"{{integer: [low, high]}}; found {dict(data)}."
-        )
-    kind, values = next(iter(data.items()))
-    if not isinstance(values, list | tuple) or len(values) < 1:
-        raise ConfigError(f"{name}: {kind} needs a list of values, found {values!r}.")
-    if kind == "choice":
-        if len(set(map(str, values))) < len(values):
-            raise ConfigError(f"{name}: choice lists an option twice.")
-        return Choice(name, tuple(values))
-    numbers = isinstance(values, list | tuple) and all(
-        isinstance(v, int if kind == "integer" else int | float) and not isinstance(v, bool)
-        for v in values
-    )
-    if len(values) != 2 or not numbers or not values[0] < values[1]:
-        raise ConfigError(f"{name}: {kind} needs [low, high] with low < high, found {values!r}.")
-    return Integer(name, *values) if kind == "integer" else Real(name, *map(float, values))

@@ -27,7 +27,9 @@ g = 1 / (l + rho), Woodbury's identity in the basis of Q reads
 
 t is made once and the factors of K_r once for each rho, so an iteration costs the same two products
 and O(n in) more for each row. The row terms of the whole layer are in memory at once, 4 n bytes a
-weight: under most patterns the rows compete, so every iteration needs all of them.
+weight: under most patterns the rows compete, so every iteration needs all of them. d is the root of
+the shared diagonal alone. That of all H_r in the mean ended 7 % higher at a lambda of 0.5 and 50 %
+higher at 0, on small correlated layers.
 """
 
 from collections.abc import Callable
@@ -41,7 +43,7 @@ from optishear.calibration.statistics import Need
 from optishear.errors import NumericalError
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver
 from optishear.solvers.masks import keep_highest
-from optishear.solvers.quadratic import Quadratic
+from optishear.solvers.quadratic import Quadratic, along, weighted
 from optishear.solvers.refit import refit_choice
 
 
@@ -87,7 +89,8 @@ class ALPS(Solver):
 class Chosen:
     """Where ADMM ended: its mask, the weights it left there, and how it came to stop.
 
-    `changed`: what share of the kept weights became others at the last look.
+    `changed`: how much of the mask the last look found changed, as a share of the kept weights; a
+    swap counts twice, as it does for the authors.
     """
 
     keep: Bool[Tensor, "out in"]
@@ -148,14 +151,14 @@ class _Step:
     def __init__(self, quadratic: Quadratic, rows: int):
         self.scale, values, self.vectors = quadratic.shared.scaled_eigen
         self.values = values.clamp_min(0)  # rounding may leave the least below zero
-        self.term = None
+        self.term, self.parts = None, []
         if quadratic.row_term is not None:
             shape = (rows, quadratic.row_term.gradients.samples, len(values))
             self.term = values.new_empty(shape)
             for part in quadratic.chunks(rows):
                 assert part.term is not None
+                self.parts.append(part.rows)
                 torch.matmul(part.term / self.scale, self.vectors, out=self.term[part.rows])
-            self.parts = [part.rows for part in quadratic.chunks(rows)]
 
     def at(self, rho: float) -> Callable[[Float[Tensor, "rows in"]], Float[Tensor, "rows in"]]:
         gain = 1 / (self.values + rho)
@@ -164,8 +167,8 @@ class _Step:
         def solve(x: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
             ahead = (x @ self.vectors) * (rho * gain)
             if self.term is not None and lower is not None:
-                inner = torch.cholesky_solve(torch.bmm(self.term, ahead[:, :, None]), lower)
-                ahead = ahead - torch.bmm(inner.mT, self.term)[:, 0] * gain
+                inner = torch.cholesky_solve(along(ahead, self.term)[:, :, None], lower)[:, :, 0]
+                ahead = ahead - weighted(inner, self.term) * gain
             return ahead @ self.vectors.T
 
         return solve

@@ -8,6 +8,7 @@ from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.metrics import Metric, make_metric
 from optishear.metrics.given import Given
+from optishear.recipe.canonical import CHOOSES_ITSELF
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.metric_forms import GIVEN, OWN
@@ -107,7 +108,6 @@ SOLVERS: dict[str, str] = {
     "alps": "chooses by ADMM, then the best weights for that mask",
 }
 CHOOSERS = ("mask", "sparsegpt", "alps")  # those that a refit may follow
-CHOOSES_ITSELF = ("sparsegpt", "alps")
 
 
 def refitted(solver: Mapping[str, Any]) -> dict[str, Any]:

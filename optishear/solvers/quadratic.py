@@ -6,17 +6,18 @@ row, from per-sequence gradients; solvers read both through the same few operati
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.solvers.hessian import Hessian
 
 
-ROW_TERM_BYTES = 2**27  # of one chunk's row terms in fp32
+# Of one chunk's row terms in fp32. On a CPU they then stay in the cache from one iteration to the
+# next; a GPU wants long runs.
+ROW_TERM_BYTES = {"cpu": 2**22, "cuda": 2**28}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Quadratic:
         size = rows
         if self.row_term is not None:
             a_row = 4 * self.row_term.gradients.samples * len(self.shared.matrix)
-            size = max(1, ROW_TERM_BYTES // a_row)
+            size = max(1, ROW_TERM_BYTES[self.shared.matrix.device.type] // a_row)
         for start in range(0, rows, size):
             yield self.part(slice(start, min(start + size, rows)))
 
@@ -67,7 +68,7 @@ class Quadratic:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Rows of a layer and their quadratics, ready to multiply and to (approximately) divide by."""
+    """Rows of a layer and their quadratics, with their row terms in memory."""
 
     rows: slice
     shared: Hessian
@@ -78,27 +79,55 @@ class Part:
         product = x @ self.shared.matrix
         if self.term is None:
             return product
-        inner = torch.bmm(self.term, x[:, :, None])
-        return product + torch.bmm(inner.mT, self.term)[:, 0]
+        return product + weighted(along(x, self.term), self.term)
 
-    def divided(self, x: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
-        """H_r^-1 x_r for every row r; the row term through Woodbury's identity."""
-        quotient = x @ self.shared.inverse
-        if self.term is None:
-            return quotient
-        solved, lower = self._woodbury
-        inner = torch.bmm(solved, x[:, :, None])
-        return quotient - torch.bmm(torch.cholesky_solve(inner, lower).mT, solved)[:, 0]
-
-    @cached_property
-    def _woodbury(self) -> tuple[Float[Tensor, "rows samples in"], Float[Tensor, "rows n n"]]:
-        """(S_r H^-1, Cholesky factor of I + S_r H^-1 S_r^T)."""
-        assert self.term is not None
-        solved = self.term @ self.shared.inverse
-        inner = torch.bmm(solved, self.term.mT)
-        inner.diagonal(dim1=1, dim2=2).add_(1)
-        return solved, torch.linalg.cholesky(inner)
+    def inverse_on(self, keep: Bool[Tensor, "rows in"]) -> "InverseOn":
+        """An upper bound of each row's inverse on the weights it keeps."""
+        return InverseOn(self, keep)
 
     def costs(self, change: Float[Tensor, "rows in"]) -> Float[Tensor, " rows"]:
         """1/2 d_r H_r d_r^T of each row, in fp64."""
         return 0.5 * (self.times(change) * change).sum(1, dtype=torch.float64)
+
+
+class InverseOn:
+    """x_r -> M_r x_r on each row's kept weights T, with M_r >= (H_r,TT)^-1: a preconditioner whose
+    residual norms bound how far a cost is above its optimum.
+
+    Without row terms M = (H^-1)_TT, which is never below (H_TT)^-1. With them, from M^-1 <= H_TT,
+    (M^-1 + S_T^T S_T)^-1 = M - M S_T^T (I + S_T M S_T^T)^-1 S_T M, S_T the kept columns of S_r.
+    (Woodbury for the whole row and the mask afterwards would bound as well, but takes 22 steps
+    where this takes 8: what a row term makes stiff, the mask then makes loose again.)
+    """
+
+    def __init__(self, part: Part, keep: Bool[Tensor, "rows in"]):
+        self.kept, self.inverse = keep.float(), part.shared.inverse
+        self.solved = None
+        if part.term is not None:
+            inside = part.term * self.kept[:, None, :]
+            self.solved = (inside @ self.inverse).mul_(self.kept[:, None, :])
+            inner = torch.bmm(self.solved, inside.mT)
+            inner.diagonal(dim1=1, dim2=2).add_(1)
+            self.lower = torch.linalg.cholesky(inner)
+
+    def __call__(self, x: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
+        """`x` is zero off T, and so is the answer."""
+        product = (x @ self.inverse) * self.kept
+        if self.solved is None:
+            return product
+        inner = torch.cholesky_solve(along(x, self.solved)[:, :, None], self.lower)[:, :, 0]
+        return product - weighted(inner, self.solved)
+
+
+def along(
+    x: Float[Tensor, "rows in"], vectors: Float[Tensor, "rows n in"]
+) -> Float[Tensor, "rows n"]:
+    """Products with each row's vectors. (x on the left: on a CPU ten times as fast as on the
+    right, 0.9 against 8.9 ms for 576 rows of 16 x 576.)"""
+    return torch.bmm(x[:, None, :], vectors.mT)[:, 0]
+
+
+def weighted(
+    weights: Float[Tensor, "rows n"], vectors: Float[Tensor, "rows n in"]
+) -> Float[Tensor, "rows in"]:
+    return torch.bmm(weights[:, None, :], vectors)[:, 0]

@@ -6,9 +6,9 @@ Mozaffari et al. 2025 (arXiv 2512.13886) pose it as one quadratic programme a ro
 
 and solve it by a first-order method. Since the constraints only fix coordinates it is a masked
 system of linear equations, solved here by conjugate gradients. The preconditioner is the dense
-inverse, masked: (H^-1)_TT for the kept set T. It is never below the inverse that is sought,
-(H^-1)_TT >= (H_TT)^-1, which gives the stopping rule its worth: 1/2 r (H^-1)_TT r^T of a residual r
-bounds from above how far the cost still is from the optimum, whatever the scale.
+inverse, masked: M = (H^-1)_TT for the kept set T (`quadratic.InverseOn`). It is never below the
+inverse that is sought, M >= (H_TT)^-1, which gives the stopping rule its worth: 1/2 r M r^T of a
+residual r bounds from above how far the cost still is from the optimum, whatever the scale.
 """
 
 from dataclasses import dataclass
@@ -110,12 +110,12 @@ def _descend(
     most_iterations: int,
 ) -> tuple[Float[Tensor, "rows in"], float, float, int]:
     """(weight, bound on cost above the optimum, cost, iterations) of some rows."""
-    kept = keep.float()
+    kept, inverse = keep.float(), part.inverse_on(keep)
     change = weight - dense
     product = part.times(change)
     residual = -product * kept
     cost = 0.5 * (product * change).sum(1, dtype=torch.float64)
-    ahead = part.divided(residual) * kept
+    ahead = inverse(residual)
     slope = (residual * ahead).sum(1)
     direction = ahead
     for iteration in range(most_iterations):
@@ -128,7 +128,7 @@ def _descend(
         weight = weight + step * direction
         residual = residual - step * product
         cost -= 0.5 * (step[:, 0] * slope)
-        ahead = part.divided(residual) * kept
+        ahead = inverse(residual)
         before, slope = slope, (residual * ahead).sum(1)
         turn = torch.where(before > 0, slope / before, 0.0)[:, None]
         direction = ahead + turn * direction

@@ -162,7 +162,7 @@ def _counts(
     sweep: _Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern, size: int
 ) -> list[Int[Tensor, " groups"]]:
     """How many weights each block loses: in each row under `row`, otherwise over all of them."""
-    rows, width = weight.shape
+    width = weight.shape[1]
     if isinstance(pattern, NofM):
         return []
     if isinstance(pattern, Block):

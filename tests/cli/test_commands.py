@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+from small_experiment import EMBEDDED
 from typer.testing import CliRunner
 
 from optishear.cli import app
@@ -54,7 +55,10 @@ def test_listings_have_one_line_each_and_a_paper(command):
         (["export", "nowhere", "--to", "x"], "there is no such run"),
         (["evaluate", "smollm3-135m"], "Did you mean 'smollm2-135m'?"),
         (["evaluate", "embedded", "--text", "sotuu"], "Did you mean 'sotu'?"),
-        (["prune", "--model", "embedded", "--to", "x"], "either --recipe FILE or --method NAME"),
+        (
+            ["prune", "--model", "embedded", "--to", "x"],
+            "Give one of --recipe FILE, --method NAME and --mask-from",
+        ),
         (["prune", "--model", "embedded", "--to", "x", "--method", "wanda"], "needs --sparsity"),
         (
             ["prune", "--model", "embedded", "--to", "x", "--method", "wnada", "--sparsity", "0.5"],
@@ -100,7 +104,7 @@ def test_listings_have_one_line_each_and_a_paper(command):
                 "--sparsity",
                 "0.5",
             ],
-            "leave those options out",
+            "Leave them out",
         ),
     ],
 )
@@ -124,18 +128,7 @@ def test_a_run_that_never_finished_says_how_to_go_on(tmp_path):
     assert "run the search again" in invoke("front", tmp_path / "quick", code=2).stderr
 
 
-QUICK = {
-    "model": "embedded",
-    "threads": 1,
-    "text": {
-        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 64},
-        "search": {"source": "embedded", "split": "search", "sequences": 2, "seq_len": 64},
-        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 3, "seq_len": 64},
-    },
-    "space": "metric_and_blocks",
-    "record": ["kl", "perplexity"],
-    "search": {"population": 8, "evaluations": 20},
-}
+QUICK = {**EMBEDDED, "record": ["kl", "perplexity"], "search": {"population": 8, "evaluations": 20}}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +146,8 @@ def test_search_prints_where_the_run_is_and_what_it_found(finished):
     folder, printed = finished
     assert printed["status"] == "finished"
     assert (printed["evaluations"], printed["failed"]) == (20, 0)
-    assert [row["name"] for row in printed["held_out"]] == ["dense", "magnitude", "wanda", "found"]
+    rows = ["dense", "magnitude", "wanda", "found", "found, block by block"]
+    assert [row["name"] for row in printed["held_out"]] == rows
     for name in ("manifest.json", "journal.jsonl", "front.json", "evaluation.json", "figures"):
         assert (folder / "results" / "quick" / printed["hash"] / name).exists()
 

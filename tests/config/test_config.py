@@ -1,7 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 
-from optishear.config import EXPERIMENTS, SEARCH_SPACES, load_experiment
+from optishear.calibration.statistics import Need
+from optishear.config import EXPERIMENTS, SEARCH_SPACES, Experiment, load_experiment
 from optishear.errors import ConfigError
 from optishear.search.space_file import SpaceSpec
 
@@ -32,9 +36,111 @@ def test_every_shipped_experiment_is_sound_and_opens_with_its_hypothesis(path):
 
 @pytest.mark.parametrize("path", sorted(SEARCH_SPACES.path.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_search_space_is_sound_and_opens_with_a_comment(path, tmp_path):
-    found = experiment(tmp_path, {"space": path.stem})
+    found = experiment(tmp_path, {"space": path.stem, "gradient_sequences": 4})
     assert isinstance(found.space, SpaceSpec)
     assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("quickstart", "d813f0b6568a"),
+        ("embedded_60", "9371f7dbadb2"),
+        ("smollm2_60", "1e9fe9421360"),
+    ],
+)
+def test_shipped_experiments_keep_the_hash_under_which_their_runs_lie(name, known):
+    assert load_experiment(name).hash == known
+
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.rglob("manifest.json")), ids=lambda p: p.parts[-3])
+def test_the_configuration_of_a_committed_run_still_has_its_hash(path, tmp_path, monkeypatch):
+    (tmp_path / "wikitext2_test.txt").touch()  # of a run that was given it as ../wikitext2_test.txt
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    manifest = json.loads(path.read_text())
+    assert Experiment.model_validate(manifest["experiment"]).hash == manifest["hash"]
+
+
+MOONSHOT = {"sparsity": {"by": "block", "budget": 0.6}, "moonshot": {"by": "role"}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"space": {**MOONSHOT, "solver": {"name": "sparsegpt"}, "damping": 0.1}},
+        {"space": {**MOONSHOT, "moonshot": {"lambda": 0.5}}, "gradient_sequences": 2},
+    ],
+)
+def test_a_written_configuration_has_the_keys_of_the_files_and_reads_back(tmp_path, changes):
+    changes = {"gradient_sequences": 4, **changes}
+    found = experiment(tmp_path, changes)
+    written = found.model_dump(mode="json")
+    assert "lambda" in written["space"]["moonshot"]
+    assert Experiment.model_validate(written) == found
+    assert Experiment.model_validate(written).hash == found.hash
+
+
+def test_what_a_space_adds_changes_the_hash_and_its_defaults_do_not(tmp_path):
+    def hash_with(**more):
+        space = {"sparsity": {"by": "block"}, **more}
+        return experiment(tmp_path, {"space": space, "gradient_sequences": 4}).hash
+
+    plain = hash_with()
+    assert hash_with(solver={"name": "mask"}, moonshot=None, damping=0.01) == plain
+    others = [
+        hash_with(solver={"name": "sparsegpt"}),
+        hash_with(solver={"name": "sparsegpt"}, damping=0.02),
+        hash_with(moonshot={}),
+        hash_with(moonshot={"lambda": 0.5}),
+    ]
+    assert len({plain, *others}) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "needs"),
+    [
+        ({}, {Need.INPUT_SQ}),
+        ({"baselines": ["magnitude"], "space": {"sparsity": {"by": "block"}}}, {Need.INPUT_SQ}),
+        ({"baselines": ["wanda", "sparsegpt"]}, {Need.INPUT_SQ, Need.GRAM}),
+        ({"baselines": ["moonshot-wanda"]}, set(Need)),
+        ({"record": ["taylor"]}, {Need.INPUT_SQ, Need.GRADIENTS}),
+        ({"space": MOONSHOT}, set(Need)),
+        (
+            {"space": {"solver": [{"name": "mask"}, {"name": "refit"}]}},
+            {Need.INPUT_SQ, Need.GRAM},
+        ),
+        (
+            {"space": {"solver": {"name": "refit", "of": {"choice": ["mask", "alps"]}}}},
+            {Need.INPUT_SQ, Need.GRAM},
+        ),
+    ],
+)
+def test_calibration_is_asked_for_what_everything_in_reach_needs(tmp_path, changes, needs):
+    found = experiment(tmp_path, {"gradient_sequences": 4, **changes})
+    assert found.needs == needs
+    assert found.needs_gradients == (Need.GRADIENTS in needs)
+
+
+def test_gradients_are_only_missed_where_something_needs_them(tmp_path):
+    assert experiment(tmp_path, {"gradient_sequences": 99}).gradient_sequences == 99
+    with pytest.raises(ConfigError, match=r"gradient_sequences is 16, but .* has 4 sequences"):
+        experiment(tmp_path, {"space": MOONSHOT})
+    whole = {**BASE["text"], "calibration": {**BASE["text"]["calibration"], "sequences": 0}}
+    assert experiment(tmp_path, {"space": MOONSHOT, "text": whole}).needs_gradients
+
+
+def test_moonshot_settings_are_changed_on_the_command_line(tmp_path):
+    found = experiment(
+        tmp_path,
+        {"space": "joint", "gradient_sequences": 4},
+        ["space.moonshot.by=role", "space.solver.1.of=sparsegpt"],
+    )
+    assert found.space.moonshot.by == "role"
+    assert found.space.solver[1] == {"name": "refit", "of": "sparsegpt"}
 
 
 def test_without_a_budget_sparsity_is_an_objective_and_the_knee_is_picked(tmp_path):
@@ -119,6 +225,30 @@ def test_a_named_space_can_be_changed_in_place(tmp_path):
             {"space": {"metric": {"name": "power", "alpha": {"real": [0.0, 1.0]}}}},
             "must be positive",
         ),
+        (
+            {"space": {"solver": {"name": "sparsgpt"}}},
+            "space.solver.0: No solver is called 'sparsgpt'. Did you mean 'sparsegpt'?",
+        ),
+        (
+            {"space": {"solver": [{"name": "mask"}, {"name": "refit", "of": "alp"}]}},
+            "space.solver.1: Solver 'refit': of is 'alp'. Did you mean 'alps'?",
+        ),
+        (
+            {"space": {"solver": {"name": "refit", "of": {"choice": ["mask", "wanda"]}}}},
+            "of is 'wanda'",
+        ),
+        (
+            {"space": {"solver": {"name": "refit", "of": "alps", "rounds": 3}}},
+            "has no setting rounds",
+        ),
+        ({"space": {"moonshot": {"by": "layer"}}}, "moonshot.by: Input should be 'global', 'role'"),
+        ({"space": {"moonshot": {"low": -0.1}}}, "moonshot.low: Input should be greater than"),
+        ({"space": {"moonshot": {"lamda": 0.5}}}, "unknown key. Did you mean 'lambda'"),
+        ({"space": {"moonshot": {"lambda": 1.5}}}, "moonshot.lambda: Input should be less than"),
+        ({"space": {"moonshot": 0.5}}, "moonshot: Input should be a valid dictionary"),
+        ({"space": {"damping": 2}}, "damping: Input should be less than or equal to 1, found 2"),
+        ({"space": {"moonshoot": {}}}, "unknown key. Did you mean 'moonshot'"),
+        ({"gradient_sequences": 0}, "gradient_sequences: Input should be greater than"),
         ({"text": {**BASE["text"], "search": BASE["text"]["calibration"]}}, "calibration"),
         (
             {"text": {**BASE["text"], "search": {**BASE["text"]["search"], "split": "serch"}}},

@@ -6,7 +6,9 @@ from tiny_models import TINY, make
 from transformers import AutoModelForCausalLM
 
 from optishear.errors import ConfigError, StorageError
-from optishear.experiment.apply import named_recipe, prune_to, usual_text
+from optishear.experiment.apply import How, prune_to
+from optishear.experiment.named import NamedMethod
+from optishear.experiment.texts import usual_text
 from optishear.export.checkpoint import check_zeros
 from optishear.models.discover import layout_of
 from optishear.models.load import load
@@ -15,7 +17,7 @@ from optishear.recipe.recipe import Recipe
 from optishear.text.sources import TextSpec
 
 
-TEXT = TextSpec("embedded", "train", 2, 64)
+TEXT = How(TextSpec("embedded", "train", 2, 64))
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def saved(name, place, dtype):
 
 
 def wanda(sparsity=0.5, pattern=None):
-    return lambda layout: named_recipe(layout, "wanda", sparsity, pattern)
+    return NamedMethod("wanda", sparsity, pattern).recipe
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "mixtral"])

@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 import yaml
+from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
@@ -18,17 +19,7 @@ from optishear.experiment.search import Silent, search
 from optishear.records.journal import Journal, read_journal
 
 
-BASE = {
-    "model": "embedded",
-    "threads": 1,
-    "text": {
-        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 64},
-        "search": {"source": "embedded", "split": "search", "sequences": 2, "seq_len": 64},
-        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 3, "seq_len": 64},
-    },
-    "space": "metric_and_blocks",
-    "search": {"population": 8, "evaluations": 24},
-}
+BASE = {**EMBEDDED, "search": {"population": 8, "evaluations": 24}}
 
 
 def config(folder, **changes):

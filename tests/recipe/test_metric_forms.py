@@ -16,35 +16,49 @@ from optishear.recipe.metric_forms import (
     canonical_metric,
     distinct_meta_genomes,
 )
-from optishear.recipe.pattern import NofM, Row, WholeLayer
+from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.solvers.masks import keep_highest
 
 
-def layer(seed=0):
+def layer(seed=0, row_inputs=False):
+    """With `row_inputs` each output has inputs of its own, as under MOONSHOT's mix."""
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(6, 24, generator=generator) * 0.3
     x = torch.randn(40, 24, generator=generator) * torch.rand(24, generator=generator) * 3
-    return weight, LayerStats(40, 4, x.square().sum(0))
+    input_sq = x.square().sum(0)
+    if row_inputs:
+        input_sq = input_sq * torch.rand(6, 24, generator=generator) * 2
+    return weight, LayerStats(40, 4, input_sq)
 
 
 def meta(values):
     return {"name": "meta", **dict(zip(META_GENES, values, strict=True))}
 
 
-def mask(spec, pattern, seed=0):
-    weight, stats = layer(seed)
+def mask(spec, pattern, seed=0, row_inputs=False):
+    weight, stats = layer(seed, row_inputs)
     return keep_highest(make_metric(spec).score(weight, stats), 72, pattern)
 
 
-@pytest.mark.parametrize("pattern", [Row(), WholeLayer(), NofM(4)])
-def test_every_genome_of_the_paper_has_the_mask_of_its_canonical_form(pattern):
+@pytest.mark.parametrize(
+    ("pattern", "row_inputs"),
+    [
+        (Row(), False),
+        (WholeLayer(), False),
+        (NofM(4), False),
+        (Block(8), False),
+        (Row(), True),
+        (Block(8), True),
+    ],
+)
+def test_every_genome_of_the_paper_has_the_mask_of_its_canonical_form(pattern, row_inputs):
     masks = {}
     for values in product(TRANSFORMS, TRANSFORMS, COEFFICIENTS, COEFFICIENTS):
-        canonical = canonical_metric(meta(values), pattern)
+        canonical = canonical_metric(meta(values), pattern, row_inputs)
         key = tuple(sorted(canonical.items()))
         if key not in masks:
-            masks[key] = mask(canonical, pattern)
-        assert torch.equal(mask(meta(values), pattern), masks[key]), (values, canonical)
+            masks[key] = mask(canonical, pattern, 0, row_inputs)
+        assert torch.equal(mask(meta(values), pattern, 0, row_inputs), masks[key]), values
 
 
 def test_the_paper_s_2401_genomes_are_few_distinct_ones():
@@ -52,6 +66,12 @@ def test_the_paper_s_2401_genomes_are_few_distinct_ones():
     assert (len(rows), len(layers)) == (318, 498)
     assert {"name": "wanda"} in rows
     assert {"name": "magnitude"} in rows
+
+
+def test_the_sum_over_a_column_is_a_power_only_where_all_rows_have_the_same_inputs():
+    spec = meta(("no_op", "pow", "no_coe", "column_sum"))
+    assert canonical_metric(spec, Row()) == {"name": "magnitude"}
+    assert canonical_metric(spec, Row(), row_inputs=True) == spec
 
 
 def test_canonical_forms_are_their_own_canonical_form():
@@ -63,7 +83,7 @@ def test_canonical_forms_are_their_own_canonical_form():
 @pytest.mark.parametrize(
     ("form", "name"), [(form, name) for form, points in NAMED_POINTS.items() for name in points]
 )
-@pytest.mark.parametrize("pattern", [Row(), WholeLayer(), NofM(4)])
+@pytest.mark.parametrize("pattern", [Row(), WholeLayer(), NofM(4), Block(8)])
 def test_named_metrics_are_points_of_the_searchable_forms(form, name, pattern):
     spec = {"name": form, **NAMED_POINTS[form][name]}
     assert canonical_metric(spec, pattern) == {"name": name}
@@ -86,13 +106,14 @@ def test_ria_is_a_point_up_to_the_factor_one_half():
         st.floats(-1, 2),
         st.sampled_from([0.0, 0.25, 1.0]),
     ),
-    st.sampled_from([Row(), WholeLayer(), NofM(4)]),
+    st.sampled_from([Row(), WholeLayer(), NofM(4), Block(8)]),
+    st.booleans(),
 )
-def test_a_power_metric_has_the_mask_of_its_canonical_form(values, pattern):
+def test_a_power_metric_has_the_mask_of_its_canonical_form(values, pattern, row_inputs):
     rounded = [round(v, 4) for v in values]
     spec = {"name": "power", **dict(zip(POWER_GENES, rounded, strict=True))}
-    canonical = canonical_metric(spec, pattern)
-    ours, theirs = mask(spec, pattern), mask(canonical, pattern)
+    canonical = canonical_metric(spec, pattern, row_inputs)
+    ours, theirs = (mask(s, pattern, 0, row_inputs) for s in (spec, canonical))
     # Exponents are divided by alpha and rounded to 4 decimals: a near tie may fall otherwise.
     assert (ours != theirs).sum() <= 4
 

@@ -7,8 +7,11 @@ from layouts import small_layout
 from optishear.errors import ConfigError
 from optishear.recipe.metric_forms import COEFFICIENTS, META_GENES, TRANSFORMS
 from optishear.recipe.profile import Rule
+from optishear.recipe.quadratic import lambda_of
+from optishear.recipe.recipe import Recipe
 from optishear.search.seeds import seed_genomes
 from optishear.search.space_file import SpaceSpec, build_space
+from optishear.solvers.methods import solver_of
 
 
 LAYOUT = small_layout(blocks=3, scale=4)
@@ -35,9 +38,30 @@ POWER = {
 }
 
 
-def space(metric=({"name": "wanda"},), pattern="row", **sparsity):
-    spec = SpaceSpec.model_validate({"pattern": pattern, "metric": metric, "sparsity": sparsity})
-    return build_space(spec, LAYOUT, RULES)
+REFIT = {"name": "refit", "of": {"choice": ["mask", "sparsegpt", "alps"]}}
+ALL_SOLVERS = ({"name": "mask"}, REFIT, {"name": "sparsegpt"}, {"name": "alps"})
+WANDA, MASK = {"name": "wanda"}, {"name": "mask"}
+MOONSHOT = {"by": "block", "roles": "all"}
+METRICS = [{"name": name} for name in ("wanda", "ria", "magnitude")]
+
+
+def space(metric=(WANDA,), pattern="row", solver=MASK, moonshot=None, **sparsity):
+    spec = {"pattern": pattern, "metric": metric, "sparsity": sparsity, "solver": solver}
+    return build_space(SpaceSpec.model_validate(spec | {"moonshot": moonshot}), LAYOUT, RULES)
+
+
+def drawn_genome(chosen, data):
+    low = np.array([g.low for g in chosen.genes])
+    high = np.array([g.high for g in chosen.genes])
+    shares = data.draw(st.lists(st.floats(0, 1), min_size=len(low), max_size=len(low)))
+    return low + np.array(shares) * (high - low)
+
+
+def genome_of(chosen, **codes):
+    """All genes at their lower ends but these; `__` in a name stands for a dot."""
+    given = {name.replace("__", "."): code for name, code in codes.items()}
+    assert set(given) <= {gene.name for gene in chosen.genes}
+    return np.array([given.get(gene.name, gene.low) for gene in chosen.genes])
 
 
 SPACES = {
@@ -53,6 +77,18 @@ SPACES = {
     "n of 4": space(pattern="n:4", by="layer", low=0.0, high=0.75, budget=0.5),
     "n of 4 without a budget": space(pattern="n:4", by="layer", low=0.25, high=0.75),
     "2:4": space([META], pattern="2:4"),
+    "blocks of columns": space([META], pattern="block:5", by="block", budget=0.5),
+    "all solvers": space([POWER], solver=ALL_SOLVERS, by="uniform", budget=0.5),
+    "sparsegpt": space(solver={"name": "sparsegpt"}, by="block", budget=0.5),
+    "one lambda": space(moonshot={"high": 0.75}, by="uniform", budget=0.5),
+    "a lambda a role": space([META], moonshot={"by": "role"}, by="uniform", budget=0.5),
+    "solvers and lambdas": space(
+        [{"name": "magnitude"}, POWER], "row", ALL_SOLVERS, MOONSHOT, by="block", low=0.3
+    ),
+    "solvers and lambdas on n of 4": space(
+        pattern="n:4", solver=ALL_SOLVERS, moonshot=MOONSHOT, by="layer", high=0.75, budget=0.5
+    ),
+    "a fixed lambda": space(moonshot={"lambda": 0.5}, by="block", budget=0.5),
 }
 
 
@@ -62,22 +98,21 @@ class TestEverySpace:
     @given(st.data())
     def test_every_genome_is_a_legal_recipe_that_meets_the_budget(self, name, data):
         chosen = SPACES[name]
-        low = np.array([g.low for g in chosen.genes])
-        high = np.array([g.high for g in chosen.genes])
-        shares = data.draw(st.lists(st.floats(0, 1), min_size=len(low), max_size=len(low)))
-        recipe = chosen.decode(low + np.array(shares) * (high - low))
+        recipe = chosen.decode(drawn_genome(chosen, data))
         recipe.check(LAYOUT)
+        solver_of(recipe)
+        assert Recipe.from_json(recipe.to_json()) == recipe
         total = sum(recipe.drop.values())
         if chosen.budget is None:
             assert 0.1 <= total / LAYOUT.total <= 0.95
-        elif recipe.pattern == "row":
-            assert total == chosen.budget
-        else:
+        elif recipe.pattern.startswith("n:"):
             assert total <= chosen.budget
+        else:
+            assert total == chosen.budget
 
     def test_seeds_are_genomes_of_distinct_recipes(self, name):
         chosen = SPACES[name]
-        genomes = seed_genomes(chosen, [{"name": "wanda"}, {"name": "ria"}, {"name": "magnitude"}])
+        genomes = seed_genomes(chosen, METRICS)
         keys = [chosen.decode(genome).key for genome in genomes]
         assert len(set(keys)) == len(keys) > 0
 
@@ -119,6 +154,128 @@ def test_a_curve_that_is_a_straight_line_is_encoded_exactly():
         assert recipe.drop[name] == pytest.approx(wish * LAYOUT.sizes[name], abs=1)
 
 
+def test_an_n_of_m_profile_is_encoded_as_the_number_that_is_kept():
+    chosen = SPACES["n of 4 without a budget"]
+    wishes = {name: (0.25, 0.5, 0.75)[i % 3] for i, name in enumerate(NAMES)}
+    recipe = chosen.decode(chosen.encode(WANDA, wishes))
+    assert {n: drop / LAYOUT.sizes[n] for n, drop in recipe.drop.items()} == wishes
+
+
+solver_specs = st.sampled_from(
+    [MASK, {"name": "sparsegpt"}, {"name": "alps"}]
+    + [{"name": "refit", "of": of} for of in ("mask", "sparsegpt")]
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(solver_specs, st.floats(0, 1), st.floats(0.3, 0.9))
+def test_a_solver_and_a_lambda_are_encoded_as_they_are(solver, lam, sparsity):
+    chosen = SPACES["solvers and lambdas"]
+    genome = chosen.encode(WANDA, RULES["uniform"].wishes(sparsity), solver, lam)
+    recipe = chosen.decode(genome)
+    own = solver["name"] in ("sparsegpt", "alps") or solver.get("of") == "sparsegpt"
+    assert recipe.solver == solver
+    assert recipe.metric == ({"name": "own"} if own else WANDA)
+    assert {lambda_of(recipe.quadratic, name) for name in NAMES} == {round(lam, 3)}
+    for name in NAMES:
+        assert recipe.drop[name] == pytest.approx(sparsity * LAYOUT.sizes[name], abs=1)
+
+
+def test_what_a_space_lacks_is_encoded_as_the_nearest_that_it_has():
+    uniform = RULES["uniform"].wishes(0.5)
+    updating = space(solver=[{"name": "sparsegpt"}, {"name": "alps"}], by="uniform")
+    assert updating.decode(updating.encode(WANDA, uniform)).solver == {"name": "sparsegpt"}
+    bounded = SPACES["one lambda"]
+    quadratic = bounded.decode(bounded.encode(WANDA, uniform)).quadratic
+    assert quadratic == {"name": "moonshot", "lambda": _attention(0.75)}
+
+
+def _attention(value):
+    return {layer.name: value for layer in LAYOUT.layers if layer.role == "attn.q"}
+
+
+def test_lambda_is_one_gene_or_one_for_each_mixed_role_or_block():
+    def lambda_genes(**moonshot):
+        return [gene.name for gene in space(moonshot=moonshot, by="uniform", budget=0.5).genes]
+
+    assert lambda_genes(by="global", roles="all") == ["moonshot.lambda"]
+    assert lambda_genes(by="role") == ["moonshot.lambda.attn.q"]
+    assert lambda_genes(by="role", roles="all") == [
+        "moonshot.lambda.attn.q",
+        "moonshot.lambda.mlp.down",
+    ]
+    assert lambda_genes(by="block") == [f"moonshot.lambda.block.{i}" for i in range(3)]
+
+
+def test_a_lambda_gene_reaches_its_own_layers_only():
+    chosen = space(moonshot={"by": "block"}, by="uniform", budget=0.5)
+    recipe = chosen.decode(np.array([1.0, 0.25, 0.0]))
+    assert recipe.quadratic == {
+        "name": "moonshot",
+        "lambda": {"blocks.1.attn.q": 0.25, "blocks.2.attn.q": 0.0},
+    }
+
+
+def test_a_searched_lambda_is_rounded_and_stays_within_its_bounds():
+    chosen = space(moonshot={"low": 0.1004, "high": 0.7506}, by="uniform", budget=0.5)
+    for code, want in ((0.12345, 0.123), (0.1004, 0.1004), (0.7506, 0.7506)):
+        assert chosen.decode(np.array([code])).quadratic["lambda"] == _attention(want)
+
+
+def test_a_fixed_lambda_and_the_damping_have_no_gene():
+    data = {"moonshot": {"lambda": 1 / 3}, "damping": 0.1, "solver": {"name": "sparsegpt"}}
+    spec = SpaceSpec.model_validate(data | {"sparsity": {"by": "block", "budget": 0.5}})
+    chosen = build_space(spec, LAYOUT, RULES)
+    assert len(chosen.genes) == 3
+    assert chosen.decode(genome_of(chosen)).quadratic == {
+        "name": "moonshot",
+        "lambda": _attention(0.333333),
+        "damping": 0.1,
+    }
+
+
+def test_genomes_of_one_meaning_are_one_recipe():
+    chosen = SPACES["solvers and lambdas"]
+
+    def key(**codes):
+        return chosen.decode(genome_of(chosen, **codes)).key
+
+    # SparseGPT chooses by itself: the metric's genes lie idle.
+    assert key(solver=2) == key(solver=2, metric=1, metric__1__power__alpha=1.7)
+    # A refit of ALPS is ALPS.
+    assert key(solver=3) == key(solver=1, solver__1__refit__of=2)
+    # Magnitude's mask depends on no lambda, its refit does.
+    assert key() == key(moonshot__lambda__block__0=0.7)
+    assert key(solver=1) != key(solver=1, moonshot__lambda__block__0=0.7)
+    # A lambda of one, and steps that are too fine to matter.
+    assert key(solver=2, moonshot__lambda__block__0=0.4) == key(
+        solver=2, moonshot__lambda__block__0=0.40001
+    )
+    ones = {f"moonshot__lambda__block__{i}": 1.0 for i in range(3)}
+    assert "quadratic" not in chosen.decode(genome_of(chosen, **ones, solver=2)).to_json()
+
+
+def test_seeds_try_every_solver_and_lambda_at_its_ends_and_middle():
+    chosen = space([POWER], "row", ALL_SOLVERS, {}, by="uniform", budget=0.5)
+    recipes = [chosen.decode(genome) for genome in seed_genomes(chosen, METRICS)]
+    parts = [(r.metric["name"], r.solver["name"], r.quadratic.get("lambda", {})) for r in recipes]
+    assert parts == [
+        ("wanda", "mask", {}),
+        ("ria", "mask", {}),
+        ("magnitude", "mask", {}),
+        ("wanda", "refit", {}),
+        ("own", "sparsegpt", {}),
+        ("own", "alps", {}),
+        ("wanda", "mask", _attention(0.5)),
+        ("wanda", "mask", _attention(0.0)),
+    ]
+
+
+def test_roles_that_the_model_lacks_are_named():
+    with pytest.raises(ConfigError, match=r"no 'attn\.k'\. Did you mean 'attn\.q'"):
+        space(moonshot={"roles": ["attn.k"]}, by="uniform", budget=0.5)
+
+
 def test_genomes_that_differ_only_in_idle_genes_are_one_recipe():
     chosen = SPACES["two metrics"]
     genome = np.array([g.low for g in chosen.genes])
@@ -144,13 +301,31 @@ def test_the_size_of_a_space_of_choices_is_known():
         ({"sparsity": {"options": [0.5], "by": "curve"}}, "needs sparsity.by"),
         ({"pattern": "2:4", "sparsity": {"by": "block"}}, "fixes every layer's N"),
         ({"pattern": "2:4", "sparsity": {"budget": 0.6}}, "has a sparsity of 0.5"),
-        ({"pattern": "rows"}, "There are: row, layer, and N:M"),
+        ({"pattern": "rows"}, "There are: row, layer, block:128"),
         ({"metric": [{"alpha": 1}]}, "metric.0: has no name"),
         ({"metric": [{"name": "power", "alpha": {"range": [0, 1]}}]}, "a gene is one of"),
         ({"metric": [{"name": "power", "alpha": {"real": [2, 1]}}]}, "low < high"),
         ({"metric": [{"name": "power", "alpha": {"integer": [0.5, 2]}}]}, "integer needs"),
         ({"metric": [{"name": "meta", "x": {"choice": ["a", "a"]}}]}, "lists an option twice"),
         ({"metric": []}, "at least one is needed"),
+        ({"solver": []}, "solver: at least one is needed"),
+        ({"solver": {"of": "mask"}}, "solver.0: has no name"),
+        ({"solver": {"name": "refit", "of": {"options": ["mask"]}}}, "a gene is one of"),
+        ({"moonshot": {"low": 0.5, "high": 0.5}}, "Write lambda: 0.5 for a fixed one"),
+        ({"moonshot": {"lambda": 1}}, "moonshot.lambda 1 is plain reconstruction"),
+        ({"moonshot": {"lambda": 0.5, "by": "role"}}, "0.5 is fixed, so there is nothing"),
+        ({"moonshot": {"lambda": 0.5, "high": 0.6}}, "0.5 is fixed, so there is nothing"),
+        ({"moonshot": {"roles": []}}, "write attention, all, or a list of"),
+        ({"moonshot": {"roles": ["attention", "mlp.up"]}}, "write attention, all, or a list of"),
+        (
+            {"moonshot": {}, "metric": {"name": "magnitude"}},
+            "the metric 'magnitude' reads no inputs",
+        ),
+        ({"damping": 0.1}, "damping 0.1 changes nothing, since mask moves no weights"),
+        (
+            {"metric": [WANDA, {"name": "ria"}], "solver": {"name": "sparsegpt"}},
+            "metric: its genes change nothing, since sparsegpt chooses by itself",
+        ),
     ],
 )
 def test_a_space_that_cannot_be_is_a_sentence(data, sentence):

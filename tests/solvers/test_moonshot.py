@@ -77,12 +77,22 @@ def test_metrics_read_a_lambda_of_one_as_the_plain_statistics(metric):
     assert torch.allclose(want, got, rtol=1e-5)
 
 
-@pytest.mark.parametrize("lam", [0.0, 0.5])
-def test_dividing_undoes_multiplying(lam):
-    quadratic = SmallLayer().quadratic(lam)
-    x = torch.randn(5, 40)
+@pytest.mark.parametrize("lam", [0.0, 0.5, 1.0])
+def test_the_preconditioner_is_the_inverse_without_a_mask_and_above_it_with_one(lam):
+    layer = SmallLayer()
+    quadratic, keep = layer.quadratic(lam), torch.rand(5, 40) > 0.4
     part = quadratic.part(slice(3, 8))
-    assert torch.allclose(part.divided(part.times(x)), x, atol=2e-3)
+    x = torch.randn(5, 40)
+    everything = part.inverse_on(torch.ones_like(keep))
+    assert torch.allclose(everything(part.times(x)), x, atol=2e-3)
+    masked = part.inverse_on(keep)
+    for row, hessian in enumerate(layer.row_hessians(quadratic)[3:8]):
+        kept = keep[row].nonzero()[:, 0]
+        basis = torch.zeros(len(kept), 5, 40)
+        basis[range(len(kept)), row, kept] = 1
+        bound = torch.stack([masked(unit)[row, kept] for unit in basis]).double()
+        sought = torch.linalg.inv(hessian[kept][:, kept])
+        assert torch.linalg.eigvalsh(bound - sought).min() > -1e-4 * sought.norm()
 
 
 def test_less_weight_on_the_reconstruction_buys_taylor_loss():

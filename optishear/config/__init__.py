@@ -1,0 +1,6 @@
+"""WHAT was asked: YAML -> a checked `Experiment`. The only parser."""
+
+from optishear.config.experiment import Experiment as Experiment
+from optishear.config.files import EXPERIMENTS as EXPERIMENTS
+from optishear.config.files import SEARCH_SPACES as SEARCH_SPACES
+from optishear.config.files import load_experiment as load_experiment

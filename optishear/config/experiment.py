@@ -1,0 +1,181 @@
+"""An experiment as its file says it: one question put to one model, checked before it is loaded."""
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from optishear.allocation import RULES
+from optishear.calibration.statistics import Need
+from optishear.config.reach import check_space, needs_of_space
+from optishear.errors import ConfigError
+from optishear.objectives import make_objective
+from optishear.recipe.lookup import did_you_mean, lookup
+from optishear.recipe.recipe import Recipe
+from optishear.search.drivers import DRIVERS, check_budget
+from optishear.search.pick import Pick, parse_pick
+from optishear.search.space_file import SpaceSpec
+from optishear.search.space_parts import Strict
+from optishear.search.sparsity_genes import GROUPINGS
+from optishear.solvers.methods import METHODS, needs_of
+from optishear.text.disjoint import refuse_overlap
+from optishear.text.sources import TextSpec
+
+
+class TextConfig(Strict):
+    """`sequences` windows of `seq_len` tokens; 0 sequences means all that the text has."""
+
+    source: str
+    split: str
+    sequences: int = Field(ge=0)
+    seq_len: int = Field(ge=2)
+    field: str = "text"
+
+    def spec(self, seed: int) -> TextSpec:
+        return TextSpec(self.source, self.split, self.sequences, self.seq_len, self.field, seed)
+
+
+class TextsConfig(Strict):
+    """Three disjoint purposes; held-out evaluation may use several texts."""
+
+    calibration: TextConfig
+    search: TextConfig
+    evaluation: tuple[TextConfig, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_evaluation(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("evaluation"), dict):
+            data = {**data, "evaluation": [data["evaluation"]]}
+        return data
+
+
+class SearchConfig(Strict):
+    driver: str = "nsga2"
+    population: int = Field(default=24, ge=1)
+    evaluations: int = Field(default=240, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class Experiment(Strict):
+    """One question put to one model: everything that its answer depends on.
+
+    `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
+    where something needs gradients.
+    """
+
+    later = frozenset({"gradient_sequences"})
+
+    name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
+    model: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "cpu"
+    threads: int | None = Field(default=None, ge=1)
+    batch_tokens: int = Field(default=2048, ge=1)
+    text: TextsConfig
+    space: SpaceSpec
+    objectives: tuple[str, ...] = ()
+    record: tuple[str, ...] = ()
+    search: SearchConfig = SearchConfig()
+    pick: str = ""
+    baselines: tuple[str, ...] = ("magnitude", "wanda")
+    gradient_sequences: int = Field(default=16, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_space(cls, data: Any) -> Any:
+        """Objectives and pick follow from the space where the file does not name them."""
+        if not isinstance(data, dict) or not isinstance(data.get("space"), SpaceSpec):
+            return data
+        space: SpaceSpec = data["space"]
+        free = space.resolved_budget is None
+        usual = ("sparsity", "reconstruction") if free else ("reconstruction", "kl")
+        objectives = data.get("objectives") or space.objectives or usual
+        pick = data.get("pick") or ("knee" if "sparsity" in objectives else "lowest:kl")
+        record = [*(data.get("record") or ()), "sparsity", "bytes"]
+        if pick.startswith("lowest:"):
+            record.append(pick.removeprefix("lowest:"))
+        record = [name for name in dict.fromkeys(record) if name not in objectives]
+        return {**data, "objectives": objectives, "pick": pick, "record": record}
+
+    @model_validator(mode="after")
+    def _known_names(self) -> "Experiment":
+        for name in self.quantities:
+            make_objective(name)
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ConfigError(f"objectives: one is named twice: {', '.join(self.objectives)}.")
+        for name in self.baselines:
+            lookup(METHODS, name, kind="method")
+        lookup(DRIVERS, self.search.driver, kind="driver")
+        by = self.space.sparsity.by
+        if by not in (known := [*GROUPINGS, *RULES]):
+            raise ConfigError(
+                f"space.sparsity.by: no {by!r}.{did_you_mean(by, known)} "
+                f"There are: {', '.join(known)}."
+            )
+        check_space(self.space)
+        self._enough_gradients()
+        for name in self.parsed_pick.quantities:
+            if name not in self.quantities:
+                raise ConfigError(
+                    f"pick {self.pick!r}: {name!r} is not measured."
+                    f"{did_you_mean(name, self.quantities)} Add it to record; measured are: "
+                    f"{', '.join(self.quantities)}."
+                )
+        check_budget(
+            self.search.driver,
+            self.search.population,
+            self.search.evaluations,
+            len(self.objectives),
+        )
+        refuse_overlap(self.text_specs)
+        return self
+
+    def _enough_gradients(self) -> None:
+        wanted, given = self.gradient_sequences, self.text.calibration.sequences
+        if self.needs_gradients and 0 < given < wanted:
+            raise ConfigError(
+                f"gradient_sequences is {wanted}, but text.calibration has {given} sequences. "
+                f"Lower the one or raise the other."
+            )
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """All that is measured of a candidate: the objectives first."""
+        return (*self.objectives, *self.record)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What calibration must collect for everything in reach: candidates and baselines."""
+        needs = needs_of_space(self.space)
+        if "taylor" in self.quantities:
+            needs |= {Need.GRADIENTS}
+        for method in map(METHODS.__getitem__, self.baselines):
+            plan = Recipe(
+                method.metric, {}, method.pattern, method.solver, {"name": method.quadratic}
+            )
+            needs |= needs_of(plan)
+        return needs
+
+    @property
+    def needs_gradients(self) -> bool:
+        return Need.GRADIENTS in self.needs
+
+    @property
+    def parsed_pick(self) -> Pick:
+        return parse_pick(self.pick)
+
+    @property
+    def text_specs(self) -> dict[str, TextSpec]:
+        texts = self.text
+        specs = {"calibration": texts.calibration, "search": texts.search}
+        for number, text in enumerate(texts.evaluation, start=1):
+            specs["evaluation" if len(texts.evaluation) == 1 else f"evaluation {number}"] = text
+        return {purpose: text.spec(self.search.seed) for purpose, text in specs.items()}
+
+    @property
+    def hash(self) -> str:
+        """Of the resolved configuration: where the run lies, and what a rerun finds."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,71 @@
+"""Which λ of MOONSHOT a genome means: for all mixed layers, for each of their roles or blocks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.quadratic import USUAL_DAMPING, blended_layers, canonical_quadratic
+from optishear.search.genes import Gene, Real
+from optishear.search.space_parts import MoonshotSpec
+
+
+DECIMALS = 3  # of a searched λ: finer steps would only make more recipes of like worth
+NAME = "moonshot.lambda"
+
+
+@dataclass(frozen=True)
+class QuadraticGenes:
+    """By default plain reconstruction, without a gene.
+
+    - `groups`: mixed layer -> name of the gene that it follows; all other layers have λ = 1.
+    - `low`, `high`: what λ may be; equal where it is fixed, and then there is no gene.
+    """
+
+    groups: Mapping[str, str] = field(default_factory=dict)
+    low: float = 0.0
+    high: float = 1.0
+    damping: float = USUAL_DAMPING
+
+    @cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        if self.low == self.high:
+            return ()
+        return tuple(Real(name, self.low, self.high) for name in self._names)
+
+    def decode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Gene values by gene name -> the quadratic."""
+        lambdas = {
+            # Clipped again: a bound may have more decimals than λ.
+            layer: min(max(round(values.get(name, self.low), DECIMALS), self.low), self.high)
+            for layer, name in self.groups.items()
+        }
+        return canonical_quadratic(lambdas, self.damping)
+
+    def encode(self, value: float) -> dict[str, float]:
+        """Gene codes that come nearest to this λ in every mixed layer, once they are cleaned."""
+        return {gene.name: value for gene in self.genes}
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.groups.values()))
+
+
+def quadratic_genes(
+    spec: MoonshotSpec | None, damping: float, layout: ModelLayout
+) -> QuadraticGenes:
+    """The genes on one model. Raises a `ConfigError` for roles that it lacks."""
+    if spec is None:
+        return QuadraticGenes(damping=damping)
+    roles = spec.roles[0] if len(spec.roles) == 1 else spec.roles
+    mixed = [layout.by_name[name] for name in blended_layers(layout, roles)]
+    match spec.by:
+        case "global":
+            groups = {layer.name: NAME for layer in mixed}
+        case "role":
+            groups = {layer.name: f"{NAME}.{layer.role}" for layer in mixed}
+        case "block":
+            groups = {layer.name: f"{NAME}.block.{layer.block}" for layer in mixed}
+    low, high = (spec.low, spec.high) if spec.fixed is None else (spec.fixed, spec.fixed)
+    return QuadraticGenes(groups, low, high, damping)

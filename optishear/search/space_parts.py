@@ -1,0 +1,107 @@
+"""The sections of a search space's YAML file, strictly read."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+
+from optishear.errors import ConfigError
+from optishear.recipe.profile import check_sparsity
+
+
+class Strict(BaseModel):
+    """Unknown keys are mistakes. Dumps have the keys that files have.
+
+    `later`: fields that a dump leaves out at their defaults, so that what was written, and hashed,
+    before there were such fields stays as it is.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_files_have_it(self, dump: Any) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {
+            fields[key].alias or key: value
+            for key, value in dump(self).items()
+            if key not in self.later or getattr(self, key) != fields[key].default
+        }
+
+
+class SparsitySpec(Strict):
+    """`by`: block, layer, curve, or a rule: uniform, owl, alphapruning."""
+
+    by: str = "uniform"
+    low: float = 0.0
+    high: float = 0.95
+    options: tuple[float, ...] | None = None
+    budget: float | None = None
+    width: float = Field(default=0.3, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> "SparsitySpec":
+        for name, value in (("low", self.low), ("high", self.high)):
+            check_sparsity(value, f"sparsity.{name}")
+        for value in self.options or ():
+            check_sparsity(value, "sparsity.options")
+        if self.low > self.high:
+            raise ConfigError(f"sparsity.low {self.low:g} is above sparsity.high {self.high:g}.")
+        if self.budget is not None:
+            check_sparsity(self.budget, "sparsity.budget")
+            if not self.low <= self.budget <= self.high:
+                raise ConfigError(
+                    f"sparsity.budget {self.budget:g} lies outside [{self.low:g}, {self.high:g}], "
+                    f"the bounds of every layer. Widen low and high."
+                )
+        if self.options is not None and self.by not in ("block", "layer"):
+            raise ConfigError("sparsity.options needs sparsity.by to be 'block' or 'layer'.")
+        return self
+
+
+class MoonshotSpec(Strict):
+    """`by`: one λ for all mixed layers, for each of their roles or each block; or a fixed one.
+
+    `roles` says which layers are mixed: attention, all, or roles by name.
+    """
+
+    by: Literal["global", "role", "block"] = "global"
+    low: float = Field(default=0.0, ge=0, le=1)
+    high: float = Field(default=1.0, ge=0, le=1)
+    roles: tuple[str, ...] = ("attention",)
+    fixed: float | None = Field(default=None, ge=0, le=1, alias="lambda")
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _one_role(cls, data: Any) -> Any:
+        return (data,) if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _possible(self) -> "MoonshotSpec":
+        if not self.roles or (len(self.roles) > 1 and {"attention", "all"} & set(self.roles)):
+            raise ConfigError(
+                f"moonshot.roles is {list(self.roles)}: write attention, all, or a list of the "
+                f"model's own roles."
+            )
+        if self.fixed is None:
+            if self.low >= self.high:
+                raise ConfigError(
+                    f"moonshot.low {self.low:g} is not below moonshot.high {self.high:g}. Write "
+                    f"lambda: {self.low:g} for a fixed one."
+                )
+        elif self.fixed == 1:
+            raise ConfigError(
+                "moonshot.lambda 1 is plain reconstruction. Leave moonshot out, or lower it."
+            )
+        elif (self.by, self.low, self.high) != ("global", 0, 1):
+            raise ConfigError(
+                f"moonshot.lambda {self.fixed:g} is fixed, so there is nothing to search. Leave "
+                f"out either lambda, or by, low and high."
+            )
+        return self
