@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
+from optishear.errors import NumericalError
 from optishear.solvers.hessian import Hessian
 
 
@@ -46,7 +47,7 @@ class Quadratic:
 
     def chunks(self, rows: int) -> Iterator["Part"]:
         """The rows in runs whose row terms fit in memory, all at once where there are none."""
-        size = rows
+        size = max(1, rows)
         if self.row_term is not None:
             a_row = 4 * self.row_term.gradients.samples * len(self.shared.matrix)
             size = max(1, ROW_TERM_BYTES[self.shared.matrix.device.type] // a_row)
@@ -108,7 +109,12 @@ class InverseOn:
             self.solved = (inside @ self.inverse).mul_(self.kept[:, None, :])
             inner = torch.bmm(self.solved, inside.mT)
             inner.diagonal(dim1=1, dim2=2).add_(1)
-            self.lower = torch.linalg.cholesky(inner)
+            self.lower, failed = torch.linalg.cholesky_ex(inner)
+            if bool(failed.any()):
+                raise NumericalError(
+                    f"The gradients of {int((failed > 0).sum())} rows outweigh the damped Hessian "
+                    f"by more than fp32 can hold. Use a larger lambda or damping."
+                )
 
     def __call__(self, x: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
         """`x` is zero off T, and so is the answer."""

@@ -16,6 +16,7 @@ from optishear.models.weights import read
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import METHODS
 from optishear.text.sources import TextSpec
+from optishear.text.tokens import token_batches
 
 
 TEXT = TextSpec("embedded", "train", 3, 64)
@@ -112,8 +113,6 @@ def test_a_lambda_below_one_moves_weights_towards_less_taylor_loss(dense, tmp_pa
     for lam, plan in plans.items():
         prune_to(dense, plan.recipe, tmp_path / str(lam), how(sequential=False))
         small = load(str(tmp_path / str(lam))).model
-        from optishear.text.tokens import token_batches
-
         tokens = token_batches(TEXT, load(dense).tokenizer).tokens[:2]
         store = load_or_collect_gradients(tmp_path / "g", "key", model, layout, tokens)
         losses[lam] = sum(
@@ -141,7 +140,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(plan, sentence):
 def test_unknown_roles_are_named(dense):
     layout = layout_of(load(dense).model)
     plan = NamedMethod("wanda", 0.5, moonshot_lambda=0.5, moonshot_roles="mlp.up_prj")
-    with pytest.raises(ConfigError, match="Did you mean 'mlp.up_proj'"):
+    with pytest.raises(ConfigError, match=r"Did you mean 'mlp\.up_proj'"):
         plan.recipe(layout)
     recipe = NamedMethod("wanda", 0.5, moonshot_lambda=0.5, moonshot_roles="all").recipe(layout)
     assert set(recipe.quadratic["lambda"]) == set(layout.sizes)
