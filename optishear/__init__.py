@@ -61,8 +61,8 @@ def search(experiment: str, settings: Sequence[str] = (), out: str | Path = "res
     `experiment` is a YAML file or a shipped experiment's name, `settings` are `key=value` texts.
     """
     from optishear.config import load_experiment
-    from optishear.experiment.search import Silent
     from optishear.experiment.search import search as run_search
+    from optishear.experiment.watcher import Silent
 
     return run_search(load_experiment(experiment, settings), Path(out), Silent())
 

@@ -78,6 +78,7 @@ def prune(
     if recipe is not None and refit:
         raise ConfigError("--recipe has its own solver: leave --refit out.")
     ready = None if recipe is None else Recipe.read(recipe)
+    from optishear.cli.progress import Stages
     from optishear.experiment.apply import How, prune_to
     from optishear.experiment.named import NamedMethod
 
@@ -95,6 +96,7 @@ def prune(
         to,
         how,
         None if mask_from is None else (mask_from, refit),
+        Stages(),
     )
     if json_:
         data = {**asdict(checked), "folder": str(checked.folder), "written": written}

@@ -1,14 +1,14 @@
-"""A search as one sees it: a bar with rate, time left and the best so far; lines in a pipe."""
+"""Long work as one sees it: bars with the time left in a terminal, lines in a pipe."""
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from optishear.cli.console import note
-from optishear.experiment.search import Watcher
+from optishear.experiment.watcher import Watcher
 from optishear.search.evaluator import Evaluation, minimised
 from optishear.search.front import knee, non_dominated
 from optishear.search.loop import Found
@@ -17,7 +17,51 @@ from optishear.search.loop import Found
 LINES = 10  # in a pipe: about so many lines a search
 
 
-class LiveWatcher(Watcher):
+class Stages(Watcher):
+    """Each stage a line on stderr, and a bar for the blocks that are pruned one after another."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+        self.task: Any = None
+
+    def stage(self, text: str) -> None:
+        self.close()
+        note(f"{text} …")
+
+    def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None: ...
+
+    def pruned(self, blocks: int, total: int) -> None:
+        if not sys.stderr.isatty():
+            return
+        bar = self.bar or self._open("pruning blocks", [])
+        bar.update(self.task, total=total, completed=blocks)
+        if blocks == total:
+            self.close()
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _open(self, what: str, fields: Sequence[str]) -> Any:
+        """A bar for `what`; each field is a text beside it that updates may change."""
+        from rich import progress
+        from rich.console import Console
+
+        self.bar = progress.Progress(
+            progress.TextColumn(what),
+            progress.BarColumn(bar_width=24),
+            progress.MofNCompleteColumn(),
+            progress.TimeRemainingColumn(),
+            *[progress.TextColumn(f"{{task.fields[{field}]}}") for field in fields],
+            console=Console(stderr=True),
+        )
+        self.task = self.bar.add_task(what, total=None, **dict.fromkeys(fields, ""))
+        self.bar.start()
+        return self.bar
+
+
+class LiveWatcher(Stages):
     """rich's progress bar on stderr where that is a terminal, plain lines where it is not.
 
     - `objectives`: {name: whether it is maximised}; the best so far is the knee of the front, or
@@ -25,20 +69,19 @@ class LiveWatcher(Watcher):
     """
 
     def __init__(self, objectives: Mapping[str, bool], prefer: str | None):
+        super().__init__()
         self.objectives, self.prefer = dict(objectives), prefer
-        self.bar: Any = None
-        self.task: Any = None
         self.measured = 0
         self.started = time.monotonic()
 
     def stage(self, text: str) -> None:
+        if text != "searching":
+            super().stage(text)
+            return
         self.close()
-        if text == "searching":
-            self.started, self.measured = time.monotonic(), 0
-            if sys.stderr.isatty():
-                self._open()
-        else:
-            note(f"{text} …")
+        self.started, self.measured = time.monotonic(), 0
+        if sys.stderr.isatty():
+            self._open(text, ["rate", "best"])
 
     def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
         self.measured += 1
@@ -52,27 +95,6 @@ class LiveWatcher(Watcher):
             rate = self.measured / max(time.monotonic() - self.started, 1e-9)
             left = (total - done) / rate
             note(f"  {done}/{total}  {rate:.2f}/s  {left:.0f} s left  {self._best(found)}")
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-            self.bar = None
-
-    def _open(self) -> None:
-        from rich import progress
-        from rich.console import Console
-
-        self.bar = progress.Progress(
-            progress.TextColumn("searching"),
-            progress.BarColumn(bar_width=24),
-            progress.MofNCompleteColumn(),
-            progress.TextColumn("{task.fields[rate]}"),
-            progress.TimeRemainingColumn(),
-            progress.TextColumn("{task.fields[best]}"),
-            console=Console(stderr=True),
-        )
-        self.task = self.bar.add_task("searching", total=None, rate="", best="")
-        self.bar.start()
 
     def _best(self, found: Found) -> str:
         if not found.good:

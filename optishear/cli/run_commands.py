@@ -1,12 +1,16 @@
 """Commands about runs: search, front, plot, export."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
 
+
+if TYPE_CHECKING:
+    from optishear.recipe.recipe import Recipe
 
 RunPlace = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run directory, or a folder that holds one run.")
@@ -105,14 +109,14 @@ def front(run: RunPlace, pick: PickOption = None, json_: bool = JsonFlag) -> Non
         [
             ("→ " if entry is chosen else "  ") + entry.recipe.key,
             *[_number(name, entry.values[name]) for name in names],
-            _metric(entry.recipe.metric),
+            _how(entry.recipe),
         ]
         for entry in entries
     ]
     title = f"{found.experiment}: {len(found.entries)} recipes on the front"
     if not pick:
         title += f" (→ {found.usual_pick})"
-    say_table(title, ["recipe", *names, "metric"], rows)
+    say_table(title, ["recipe", *names, "how"], rows)
 
 
 @speaking
@@ -211,7 +215,19 @@ def _number(name: str, value: float) -> str:
     return f"{value:.4g}"
 
 
-def _metric(metric) -> str:
+def _how(recipe: "Recipe") -> str:
+    """Metric and, where they are not the plain ones, solver and λ: `wanda, refit, λ 0.2-0.9`."""
+    solver, lambdas = recipe.solver["name"], recipe.quadratic.get("lambda", {}).values()
+    parts = [solver] if recipe.metric["name"] == "own" else [_metric(recipe.metric)]
+    if recipe.metric["name"] != "own" and solver != "mask":
+        parts.append(solver)
+    if lambdas:
+        ends = dict.fromkeys(f"{value:.2g}" for value in (min(lambdas), max(lambdas)))
+        parts.append(f"λ {'-'.join(ends)}")
+    return ", ".join(parts)
+
+
+def _metric(metric: "Mapping[str, Any]") -> str:
     settings = [
         f"{key} {value:.3g}" if isinstance(value, float) else str(value)
         for key, value in metric.items()

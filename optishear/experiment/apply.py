@@ -16,6 +16,7 @@ from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.experiment.named import masks_of, recipe_of_masks
 from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
 from optishear.experiment.texts import usual_text
+from optishear.experiment.watcher import Silent, Watcher
 from optishear.export.checkpoint import RECIPE_FILE, Checked, write_checkpoint
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import WorkingWeights, lent
@@ -30,6 +31,8 @@ from optishear.text.tokens import token_batches
 
 
 PROBE_TOKENS = 256  # of the calibration text: the reopened checkpoint must give equal logits
+
+SILENT = Silent()
 
 Masks = Mapping[str, Bool[Tensor, "out in"]]
 
@@ -57,21 +60,25 @@ def apply_to(
     sequential: bool,
     gradient_sequences: int = GRADIENT_SEQUENCES,
     given: Masks | None = None,
+    watcher: Watcher = SILENT,
 ) -> list[LayerReport]:
     """Writes the recipe's weights into the lent model; collects what that needs."""
     needs, layout = needs_of(recipe), prepared.layout
     if not sequential:
-        calibrated = prepared.calibrate(needs, gradient_sequences)
+        watcher.stage("collecting statistics")
+        calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage)
         return apply(working, layout, calibrated.evidence.with_masks(given or {}), recipe)
-    gradients = prepared.calibrate(needs & {Need.GRADIENTS}, gradient_sequences).evidence.gradients
+    dense = prepared.calibrate(needs & {Need.GRADIENTS}, gradient_sequences, watcher.stage)
+    watcher.stage("pruning block by block")
     return apply_sequentially(
         prepared.loaded.model,
         working,
         layout,
         recipe,
         prepared.batches,
-        gradients=gradients,
-        given=given or {},
+        gradients=dense.evidence.gradients,
+        given=given,
+        progress=watcher.pruned,
     )
 
 
@@ -81,6 +88,7 @@ def prune_to(
     folder: Path,
     how: How,
     mask_from: tuple[str, bool] | None = None,
+    watcher: Watcher = SILENT,
 ) -> tuple[Checked, bool]:
     """Writes the pruned checkpoint and checks it; False where the folder already held just this.
 
@@ -105,7 +113,10 @@ def prune_to(
         return Checked(folder, sparsity, name, len(prepared.layout.layers), size), False
     probe = prepared.calibration.tokens[:1, :PROBE_TOKENS]
     with lent(prepared.loaded.model, prepared.layout) as working:
-        reports = apply_to(prepared, working, recipe, how.sequential, how.gradient_sequences, masks)
+        reports = apply_to(
+            prepared, working, recipe, how.sequential, how.gradient_sequences, masks, watcher
+        )
+        watcher.stage("writing and checking the checkpoint")
         checked = write_checkpoint(
             prepared.loaded, prepared.layout, recipe, folder, made_with, probe, reports
         )
@@ -162,6 +173,7 @@ def pruned(
     dtype: str = "float32",
     device: str = "cpu",
     sequential: bool = True,
+    gradient_sequences: int = GRADIENT_SEQUENCES,
 ) -> Iterator[LoadedModel]:
     """The model with the recipe applied, for as long as the context is open.
 
@@ -171,5 +183,5 @@ def pruned(
     prepared = prepare(model, dtype, device, calibration or usual_text(model, "train"))
     recipe.check(prepared.layout)
     with lent(prepared.loaded.model, prepared.layout) as working:
-        apply_to(prepared, working, recipe, sequential)
+        apply_to(prepared, working, recipe, sequential, gradient_sequences)
         yield prepared.loaded

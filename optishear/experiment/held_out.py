@@ -1,10 +1,11 @@
 """After the search: the chosen recipe beside dense and baselines, on text no search has seen."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.experiment.prepare import Calibrated
+from optishear.experiment.watcher import Watcher
 from optishear.models.weights import lent
 from optishear.pruning.oneshot import apply
 from optishear.pruning.sequential import apply_sequentially
@@ -36,7 +37,7 @@ def compare(
     recipes: Mapping[str, Recipe],
     texts: Sequence[TokenBatches],
     batch_tokens: int,
-    stage: Callable[[str], None],
+    watcher: Watcher,
 ) -> list[dict[str, Any]]:
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
@@ -48,7 +49,7 @@ def compare(
     recipes = {**recipes, SEQUENTIAL: recipes[FOUND]}
     with lent(calibrated.loaded.model, calibrated.layout) as working:
         for name, recipe in [(DENSE, None), *recipes.items()]:
-            stage(f"comparing on held-out text: {name}")
+            watcher.stage(f"comparing on held-out text: {name}")
             if recipe is None:
                 working.restore()
             elif name == SEQUENTIAL:
@@ -59,6 +60,7 @@ def compare(
                     recipe,
                     calibrated.batches,
                     gradients=calibrated.evidence.gradients,
+                    progress=watcher.pruned,
                 )
             else:
                 apply(working, calibrated.layout, calibrated.evidence, recipe)

@@ -1,8 +1,7 @@
 """What every candidate of a search shares: model, texts, statistics, the rules' profiles."""
 
 import hashlib
-import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -25,8 +24,6 @@ from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
 
 
-log = logging.getLogger(__name__)
-
 GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empirical Fisher
 
 
@@ -46,11 +43,15 @@ class Prepared:
         return list(tokens.split(max(1, self.batch_tokens // tokens.shape[1])))
 
     def calibrate(
-        self, needs: frozenset[Need], gradient_sequences: int = GRADIENT_SEQUENCES
+        self,
+        needs: frozenset[Need],
+        gradient_sequences: int = GRADIENT_SEQUENCES,
+        notice: Callable[[str], None] | None = None,
     ) -> "Calibrated":
         """Collects what `needs` names of the dense model, or reads it from the cache.
 
-        Gradients are those of the first `gradient_sequences` calibration sequences.
+        Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
+        told how much they take on disk, and how long it took.
         """
         parameter = next(self.loaded.model.parameters())
         key = (
@@ -70,7 +71,7 @@ class Prepared:
         if Need.GRADIENTS in needs:
             tokens = self.calibration.tokens[:gradient_sequences]
             gradients = load_or_collect_gradients(
-                cache_dir() / "gradients", key, model, self.layout, tokens, log.info
+                cache_dir() / "gradients", key, model, self.layout, tokens, notice
             ).layers
         return Calibrated(
             self.loaded,

@@ -1,6 +1,5 @@
 """Run an experiment: search, keep the front, compare on held-out text. The same call resumes."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from optishear.errors import ConfigError
 from optishear.experiment.held_out import FOUND, baseline_recipes, compare
 from optishear.experiment.prepare import Calibrated, prepare, rules_of
 from optishear.experiment.results import Entry, Front, Run, front_to_json
+from optishear.experiment.watcher import Watcher
 from optishear.objectives import make_objective
 from optishear.pipeline import identity_of, measure_on
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
@@ -23,7 +23,7 @@ from optishear.records.run_directory import RunDirectory, read_json, write_json
 from optishear.report.figures import draw_figures
 from optishear.search.driver import DriverSettings
 from optishear.search.drivers import check_genes, make_driver
-from optishear.search.evaluator import Evaluation, Evaluator, minimised
+from optishear.search.evaluator import Evaluator, minimised
 from optishear.search.front import non_dominated
 from optishear.search.loop import Found, run
 from optishear.search.seeds import seed_genomes
@@ -35,26 +35,6 @@ from optishear.text.tokens import TokenBatches, token_batches
 
 
 SEEDED = ("wanda", "ria", "magnitude")
-
-
-class Watcher(ABC):
-    """Follows a search; the command line shows it as a progress bar."""
-
-    @abstractmethod
-    def stage(self, text: str) -> None:
-        """A new stage begins: `loading embedded`, `searching`, ..."""
-
-    @abstractmethod
-    def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
-        """One more recipe of at most `total`, measured or remembered."""
-
-
-class Silent(Watcher):
-    """Watches nothing."""
-
-    def stage(self, text: str) -> None: ...
-
-    def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None: ...
 
 
 def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
@@ -86,7 +66,9 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
         }
         refuse_shared_text({"calibration": prepared.calibration, **tokens})
         watcher.stage("collecting statistics")
-        calibrated = prepared.calibrate(experiment.needs, experiment.gradient_sequences)
+        calibrated = prepared.calibrate(
+            experiment.needs, experiment.gradient_sequences, watcher.stage
+        )
         watcher.stage("preparing the search space")
         space = build_space(experiment.space, calibrated.layout, rules_of(calibrated, RULES))
         check_genes(space.genes)
@@ -145,7 +127,7 @@ def _run(
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
         held = [text for purpose, text in tokens.items() if purpose.startswith("evaluation")]
-        rows = compare(calibrated, recipes, held, experiment.batch_tokens, watcher.stage)
+        rows = compare(calibrated, recipes, held, experiment.batch_tokens, watcher)
         for row in rows:
             row["search"] = searched.get(row["name"])
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})

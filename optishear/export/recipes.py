@@ -7,12 +7,14 @@ from typing import Any
 import pandas as pd
 
 from optishear.recipe.layout import ModelLayout
+from optishear.recipe.quadratic import lambda_of, uses_gradients
 from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import replace_file, write_json
 
 
 def profile_table(recipe: Recipe, layout: ModelLayout) -> pd.DataFrame:
-    """One row a layer: where it is, how big it is, how many weights it loses."""
+    """One row a layer: where it is, how big it is, how many weights it loses; under MOONSHOT also
+    its λ."""
     rows = [
         {
             "layer": layer.name,
@@ -26,7 +28,10 @@ def profile_table(recipe: Recipe, layout: ModelLayout) -> pd.DataFrame:
         }
         for layer in layout.layers
     ]
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if uses_gradients(recipe.quadratic):
+        table["lambda"] = [lambda_of(recipe.quadratic, layer.name) for layer in layout.layers]
+    return table
 
 
 def write_recipe(path: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> None:

@@ -15,7 +15,8 @@ from small_experiment import EMBEDDED
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.experiment.results import open_run
-from optishear.experiment.search import Silent, search
+from optishear.experiment.search import search
+from optishear.experiment.watcher import Silent
 from optishear.records.journal import Journal, read_journal
 
 

@@ -7,7 +7,7 @@ from layouts import small_layout
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.pattern import NofM, Row, WholeLayer
+from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.recipe.profile import Bounds, check_sparsity, project, uniform
 
 
@@ -22,7 +22,7 @@ sizes = st.lists(st.tuples(st.integers(3, 40), st.integers(4, 60)), min_size=1, 
 wishes = st.lists(st.floats(-2, 2), min_size=10, max_size=10)
 
 
-@given(sizes, wishes, st.floats(0.3, 0.7), st.sampled_from([Row(), WholeLayer()]))
+@given(sizes, wishes, st.floats(0.3, 0.7), st.sampled_from([Row(), WholeLayer(), Block(4)]))
 def test_every_wish_becomes_a_profile_that_meets_the_budget_to_the_weight(
     shapes, raw, sparsity, pattern
 ):

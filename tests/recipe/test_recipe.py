@@ -1,11 +1,14 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from layouts import small_layout
 
 from optishear.errors import ConfigError
+from optishear.recipe.layout import Layer
 from optishear.recipe.lookup import lookup
-from optishear.recipe.pattern import NofM, Row, WholeLayer, parse_n_of_m, parse_pattern
+from optishear.recipe.pattern import Block, NofM, Row, WholeLayer, parse_n_of_m, parse_pattern
 from optishear.recipe.recipe import Recipe
 
 
@@ -69,7 +72,7 @@ def test_a_recipe_of_another_model_is_refused():
 
 
 def test_patterns_are_read_as_they_are_written():
-    for pattern in (Row(), WholeLayer(), NofM(8)):
+    for pattern in (Row(), WholeLayer(), Block(128), NofM(8)):
         assert parse_pattern(pattern.text) == pattern
     assert parse_n_of_m("2:4") == (2, NofM(4))
     assert parse_n_of_m("row") is None
@@ -81,3 +84,16 @@ def test_patterns_are_read_as_they_are_written():
 def test_an_unknown_name_names_its_neighbour():
     with pytest.raises(ConfigError, match=r"Did you mean 'wanda'\? There are: ria, wanda\."):
         lookup({"wanda": 1, "ria": 2}, "wnada", kind="metric")
+
+
+@given(st.integers(1, 9), st.integers(1, 300), st.integers(1, 130), st.floats(0, 0.999))
+def test_each_block_of_columns_loses_its_share(rows, width, columns, sparsity):
+    pattern = Block(columns)
+    layer = Layer("l", 0, "l", rows, width, "l")
+    drop = pattern.uniform(layer, sparsity)
+    shares = pattern.shares(width, drop)
+    sizes = [min(columns, width - start) for start in range(0, width, columns)]
+    assert sum(shares) == drop <= sparsity * rows * width
+    for share, size in zip(shares, sizes, strict=True):
+        assert abs(share - drop * size / width) < 1
+        assert share <= rows * size

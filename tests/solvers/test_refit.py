@@ -2,6 +2,7 @@ import pytest
 import torch
 from problems import KINDS, SmallLayer
 
+from optishear.errors import NumericalError
 from optishear.metrics import METRICS
 from optishear.recipe.pattern import NofM, Row, WholeLayer
 from optishear.solvers import quadratic as quadratic_module
@@ -137,3 +138,13 @@ def test_it_improves_on_sparsegpt_s_weights_for_sparsegpt_s_mask():
     plain, better = SparseGPT().solve(problem), Refit(SparseGPT()).solve(problem)
     assert torch.equal(plain.keep, better.keep)
     assert better.cost < plain.cost
+
+
+def test_gradients_beyond_what_fp32_can_hold_are_a_reason_not_a_crash():
+    layer = SmallLayer()
+    layer.gradients = type(layer.gradients)(
+        layer.gradients.stored[:, :1].repeat(1, 3, 1), layer.gradients.scale
+    )
+    quadratic = layer.quadratic(0.0, damping=1e-9)
+    with pytest.raises(NumericalError, match="outweigh the damped Hessian"):
+        refit(quadratic, layer.weight, wanda_keep(layer, Row()))

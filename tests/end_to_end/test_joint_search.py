@@ -1,0 +1,105 @@
+"""Metric, sparsities, solver and λ searched together on the embedded model, three objectives."""
+
+import json
+
+import pytest
+import yaml
+from small_experiment import EMBEDDED
+
+from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.config import load_experiment
+from optishear.experiment.apply import pruned
+from optishear.experiment.prepare import prepare
+from optishear.experiment.search import search
+from optishear.experiment.watcher import Silent
+from optishear.export.recipes import write_profile
+from optishear.models.load import load
+from optishear.models.weights import read
+from optishear.records.journal import read_journal, recipe_of
+
+
+JOINT = {
+    **EMBEDDED,
+    "space": "joint",
+    "gradient_sequences": 2,
+    "search": {"driver": "nsga3", "population": 8, "evaluations": 16},
+    "baselines": ["wanda", "moonshot-sparsegpt"],
+}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory):
+    path = tmp_path_factory.mktemp("joint") / "mine.yaml"
+    path.write_text(yaml.safe_dump(JOINT))
+    return load_experiment(str(path))
+
+
+@pytest.fixture(scope="module")
+def run(experiment, tmp_path_factory):
+    return search(experiment, tmp_path_factory.mktemp("runs"), Silent())
+
+
+def test_every_candidate_has_three_objectives_and_the_exact_budget(run, experiment):
+    _, entries, _ = read_journal(run.directory.journal)
+    assert len(entries) >= 16
+    assert not [entry["reason"] for entry in entries if entry["values"] is None]
+    layers = list(run.front.layout.sizes)
+    recipes = [recipe_of(entry, layers) for entry in entries]
+    assert all(recipe.key == entry["key"] for recipe, entry in zip(recipes, entries))
+    assert len({recipe.solver["name"] for recipe in recipes}) == 3
+    assert any("lambda" in recipe.quadratic for recipe in recipes)
+    budget = round(0.6 * run.front.layout.total)
+    assert all(sum(recipe.drop.values()) == budget for recipe in recipes)
+    assert set(run.front.objectives) == {"reconstruction", "kl", "taylor"}
+
+
+def test_a_resumed_search_ends_with_the_same_bytes(run, experiment, tmp_path):
+    again = search(experiment, tmp_path, Silent())
+    lines = again.directory.journal.read_bytes().splitlines(keepends=True)
+    for name in ("front.json", "evaluation.json", "manifest.json"):
+        (again.directory.path / name).unlink()
+    again.directory.journal.write_bytes(b"".join(lines[: len(lines) // 2]))
+    resumed = search(experiment, tmp_path, Silent())
+    assert resumed.directory.front.read_bytes() == run.directory.front.read_bytes()
+
+
+def test_the_taylor_objective_is_what_the_gradients_say(run, experiment, tmp_path):
+    """From the pruned weights and gradients collected apart, layer by layer."""
+    best = run.front.entries[0]
+    texts = experiment.text_specs
+    prepared = prepare("embedded", "float32", "cpu", texts["calibration"])
+    model = load("embedded").model
+    store = load_or_collect_gradients(
+        tmp_path, "apart", model, prepared.layout, prepared.calibration.tokens[:2]
+    )
+    total = 0.0
+    with pruned(
+        "embedded",
+        best.recipe,
+        texts["calibration"],
+        sequential=False,
+        gradient_sequences=experiment.gradient_sequences,
+    ) as small:
+        for layer in prepared.layout.layers:
+            change = read(small.model, layer) - read(model, layer)
+            total += store.layers[layer.name].taylor(change)
+    assert total == pytest.approx(best.values["taylor"], rel=1e-4)
+
+
+def test_the_comparison_has_the_found_recipe_in_both_modes(run):
+    names = [row["name"] for row in run.evaluation]
+    assert names == ["dense", "wanda", "moonshot-sparsegpt", "found", "found, block by block"]
+    found, sequential = run.evaluation[-2:]
+    assert found["recipe"] == sequential["recipe"]
+    [text] = found["texts"]
+    assert found["texts"][text]["perplexity"] != sequential["texts"][text]["perplexity"]
+
+
+def test_the_exported_profile_has_each_layer_s_lambda(run, tmp_path):
+    _, entries, _ = read_journal(run.directory.journal)
+    recipes = [recipe_of(entry, list(run.front.layout.sizes)) for entry in entries]
+    mixed = next(recipe for recipe in recipes if "lambda" in recipe.quadratic)
+    write_profile(tmp_path / "profile.json", mixed, run.front.layout)
+    rows = json.loads((tmp_path / "profile.json").read_text())
+    lambdas = mixed.quadratic["lambda"]
+    assert all(row["lambda"] == lambdas.get(row["layer"], 1.0) for row in rows)
