@@ -148,3 +148,11 @@ def test_gradients_beyond_what_fp32_can_hold_are_a_reason_not_a_crash():
     quadratic = layer.quadratic(0.0, damping=1e-9)
     with pytest.raises(NumericalError, match="outweigh the damped Hessian"):
         refit(quadratic, layer.weight, wanda_keep(layer, Row()))
+
+
+def test_narrow_layers_are_solved_exactly():
+    layer = SmallLayer(width=32)
+    quadratic, keep = layer.quadratic(0.5), wanda_keep(layer, Row(), 0.5)
+    found = refit(quadratic, layer.weight, keep)
+    assert torch.equal(found.weight, exact_refit(quadratic, layer.weight, keep))
+    assert (found.excess, found.iterations) == (0.0, 0)
