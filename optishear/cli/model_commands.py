@@ -1,9 +1,10 @@
 """Commands about models: prune, evaluate."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -64,37 +65,34 @@ def prune(
 
     Example: optishear prune --model embedded --method sparsegpt --sparsity 0.5 --to pruned/
     """
-    from optishear.errors import ConfigError
+    _refuse_contradictions(
+        {"--recipe FILE": recipe, "--method NAME": method, "--mask-from CHECKPOINT": mask_from},
+        {
+            "--sparsity": sparsity,
+            "--pattern": pattern,
+            "--moonshot-lambda": moonshot_lambda,
+            "--damping": damping,
+        },
+        refit,
+    )
     from optishear.recipe.recipe import Recipe
 
-    if sum(given is not None for given in (recipe, method, mask_from)) != 1:
-        raise ConfigError("Give one of --recipe FILE, --method NAME and --mask-from CHECKPOINT.")
-    own = (sparsity, pattern, moonshot_lambda, damping)
-    if method is None and any(option is not None for option in own):
-        raise ConfigError(
-            "--sparsity, --pattern, --moonshot-lambda and --damping go with --method: a recipe or "
-            "a mask has its own. Leave them out."
-        )
-    if recipe is not None and refit:
-        raise ConfigError("--recipe has its own solver: leave --refit out.")
-    ready = None if recipe is None else Recipe.read(recipe)
+    ready = None if recipe is None else Recipe.read(recipe)  # before torch is imported
     from optishear.cli.progress import Stages
     from optishear.experiment.apply import How, prune_to
     from optishear.experiment.named import NamedMethod
 
     recipe_for = None if ready is None else lambda _layout: ready
     if method is not None:
-        named = NamedMethod(
+        recipe_for = NamedMethod(
             method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping
-        )
-        recipe_for = named.recipe
+        ).recipe
     calibration = _calibration(model, text, sequences, seq_len, recipe)
-    how = How(calibration, dtype, device, not one_shot, gradient_sequences)
     checked, written = prune_to(
         model,
         recipe_for,
         to,
-        how,
+        How(calibration, dtype, device, not one_shot, gradient_sequences),
         None if mask_from is None else (mask_from, refit),
         Stages(),
     )
@@ -110,6 +108,25 @@ def prune(
         f"{checked.folder}: {checked.layers} layers, sparsity {100 * checked.sparsity:.2f} %, "
         f"{checked.dtype}, {checked.bytes / 1e6:.1f} MB; zeros and logits checked"
     )
+
+
+def _refuse_contradictions(
+    sources: Mapping[str, Any], of_methods: Mapping[str, Any], refit: bool
+) -> None:
+    """One source of what to do, and only options that go with it."""
+    from optishear.errors import ConfigError
+
+    given = [option for option, value in sources.items() if value is not None]
+    if len(given) != 1:
+        raise ConfigError(f"Give one of {', '.join(sources)}; found {len(given)} of them.")
+    [source] = given
+    extra = [option for option, value in of_methods.items() if value is not None]
+    if source.startswith("--recipe") and refit:
+        extra.append("--refit")
+    if not source.startswith("--method") and extra:
+        raise ConfigError(
+            f"{', '.join(extra)}: a recipe or a mask has its own. Leave them out, or use --method."
+        )
 
 
 def _calibration(

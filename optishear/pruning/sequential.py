@@ -24,6 +24,7 @@ def apply_sequentially(
     layout: ModelLayout,
     recipe: Recipe,
     batches: Sequence[Int[Tensor, "_ seq"]],
+    *,
     gradients: Mapping[str, LayerGradients] | None = None,
     given: Mapping[str, Bool[Tensor, "out in"]] | None = None,
     progress: Callable[[int, int], None] | None = None,

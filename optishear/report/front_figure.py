@@ -1,5 +1,6 @@
 """What the search has found: every candidate, the front among them, the pick and the baselines."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -164,6 +165,10 @@ def scale_axis(
     axes.set(**{f"{side}lim": 10**ends if log else ends})
     if not log:
         axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
+        power = math.floor(math.log10(np.abs(ends).max() or 1))
+        if not -3 <= power < 5:  # into the label: above the axis it would lie under the legend
+            axis.set_label_text(rf"{quantity.label}  $\times\,10^{{{power}}}$")
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**power:g}"))
         return
     axes.set(**{f"{side}scale": "log"})
     if np.ptp(ends) < 3 and ticks > 5:

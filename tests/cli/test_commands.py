@@ -57,7 +57,7 @@ def test_listings_have_one_line_each_and_a_paper(command):
         (["evaluate", "embedded", "--text", "sotuu"], "Did you mean 'sotu'?"),
         (
             ["prune", "--model", "embedded", "--to", "x"],
-            "Give one of --recipe FILE, --method NAME and --mask-from",
+            "Give one of --recipe FILE, --method NAME, --mask-from CHECKPOINT; found 0",
         ),
         (["prune", "--model", "embedded", "--to", "x", "--method", "wanda"], "needs --sparsity"),
         (

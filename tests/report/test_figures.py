@@ -366,3 +366,17 @@ class TestProfile:
     def test_roles_are_named_by_as_little_as_tells_them_apart(self):
         roles = ("self_attn.q_proj", "mlp.experts.up", "mlp.shared.up", "up", "router")
         assert short_names(roles) == ("q_proj", "experts.up", "shared.up", "up", "router")
+
+
+def test_a_power_of_ten_stands_in_the_label_where_no_legend_hides_it():
+    from matplotlib.figure import Figure
+
+    from optishear.report.front_figure import scale_axis
+    from optishear.report.style import Quantity
+
+    axes = Figure().subplots()
+    scale_axis(axes, "y", Quantity("taylor", "nats²", False), (4.5e-4, 6e-4, False))
+    axes.figure.draw_without_rendering()
+    assert r"10^{-4}" in axes.get_ylabel()
+    assert axes.yaxis.get_offset_text().get_text() == ""
+    assert "5" in [label.get_text() for label in axes.get_yticklabels()]
