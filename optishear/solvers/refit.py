@@ -7,8 +7,10 @@ Mozaffari et al. 2025 (arXiv 2512.13886) pose it as one quadratic programme a ro
 and solve it by a first-order method. Since the constraints only fix coordinates it is a masked
 system of linear equations, solved here by conjugate gradients. The preconditioner is the dense
 inverse, masked: M = (H^-1)_TT for the kept set T (`quadratic.InverseOn`). It is never below the
-inverse that is sought, M >= (H_TT)^-1, which gives the stopping rule its worth: 1/2 r M r^T of a
-residual r bounds from above how far the cost still is from the optimum, whatever the scale.
+inverse that is sought, M >= (H_TT)^-1, which makes the stopping rule a proof: 1/2 r M r^T of a
+residual r bounds from above how far the cost still is from the optimum, whatever the scale. Since
+then no eigenvalue of the preconditioned system is below 1, the steps themselves sharpen that bound
+at no cost (Gauss-Radau quadrature; Meurant & Tichy 2013, Numer. Algorithms 62, with mu = 1).
 """
 
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from optishear.solvers.quadratic import Part, Quadratic
 
 TOLERANCE = 1e-4  # of the cost: how far above the optimum a refit may stop
 MOST_ITERATIONS = 200
+LEAST_EIGENVALUE = 0.999  # of the preconditioned system: 1, less what fp32 may round off
 EXACT_BYTES = 2**28  # of one run of rows' systems in fp64
 EXACT_WIDTH = 32  # up to here a Cholesky factor a row is the faster way (0.2 against 0.3 ms; 64
 # inputs: 1.3 against 0.6 ms, and ever slower after that; 128 rows, one core)
@@ -122,23 +125,34 @@ def _descend(
     cost = 0.5 * (product * change).sum(1, dtype=torch.float64)
     ahead = inverse(residual)
     slope = (residual * ahead).sum(1)
-    direction = ahead
+    direction, sharpness = ahead, torch.full_like(slope, 1 / LEAST_EIGENVALUE)
     for iteration in range(most_iterations):
-        bound = 0.5 * slope.sum(dtype=torch.float64).item()
+        bound = 0.5 * (sharpness * slope).sum(dtype=torch.float64).item()
         if bound <= tolerance * (cost.sum().item() - bound):
             return weight, bound, cost.sum().item(), iteration
         product = part.times(direction) * kept
         curved = (direction * product).sum(1)
-        step = torch.where(curved > 0, slope / curved, 0.0)[:, None]
-        weight = weight + step * direction
-        residual = residual - step * product
-        cost -= 0.5 * (step[:, 0] * slope)
+        step = torch.where(curved > 0, slope / curved, 0.0)
+        weight = weight + step[:, None] * direction
+        residual = residual - step[:, None] * product
+        cost -= 0.5 * (step * slope)
         ahead = inverse(residual)
         before, slope = slope, (residual * ahead).sum(1)
-        turn = torch.where(before > 0, slope / before, 0.0)[:, None]
-        direction = ahead + turn * direction
-    bound = 0.5 * slope.sum(dtype=torch.float64).item()
+        turn = torch.where(before > 0, slope / before, 0.0)
+        direction = ahead + turn[:, None] * direction
+        sharpness = _sharpened(sharpness, step, turn)
+    bound = 0.5 * (sharpness * slope).sum(dtype=torch.float64).item()
     return weight, bound, cost.sum().item(), most_iterations
+
+
+def _sharpened(
+    sharpness: Float[Tensor, " rows"], step: Float[Tensor, " rows"], turn: Float[Tensor, " rows"]
+) -> Float[Tensor, " rows"]:
+    """The factor of the Gauss-Radau bound after one more step; the plain one where rounding took
+    the sense out of it."""
+    gap = sharpness - step
+    sharper = gap / (LEAST_EIGENVALUE * gap + turn)
+    return torch.where((gap > 0) & (turn > 0), sharper, 1 / LEAST_EIGENVALUE)
 
 
 def cheapest(

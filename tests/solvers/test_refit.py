@@ -51,14 +51,16 @@ def test_exact_and_iterative_refits_find_the_optimum_of_every_row(kind, lam, pat
 
 @pytest.mark.parametrize("lam", [1.0, 0.4])
 def test_the_excess_that_it_states_bounds_the_true_one(lam):
-    layer = SmallLayer()
+    """And narrowly: a loose bound would be paid for in steps."""
+    layer = SmallLayer(width=160, tokens=300)
     quadratic, keep = layer.quadratic(lam), wanda_keep(layer, Row(), lam, 0.7)
     least = cost(layer, quadratic, slow_optimum(layer, quadratic, keep))
     seen = []
     for steps in range(1, 12):
         found = refit(quadratic, layer.weight, keep, tolerance=0.0, most_iterations=steps)
         true = cost(layer, quadratic, found.weight) / least - 1
-        assert true <= found.excess + 1e-5
+        assert true <= found.excess + 1e-6
+        assert found.excess <= 2.5 * true + 1e-6 or steps == 1
         assert found.iterations == steps
         seen.append(found.excess)
     assert seen[-1] < 1e-3 * seen[0]
