@@ -75,12 +75,15 @@ class Part:
     shared: Hessian
     term: Float[Tensor, "rows samples in"] | None
 
-    def times(self, x: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
-        """H_r x_r for every row r."""
+    def times(
+        self, x: Float[Tensor, "rows in"], inner: Float[Tensor, "rows samples"] | None = None
+    ) -> Float[Tensor, "rows in"]:
+        """H_r x_r for every row r; `inner` is S_r x_r where that is known already."""
         product = x @ self.shared.matrix
         if self.term is None:
             return product
-        return product + weighted(along(x, self.term), self.term)
+        inner = along(x, self.term) if inner is None else inner
+        return product + weighted(inner, self.term)
 
     def inverse_on(self, keep: Bool[Tensor, "rows in"]) -> "InverseOn":
         """An upper bound of each row's inverse on the weights it keeps."""
@@ -116,13 +119,19 @@ class InverseOn:
                     f"by more than fp32 can hold. Use a larger lambda or damping."
                 )
 
-    def __call__(self, x: Float[Tensor, "rows in"]) -> Float[Tensor, "rows in"]:
-        """`x` is zero off T, and so is the answer."""
+    def __call__(
+        self, x: Float[Tensor, "rows in"]
+    ) -> tuple[Float[Tensor, "rows in"], Float[Tensor, "rows samples"] | None]:
+        """(M x, S M x); `x` is zero off T, and so is M x.
+
+        The second costs nothing: with P = S_T M_0, M_0 = (H^-1)_TT and K = I + P S_T^T,
+        S_T (M_0 x - P^T K^-1 P x) = P x - (K - I) K^-1 P x = K^-1 P x.
+        """
         product = (x @ self.inverse) * self.kept
         if self.solved is None:
-            return product
+            return product, None
         inner = torch.cholesky_solve(along(x, self.solved)[:, :, None], self.lower)[:, :, 0]
-        return product - weighted(inner, self.solved)
+        return product - weighted(inner, self.solved), inner
 
 
 def along(

@@ -123,23 +123,25 @@ def _descend(
     product = part.times(change)
     residual = -product * kept
     cost = 0.5 * (product * change).sum(1, dtype=torch.float64)
-    ahead = inverse(residual)
+    ahead, inner = inverse(residual)
     slope = (residual * ahead).sum(1)
     direction, sharpness = ahead, torch.full_like(slope, 1 / LEAST_EIGENVALUE)
     for iteration in range(most_iterations):
         bound = 0.5 * (sharpness * slope).sum(dtype=torch.float64).item()
         if bound <= tolerance * (cost.sum().item() - bound):
             return weight, bound, cost.sum().item(), iteration
-        product = part.times(direction) * kept
+        product = part.times(direction, inner) * kept
         curved = (direction * product).sum(1)
         step = torch.where(curved > 0, slope / curved, 0.0)
         weight = weight + step[:, None] * direction
         residual = residual - step[:, None] * product
         cost -= 0.5 * (step * slope)
-        ahead = inverse(residual)
+        ahead, inner_ahead = inverse(residual)
         before, slope = slope, (residual * ahead).sum(1)
         turn = torch.where(before > 0, slope / before, 0.0)
         direction = ahead + turn[:, None] * direction
+        if inner is not None and inner_ahead is not None:
+            inner = inner_ahead + turn[:, None] * inner  # S times the direction, likewise
         sharpness = _sharpened(sharpness, step, turn)
     bound = 0.5 * (sharpness * slope).sum(dtype=torch.float64).item()
     return weight, bound, cost.sum().item(), most_iterations

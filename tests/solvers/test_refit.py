@@ -60,7 +60,7 @@ def test_the_excess_that_it_states_bounds_the_true_one(lam):
         found = refit(quadratic, layer.weight, keep, tolerance=0.0, most_iterations=steps)
         true = cost(layer, quadratic, found.weight) / least - 1
         assert true <= found.excess + 1e-6
-        assert found.excess <= 2.5 * true + 1e-6 or steps == 1
+        assert found.excess <= 3 * true + 1e-6 or steps == 1
         assert found.iterations == steps
         seen.append(found.excess)
     assert seen[-1] < 1e-3 * seen[0]
