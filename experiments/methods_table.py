@@ -31,6 +31,7 @@ from optishear.text.tokens import TokenBatches, token_batches
 
 
 EXTRA = {  # named methods with an option
+    "sparsegpt, by rows": ("sparsegpt", {"pattern": "row"}),
     "sparsegpt + refit": ("sparsegpt", {"refit": True}),
     "magnitude + refit": ("magnitude", {"refit": True}),
     "ria + refit": ("ria", {"refit": True}),
@@ -92,7 +93,7 @@ def row_of(
         if method != DENSE:
             name, options = EXTRA.get(method, (method, {}))
             where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
-            recipe = NamedMethod(name, **where, **options).recipe(prepared.layout)
+            recipe = NamedMethod(name, **{**options, **where}).recipe(prepared.layout)
             sparsity = prepared.layout.sparsity(recipe.drop)
             reports = apply_to(prepared, working, recipe, True, given.gradient_sequences)
             notes = [f"{r.name}: {note}" for r in reports for note in r.notes]
