@@ -65,11 +65,11 @@ def start(path, out):
 
 
 def wait_for_lines(out, count):
-    for _ in range(1200):
+    for _ in range(6000):
         found = list(out.glob("*/*/journal.jsonl"))
         if found and len(found[0].read_bytes().splitlines()) >= count:
             return found[0]
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise AssertionError("the search did not get under way")
 
 
@@ -78,7 +78,7 @@ def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_fron
     want = search(experiment(tmp_path), tmp_path / "unbroken", Silent())
     path = config(tmp_path)
     process = start(path, tmp_path / "killed")
-    journal = wait_for_lines(tmp_path / "killed", 9)
+    journal = wait_for_lines(tmp_path / "killed", 5)  # long before its end
     os.kill(process.pid, blow)
     _, said = process.communicate(timeout=60)
     if blow == signal.SIGINT:
@@ -88,7 +88,7 @@ def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_fron
     journal.write_bytes(lost)
     kept = lost.count(b"\n") - 1
     got = search(load_experiment(str(path)), tmp_path / "killed", Silent())
-    assert kept >= 7
+    assert kept >= 3
     assert got.manifest["measured_now"] == len(journal_values(want)) - kept
     assert journal_values(got) == journal_values(want)
     assert got.directory.front.read_bytes() == want.directory.front.read_bytes()

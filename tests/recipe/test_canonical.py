@@ -15,9 +15,10 @@ from optishear.pruning.evidence import Evidence
 from optishear.recipe.canonical import CHOOSES_ITSELF, canonical_recipe, canonical_solver
 from optishear.recipe.layout import Layer
 from optishear.recipe.metric_forms import reads_inputs
-from optishear.recipe.pattern import Block, NofM, Row, WholeLayer, parse_pattern
+from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.recipe.recipe import Recipe
+from optishear.records.journal import recipe_of
 from optishear.solvers import methods
 from optishear.solvers.methods import solver_of
 
@@ -52,10 +53,11 @@ def test_recipes_of_committed_runs_are_canonical_and_keep_their_keys(journal):
     header, *entries = map(json.loads, journal.read_text().splitlines())
     assert entries
     for entry in entries:
-        drop = dict(zip(header["layers"], entry["drop"], strict=True))
-        pattern = parse_pattern(entry["pattern"])
-        found = canonical(entry["metric"], entry["solver"], pattern=pattern, drop=drop)
-        assert found.key == entry["key"]
+        recipe = recipe_of(entry, header["layers"])
+        found = canonical_recipe(
+            recipe.metric, recipe.drop, recipe.pattern_object, recipe.solver, recipe.quadratic
+        )
+        assert found.key == recipe.key == entry["key"]
 
 
 @pytest.mark.parametrize("solver", [*CHOOSES_ITSELF, "refit of sparsegpt"])
