@@ -119,13 +119,14 @@ def summarise(given: argparse.Namespace) -> None:
     table = pd.read_csv(given.out / "methods.csv", dtype={"setting": str})
     dense = table[table.method == DENSE].iloc[0]
     pruned = table[table.method != DENSE]
+    seeds = ", ".join(map(str, sorted(set(pruned.seed))))
     lines = [
         f"# {given.model}: every named method, block by block",
         "",
         f"Held-out text: {dense.evaluation}. Calibration: {given.calibration} tokens of "
-        f"{given.text}, train split; {given.gradient_sequences} gradient sequences for MOONSHOT "
-        f"(λ = 0.5, attention layers). Perplexity ± standard error over sequences; where there "
-        f"are several calibration seeds, their mean and (range).",
+        f"{given.text}, train split, seed {seeds}; {given.gradient_sequences} gradient sequences "
+        f"for MOONSHOT (λ = 0.5, attention layers). Perplexity ± standard error over sequences; "
+        f"where there are several calibration seeds, their mean and (range).",
         "",
         f"Dense: {dense.perplexity:.2f} ± {dense.error:.2f}.",
         "",
