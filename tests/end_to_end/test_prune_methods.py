@@ -88,6 +88,14 @@ def test_a_mask_from_another_checkpoint_is_kept_and_its_weights_refitted(dense, 
         assert not torch.equal(a, c)
 
 
+def test_updated_weights_are_written_in_the_dtype_that_loses_nothing(tmp_path):
+    """A bf16 checkpoint, pruned in fp32: masks keep its dtype, new weights need the wider one."""
+    dense = str(saved("llama", tmp_path / "dense", torch.bfloat16))
+    for method, dtype in (("wanda", "bfloat16"), ("optima", "float32")):
+        checked, _ = prune_to(dense, NamedMethod(method, 0.5).recipe, tmp_path / method, how())
+        assert checked.dtype == dtype
+
+
 def test_a_mask_from_a_dense_checkpoint_is_refused(dense, tmp_path):
     with pytest.raises(ConfigError, match="none of its weights is zero"):
         prune_to(dense, None, tmp_path / "x", how(), mask_from=(dense, True))
