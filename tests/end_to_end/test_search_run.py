@@ -60,7 +60,12 @@ def test_the_same_measure_is_never_paid_for_twice_between_runs(tmp_path):
 def start(path, out):
     words = ["-m", "optishear", "search", str(path), "--out", str(out)]
     return subprocess.Popen(
-        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Shells start background jobs with SIGINT ignored, and children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
