@@ -122,7 +122,7 @@ class Case:
         """The layer as a method's solver gets it, under the pattern of its paper."""
         pattern = parse_pattern(METHODS[method].pattern)
         drop = pattern.uniform(self.layer, sparsity)
-        return LayerProblem(self.weight, drop, pattern, self.stats, lambda: quadratic)
+        return LayerProblem(self.weight, drop, pattern, lambda: self.stats, lambda: quadratic)
 
     def cost(self, weight: Tensor) -> float:
         return row_costs(self.quadratic.shared.matrix, weight - self.weight).sum().item()

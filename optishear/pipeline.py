@@ -1,29 +1,49 @@
 """Where the two halves meet: what the search calls `measure` is pruning, then looking."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Int
+from torch import Tensor, nn
 
+from optishear.errors import ConfigError
 from optishear.models.head import Head, find_head, hidden_states
 from optishear.models.load import LoadedModel
-from optishear.models.weights import WorkingWeights, lent
+from optishear.models.prefix import NotReusable, PrefixForward
+from optishear.models.weights import lent
 from optishear.objectives import make_objective
-from optishear.objectives.base import Chunk, OutputObjective, SizeObjective
+from optishear.objectives.base import Chunk, Objective, OutputObjective, Reference, SizeObjective
 from optishear.pruning.evidence import Evidence
-from optishear.pruning.oneshot import apply
-from optishear.pruning.result import PruneResult
+from optishear.pruning.oneshot import OneShot, block_keys
+from optishear.pruning.result import LayerReport, PruneResult
+from optishear.pruning.solved import SolvedLayers
 from optishear.pruning.taylor import TaylorLosses
 from optishear.recipe.layout import ModelLayout
+from optishear.recipe.pattern import Row
 from optishear.recipe.recipe import Recipe
+from optishear.solvers.ranks import RankCache, rank_bytes
 from optishear.text.tokens import TokenBatches
 
 
-MeasureFunction = Callable[[Recipe], dict[str, float]]
+MeasureFunction = Callable[[Recipe, int], dict[str, float]]
+BEGUN = 4096  # recipes whose sums on a lower rung are remembered: a few numbers each
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a search may hold of what it could compute anew. None of it changes a result.
+
+    - `ranks`: how the weights of a layer rank under a metric that came up before.
+    - `prefixes`: hidden states between decoder blocks, of candidates that others may begin like.
+    """
+
+    ranks: int = 0
+    prefixes: int = 0
 
 
 @contextmanager
@@ -34,91 +54,152 @@ def measure_on(
     search: TokenBatches,
     quantities: Sequence[str],
     batch_tokens: int = 2048,
+    rungs: Sequence[int] = (),
+    memory: Memory = Memory(),
+    solved: SolvedLayers | None = None,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> Iterator[MeasureFunction]:
-    """A function that says what a recipe is worth: {quantity: value}, on these search tokens.
+    """A function that says what a recipe is worth on so many of the first search tokens.
 
+    It is called with a recipe and a rung (a number of tokens) and returns {quantity: value}.
     While the context is open the model works on a copy of its prunable weights, into which each
     candidate is written; the dense ones are never touched and come back on leaving.
 
     - `quantities`: names from `OBJECTIVES`, all read off one forward pass.
     - `batch_tokens`: tokens per forward call (whole sequences, at least one).
+    - `rungs`: the numbers of tokens below all of them that recipes may be measured on too. A recipe
+      that goes on to a higher rung pays for its further tokens only.
+    - `solved`: where layers that a solver has made are looked up, and kept.
+    - `notice`: told what of `memory` is of no use here.
     """
+    if (least := rank_bytes(layout.layers, Row())) > memory.ranks > 0:
+        notice(
+            f"the ranks of one metric take {least / 1e6:,.0f} MB and memory.ranks is "
+            f"{memory.ranks / 1e6:,.0f} MB: some layers find their thresholds anew each time"
+        )
+    evidence = replace(evidence, ranks=RankCache(memory.ranks))
     with lent(loaded.model, layout) as working, torch.no_grad():
-        yield _Measure(loaded, layout, evidence, search, quantities, batch_tokens, working)
+        batches, batches_of = cut(search, rungs, batch_tokens)
+        device = next(loaded.model.parameters()).device
+        batches = [tokens.to(device) for tokens in batches]
+        taylor = TaylorLosses(evidence.gradients) if "taylor" in quantities else None
+        writer = OneShot(working, layout, evidence, taylor, solved)
+        yield _Measure(loaded, writer, quantities, batches, batches_of, memory.prefixes, notice)
 
 
 class _Measure:
     def __init__(
         self,
         loaded: LoadedModel,
-        layout: ModelLayout,
-        evidence: Evidence,
-        search: TokenBatches,
+        writer: OneShot,
         quantities: Sequence[str],
-        batch_tokens: int,
-        working: WorkingWeights,
+        batches: Sequence[Int[Tensor, "_ seq"]],
+        batches_of: Mapping[int, int],
+        prefixes: int,
+        notice: Callable[[str], None],
     ):
-        self.loaded, self.layout, self.working = loaded, layout, working
-        self.evidence = evidence
-        self.taylor = TaylorLosses(evidence.gradients) if "taylor" in quantities else None
-        self.quantities = tuple(quantities)
-        device = next(loaded.model.parameters()).device
-        size = max(1, batch_tokens // search.tokens.shape[1])
-        self.batches = [tokens.to(device) for tokens in search.tokens.split(size)]
-        self.head: Head | None = None
-        self.dense: list[Float[Tensor, "batch seq hidden"]] = []
+        self.loaded, self.writer, self.quantities = loaded, writer, tuple(quantities)
+        self.batches, self.batches_of = batches, batches_of
+        self.begun: OrderedDict[str, tuple[dict[str, Objective], int]] = OrderedDict()
+        self.references: list[list[Reference]] = []
+        self.prefix: PrefixForward | None = None
         if any(isinstance(make_objective(name), OutputObjective) for name in quantities):
-            self.head = find_head(loaded.model, self.batches[0][:1])
-            self.dense = [hidden_states(loaded.model, tokens) for tokens in self.batches]
+            head = find_head(loaded.model, batches[0][:1])
+            self.references = [references_of(loaded.model, tokens, head) for tokens in batches]
+            if prefixes:
+                try:
+                    self.prefix = PrefixForward(loaded.model, batches, prefixes)
+                except NotReusable as why:
+                    notice(str(why))
 
     @torch.no_grad()
-    def __call__(self, recipe: Recipe) -> dict[str, float]:
-        result = self._write(recipe)
-        made = {name: make_objective(name) for name in self.quantities}
-        readers = [o for o in made.values() if isinstance(o, OutputObjective)]
-        if readers:
-            for tokens, dense in zip(self.batches, self.dense, strict=True):
-                hidden = hidden_states(self.loaded.model, tokens)
-                for chunk in _chunks(tokens, hidden, dense, self.head):
-                    for reader in readers:
-                        reader.update(chunk)
-        values = {}
-        for name, objective in made.items():
-            if isinstance(objective, SizeObjective):
-                values[name] = objective.value(result)
-            else:
-                assert isinstance(objective, OutputObjective)
-                values[name] = objective.value()
-        return values
+    def __call__(self, recipe: Recipe, rung: int) -> dict[str, float]:
+        until = self.batches_of[rung]
+        objectives, done = self.begun.pop(recipe.key, (None, 0))
+        if objectives is None or done > until:
+            objectives, done = {name: make_objective(name) for name in self.quantities}, 0
+        result = self._run(recipe, objectives, range(done, until))
+        if until < len(self.batches):  # it may be asked for again, on more tokens
+            self.begun[recipe.key] = objectives, until
+            while len(self.begun) > BEGUN:
+                self.begun.popitem(last=False)
+        return {name: _value(objective, result) for name, objective in objectives.items()}
 
-    def _write(self, recipe: Recipe) -> PruneResult:
-        reports = apply(self.working, self.layout, self.evidence, recipe, self.taylor)
-        kept = {report.name: report.kept for report in reports}
+    def _run(
+        self, recipe: Recipe, objectives: Mapping[str, Objective], batches: range
+    ) -> PruneResult:
+        """Writes the recipe's weights and shows the objectives what becomes of these batches."""
+        readers = [o for o in objectives.values() if isinstance(o, OutputObjective)]
+        if not readers:
+            return self._result(self.writer.write(recipe))
+        keys = block_keys(self.writer.layout, recipe) if self.prefix is not None else []
+        first = 0 if self.prefix is None else self.prefix.first_block(batches, keys)
+        result = self._result(self.writer.write(recipe, first))
+        for batch in batches:
+            if self.prefix is None:
+                hidden = hidden_states(self.loaded.model, self.batches[batch])
+            else:
+                hidden = self.prefix.hidden_states(batch, keys, first)
+            references = self.references[batch]
+            parts = hidden.flatten(0, 1).split([len(r.targets) for r in references])
+            for part, reference in zip(parts, references, strict=True):
+                chunk = Chunk(part, reference)
+                for reader in readers:
+                    reader.update(chunk)
+        return result
+
+    def _result(self, reports: Sequence[LayerReport]) -> PruneResult:
+        layout = self.writer.layout
         parameters = sum(p.numel() for p in self.loaded.model.parameters())
         losses = [report.taylor for report in reports if report.taylor is not None]
         return PruneResult(
-            self.layout,
-            kept,
-            parameters - self.layout.total,
+            layout,
+            {report.name: report.kept for report in reports},
+            parameters - layout.total,
             self.loaded.stored_dtype.itemsize,
-            sum(losses) if self.taylor is not None else None,
+            sum(losses) if self.writer.taylor is not None else None,
         )
 
 
-def _chunks(
-    tokens: Int[Tensor, "batch seq"],
-    hidden: Float[Tensor, "batch seq hidden"],
-    dense: Float[Tensor, "batch seq hidden"],
-    head: Head | None,
-) -> Iterator[Chunk]:
-    assert head is not None
+def _value(objective: Objective, result: PruneResult) -> float:
+    if isinstance(objective, OutputObjective):
+        return objective.value()
+    assert isinstance(objective, SizeObjective)
+    return objective.value(result)
+
+
+def references_of(
+    model: nn.Module, tokens: Int[Tensor, "batch seq"], head: Head
+) -> list[Reference]:
+    """The dense side of one batch, in pieces whose logits fit into memory."""
     targets = torch.full_like(tokens, -1)
     targets[:, :-1] = tokens[:, 1:]
-    parts = (x.flatten(0, 1).split(head.rows_at_once) for x in (hidden, dense))
-    for pruned, before, target in zip(
-        *parts, targets.flatten().split(head.rows_at_once), strict=True
-    ):
-        yield Chunk(pruned, before, target, head)
+    hidden, rows = hidden_states(model, tokens).flatten(0, 1), head.rows_at_once
+    pieces = zip(hidden.split(rows), targets.flatten().split(rows), strict=True)
+    return [Reference(part, target, head) for part, target in pieces]
+
+
+def cut(
+    search: TokenBatches, rungs: Sequence[int], batch_tokens: int
+) -> tuple[list[Int[Tensor, "_ seq"]], dict[int, int]]:
+    """The search tokens in batches of whole sequences, and how many batches each rung takes.
+
+    No batch crosses a rung, so that a recipe goes on from a rung where it stopped.
+    """
+    length, total = search.tokens.shape[1], search.tokens.numel()
+    size = max(1, batch_tokens // length)
+    for rung in rungs:
+        if rung % length or not 0 < rung <= total:
+            raise ConfigError(
+                f"search.rungs: {rung} is no number of whole sequences of {length} tokens among "
+                f"the {total} search tokens. Choose multiples of {length} below {total}."
+            )
+    batches: list[Int[Tensor, "_ seq"]] = []
+    batches_of, begin = {}, 0
+    for rung in sorted({*rungs, total}):
+        batches += search.tokens[begin : rung // length].split(size)
+        batches_of[rung], begin = len(batches), rung // length
+    return batches, batches_of
 
 
 def identity_of(
@@ -129,10 +210,12 @@ def identity_of(
     quantities: Sequence[str],
     batch_tokens: int,
     gradient_sequences: int | None = None,
+    rungs: Sequence[int] = (),
 ) -> dict[str, Any]:
     """All that a measured value depends on beside the recipe: what a journal belongs to.
 
-    `gradient_sequences`: None where nothing reads gradients.
+    `gradient_sequences`: None where nothing reads gradients. `rungs` cut the batches, and so have a
+    say in the last bits.
     """
     parameter = next(loaded.model.parameters())
     identity = {
@@ -149,6 +232,8 @@ def identity_of(
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
+    if rungs:
+        identity["rungs"] = list(rungs)
     if gradient_sequences is not None:
         identity["gradient_sequences"] = gradient_sequences
     return identity

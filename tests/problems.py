@@ -45,7 +45,7 @@ class SmallLayer:
         if lam != 1:
             stats = blended_stats(self.weight, stats, self.gradients, lam)
         quadratic = self.quadratic(lam, damping)
-        return LayerProblem(self.weight, drop, pattern or Row(), stats, lambda: quadratic)
+        return LayerProblem(self.weight, drop, pattern or Row(), lambda: stats, lambda: quadratic)
 
     def row_hessians(self, quadratic):
         """[rows, in, in] in fp64: what each row's changes cost, spelled out."""

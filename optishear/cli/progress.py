@@ -18,7 +18,7 @@ LINES = 10  # in a pipe: about so many lines a search
 
 
 class Stages(Watcher):
-    """Each stage a line on stderr, and a bar for the blocks that are pruned one after another."""
+    """Each stage a line on stderr, and a bar for blocks or levels that are done one by one."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -30,13 +30,22 @@ class Stages(Watcher):
 
     def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None: ...
 
+    def levels(self, done: int, total: int, seconds: float) -> None:
+        self._counted("solving levels", done, total, seconds)
+
     def pruned(self, blocks: int, total: int) -> None:
-        if not sys.stderr.isatty():
-            return
-        bar = self.bar or self._open("pruning blocks", [])
-        bar.update(self.task, total=total, completed=blocks)
-        if blocks == total:
-            self.close()
+        if sys.stderr.isatty():
+            self._counted("pruning blocks", blocks, total)
+
+    def _counted(self, what: str, done: int, total: int, seconds: float = 0.0) -> None:
+        """A bar in a terminal; in a pipe about ten lines."""
+        if sys.stderr.isatty():
+            bar = self.bar or self._open(what, [])
+            bar.update(self.task, total=total, completed=done)
+            if done == total:
+                self.close()
+        elif done and (done % max(1, total // LINES) == 0 or done == total):
+            note(f"  {done}/{total}  {(total - done) * seconds / done:.0f} s left")
 
     def close(self) -> None:
         if self.bar is not None:
@@ -85,20 +94,32 @@ class LiveWatcher(Stages):
 
     def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
         self.measured += 1
-        done = len(found.evaluations)
+        done, lowest = found.asked, min(found.rungs)
+        rate = self.measured / max(time.monotonic() - self.started, 1e-9)
         if self.bar is not None:
-            rate = self.measured / max(time.monotonic() - self.started, 1e-9)
             self.bar.update(
                 self.task, total=total, completed=done, rate=f"{rate:.1f}/s", best=self._best(found)
             )
+        elif evaluation.rung > lowest:
+            if len(found.rungs[evaluation.rung]) == 1:
+                note(f"  climbing to {evaluation.rung} search tokens")
         elif done % max(1, total // LINES) == 0 or done == total:
-            rate = self.measured / max(time.monotonic() - self.started, 1e-9)
             left = (total - done) / rate
             note(f"  {done}/{total}  {rate:.2f}/s  {left:.0f} s left  {self._best(found)}")
 
     def _best(self, found: Found) -> str:
-        if not found.good:
-            return f"{len(found.evaluations)} failed"
+        """How many recipes are on which rung, and the front so far of those on the top one."""
+        parts = []
+        if len(found.rungs) > 1:
+            on = ", ".join(f"{len(there)} on {rung}" for rung, there in found.rungs.items())
+            parts.append(f"{on} tokens")
+        if found.good:
+            parts.append(self._front(found))
+        if found.failed:
+            parts.append(f"{len(found.failed)} failed")
+        return ", ".join(parts)
+
+    def _front(self, found: Found) -> str:
         names = list(self.objectives)
         values = np.array(minimised(found.good, names, list(self.objectives.values())))
         front = non_dominated(values)
@@ -108,5 +129,4 @@ class LiveWatcher(Stages):
         else:
             at = found.good[front[knee(values[front])]].values or {}
             text = "knee " + ", ".join(f"{name} {at[name]:.4g}" for name in names)
-        failed = len(found.evaluations) - len(found.good)
-        return f"front {len(front)}, {text}" + (f", {failed} failed" if failed else "")
+        return f"front {len(front)}, {text}"

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from optishear.allocation import RULES
 from optishear.calibration.statistics import Need
@@ -13,7 +13,7 @@ from optishear.errors import ConfigError
 from optishear.objectives import make_objective
 from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.recipe import Recipe
-from optishear.search.drivers import DRIVERS, check_budget
+from optishear.search.drivers import DRIVERS, check_budget, check_variation
 from optishear.search.pick import Pick, parse_pick
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
@@ -52,20 +52,49 @@ class TextsConfig(Strict):
 
 
 class SearchConfig(Strict):
+    """`evaluations` counts distinct recipes, `rungs` are numbers of search tokens.
+
+    With rungs every recipe is measured on the lowest. When the search is over, the best of those on
+    one rung, the share `keep` or one population if that is more, go on to the next; the last, above
+    the listed ones, is all search tokens. (evopress: the share of each generation, at once.)
+
+    `variation` `prefix` makes children that begin like a parent, so that less of them is run.
+    """
+
+    later = frozenset({"rungs", "keep", "variation"})
+
     driver: str = "nsga2"
     population: int = Field(default=24, ge=1)
     evaluations: int = Field(default=240, ge=1)
     seed: int = Field(default=0, ge=0)
+    rungs: tuple[int, ...] = ()
+    keep: float = Field(default=0.25, gt=0, le=1)
+    variation: Literal["free", "prefix"] = "free"
+
+
+class MemoryConfig(Strict):
+    """What a search may hold of what it could compute anew, in bytes or as `500MB`, `2GB`; 0 is
+    nothing. No result depends on it, and so no run's hash.
+
+    - `ranks`: how weights rank under metrics that came up before.
+    - `prefixes`: hidden states between decoder blocks.
+    - `levels`, `levels_on_disk`: solved layers, of those on disk mapped into memory and in all.
+    """
+
+    ranks: ByteSize = ByteSize(2 * 10**9)
+    prefixes: ByteSize = ByteSize(10**9)
+    levels: ByteSize = ByteSize(4 * 10**9)
+    levels_on_disk: ByteSize = ByteSize(20 * 10**9)
 
 
 class Experiment(Strict):
-    """One question put to one model: everything that its answer depends on.
+    """One question put to one model: everything that its answer depends on, and `memory`.
 
     `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
     where something needs gradients.
     """
 
-    later = frozenset({"gradient_sequences"})
+    later = frozenset({"gradient_sequences", "memory"})
 
     name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     model: str
@@ -81,6 +110,7 @@ class Experiment(Strict):
     pick: str = ""
     baselines: tuple[str, ...] = ("magnitude", "wanda")
     gradient_sequences: int = Field(default=16, ge=1)
+    memory: MemoryConfig = MemoryConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -129,8 +159,27 @@ class Experiment(Strict):
             self.search.evaluations,
             len(self.objectives),
         )
+        check_variation(self.search.driver, self.search.variation)
+        self._possible_rungs()
         refuse_overlap(self.text_specs)
         return self
+
+    def _possible_rungs(self) -> None:
+        """What the file alone can tell; with `sequences: 0` the text decides the total."""
+        rungs, text = self.search.rungs, self.text.search
+        total = text.sequences * text.seq_len
+        for rung in rungs:
+            if rung % text.seq_len or rung < 1 or (total and rung >= total):
+                raise ConfigError(
+                    f"search.rungs: {rung} is no number of whole sequences of {text.seq_len} "
+                    f"tokens below all of them{f' ({total})' if total else ''}. Choose multiples "
+                    f"of text.search.seq_len; the last rung, all search tokens, is not listed."
+                )
+        if list(rungs) != sorted(set(rungs)):
+            raise ConfigError(
+                f"search.rungs: {list(rungs)} do not ascend. List each number of tokens once, "
+                f"the smallest first."
+            )
 
     def _enough_gradients(self) -> None:
         wanted, given = self.gradient_sequences, self.text.calibration.sequences
@@ -177,5 +226,5 @@ class Experiment(Strict):
     @property
     def hash(self) -> str:
         """Of the resolved configuration: where the run lies, and what a rerun finds."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude={"memory"}), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

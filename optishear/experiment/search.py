@@ -12,19 +12,21 @@ from optishear.allocation import RULES
 from optishear.config import Experiment
 from optishear.errors import ConfigError
 from optishear.experiment.held_out import FOUND, baseline_recipes, compare
+from optishear.experiment.levels import open_levels
 from optishear.experiment.prepare import Calibrated, prepare, rules_of
 from optishear.experiment.results import Entry, Front, Run, front_to_json
 from optishear.experiment.watcher import Watcher
 from optishear.objectives import make_objective
-from optishear.pipeline import identity_of, measure_on
+from optishear.pipeline import Memory, identity_of, measure_on
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.run_directory import RunDirectory, read_json, write_json
 from optishear.report.figures import draw_figures
 from optishear.search.driver import DriverSettings
-from optishear.search.drivers import check_genes, make_driver
+from optishear.search.drivers import DRIVERS, check_genes, make_driver
 from optishear.search.evaluator import Evaluator, minimised
 from optishear.search.front import non_dominated
+from optishear.search.ladder import Ladder
 from optishear.search.loop import Found, run
 from optishear.search.seeds import seed_genomes
 from optishear.search.space import SearchSpace
@@ -65,6 +67,7 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
             if purpose != "calibration"
         }
         refuse_shared_text({"calibration": prepared.calibration, **tokens})
+        ladder = ladder_of(experiment, tokens["search"])
         watcher.stage("collecting statistics")
         calibrated = prepared.calibrate(
             experiment.needs, experiment.gradient_sequences, watcher.stage
@@ -72,7 +75,7 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
         watcher.stage("preparing the search space")
         space = build_space(experiment.space, calibrated.layout, rules_of(calibrated, RULES))
         check_genes(space.genes)
-        _run(experiment, directory, calibrated, tokens, space, watcher)
+        _run(experiment, directory, calibrated, tokens, space, ladder, watcher)
     return Run(directory)
 
 
@@ -82,6 +85,7 @@ def _run(
     calibrated: Calibrated,
     tokens: Mapping[str, TokenBatches],
     space: SearchSpace,
+    ladder: Ladder,
     watcher: Watcher,
 ) -> None:
     identity = identity_of(
@@ -92,6 +96,7 @@ def _run(
         experiment.quantities,
         experiment.batch_tokens,
         experiment.gradient_sequences if experiment.needs_gradients else None,
+        experiment.search.rungs,
     )
     layers = list(calibrated.layout.sizes)
     with Journal(directory.journal, identity, layers) as journal:
@@ -113,9 +118,13 @@ def _run(
             tokens["search"],
             experiment.quantities,
             experiment.batch_tokens,
+            experiment.search.rungs,
+            Memory(experiment.memory.ranks, experiment.memory.prefixes),
+            open_levels(experiment, calibrated, space, watcher),
+            watcher.stage,
         ) as measure:
-            evaluator = Evaluator(measure, journal, tokens["search"].tokens.numel(), memo)
-            found = _search(experiment, space, evaluator, watcher)
+            evaluator = Evaluator(measure, journal, memo)
+            found = _search(experiment, space, ladder, evaluator, watcher)
             front = front_of(experiment, calibrated, found)
             picked = front.pick().recipe
             recipes = baseline_recipes(
@@ -123,7 +132,8 @@ def _run(
             )
             recipes[FOUND] = picked
             watcher.stage("measuring the baselines")
-            searched = {name: evaluator(recipe).values for name, recipe in recipes.items()}
+            top = ladder.rungs[-1]
+            searched = {name: evaluator(recipe, top).values for name, recipe in recipes.items()}
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
         held = [text for purpose, text in tokens.items() if purpose.startswith("evaluation")]
@@ -143,15 +153,28 @@ def _ending(found: Found, evaluator: Evaluator) -> dict[str, Any]:
         "status": "finished",
         "finished": now(),
         "ended": found.ended,
-        "evaluations": len(found.evaluations),
-        "failed": len(found.evaluations) - len(found.good),
+        "evaluations": found.asked,
+        "failed": len(found.failed),
         "measured_now": evaluator.measured,
         "seconds": round(sum(entry["seconds"] for entry in entries), 1),
     }
 
 
+def ladder_of(experiment: Experiment, search: TokenBatches) -> Ladder:
+    """The experiment's rungs below all search tokens, climbed as its driver is made for."""
+    settings = experiment.search
+    rungs = (*settings.rungs, search.tokens.numel())
+    if DRIVERS[settings.driver].staged:
+        return Ladder(rungs, settings.keep, by_generation=True)
+    return Ladder(rungs, settings.keep, least=settings.population)
+
+
 def _search(
-    experiment: Experiment, space: SearchSpace, evaluator: Evaluator, watcher: Watcher
+    experiment: Experiment,
+    space: SearchSpace,
+    ladder: Ladder,
+    evaluator: Evaluator,
+    watcher: Watcher,
 ) -> Found:
     settings = experiment.search
     maximise = [make_objective(name).maximise for name in experiment.objectives]
@@ -163,6 +186,10 @@ def _search(
             settings.population,
             settings.seed,
             seed_genomes(space, [METHODS[name].metric for name in SEEDED]),
+            exchangeable=space.exchangeable,
+            gene_blocks=space.gene_blocks,
+            gene_sizes=space.gene_sizes,
+            variation=settings.variation,
         ),
     )
     watcher.stage("searching")
@@ -173,6 +200,7 @@ def _search(
         settings.evaluations,
         experiment.objectives,
         maximise,
+        ladder,
         lambda found, evaluation: watcher.evaluated(found, evaluation, settings.evaluations),
     )
 
@@ -181,10 +209,10 @@ def front_of(experiment: Experiment, calibrated: Calibrated, found: Found) -> Fr
     """The non-dominated recipes of what was found, ordered by the first objective."""
     maximise = {name: make_objective(name).maximise for name in experiment.objectives}
     if not found.good:
-        reason = next((e.reason for e in found.evaluations.values()), "none was asked for")
+        reason = next((e.reason for e in found.failed), "none was asked for")
         raise ConfigError(
-            f"All {len(found.evaluations)} candidates failed, so there is no front. The first: "
-            f"{reason}"
+            f"None of {found.asked} candidates was measured on all search tokens without failing, "
+            f"so there is no front. The first failure: {reason}"
         )
     values = np.array(minimised(found.good, list(maximise), list(maximise.values())))
     chosen = [found.good[index] for index in non_dominated(values)]

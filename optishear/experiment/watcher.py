@@ -15,7 +15,12 @@ class Watcher(ABC):
 
     @abstractmethod
     def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
-        """One more recipe of at most `total`, measured or remembered."""
+        """One more evaluation on some rung, measured or remembered; `total` is the largest number
+        of recipes that will be asked for."""
+
+    @abstractmethod
+    def levels(self, done: int, total: int, seconds: float) -> None:
+        """So many of the layers and levels that a store lacks are solved, in so many seconds."""
 
     @abstractmethod
     def pruned(self, blocks: int, total: int) -> None:
@@ -28,5 +33,7 @@ class Silent(Watcher):
     def stage(self, text: str) -> None: ...
 
     def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None: ...
+
+    def levels(self, done: int, total: int, seconds: float) -> None: ...
 
     def pruned(self, blocks: int, total: int) -> None: ...

@@ -1,8 +1,9 @@
-"""Run a causal language model one decoder block at a time, for statistics of a half-pruned model.
+"""Run some decoder blocks of a causal language model, the ones before them stood in for.
 
 A block's arguments (masks, positions, caches) are never made here: the model's own forward makes
-them. The blocks before the one that matters are stood in for, so that they cost nothing and hand
-on what was stored; the forward ends right after it.
+them. The blocks before the one that matters cost nothing and hand on what was stored. Whether a
+model bears that is proved on it. `BlockRunner` runs one block after the other, for statistics of a
+half-pruned model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +25,108 @@ Hidden = Float[Tensor, "..."]  # [batch, seq, hidden] in most models; some carry
 MISSED = (LookupError, TypeError, AttributeError, ValueError)
 
 
+class Entangled(Exception):
+    """Why the blocks of a model cannot be run apart. Whoever catches it says what to do then."""
+
+
 class _Stop(Exception):
     """Ends a forward pass after a block. Private, so nobody else's error is swallowed."""
+
+
+class BlockStack:
+    """The decoder blocks of one model, the first of which can be stood in for.
+
+    - `path`: where in the model they are.
+
+    `states` comes first: it finds out how each block returns its hidden states.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.path, self.blocks = decoder_blocks(model)
+        self._forms: list[Callable[[Hidden], Any]] = []
+
+    @torch.no_grad()
+    def states(self, tokens: Int[Tensor, "1 seq"]) -> list[Hidden]:
+        """What each block makes in one forward of the whole model; notes what kind it returns."""
+        called: list[int] = []
+        made: list[Hidden] = []
+        forms: list[Callable[[Hidden], Any]] = []
+
+        def note(index: int) -> Callable[..., None]:
+            def listen(_module: nn.Module, _args: Any, returned: Any) -> None:
+                called.append(index)
+                made.append(hidden_of(returned).clone())
+                forms.append(_form(returned))
+
+            return listen
+
+        with ExitStack() as stack:
+            for index, block in enumerate(self.blocks):
+                stack.callback(block.register_forward_hook(note(index)).remove)
+            hidden_states(self.model, tokens)
+        if called != list(range(len(self.blocks))):
+            raise Entangled(f"its {len(self.blocks)} blocks are called in the order {called}")
+        self._forms = forms
+        return made
+
+    @contextmanager
+    def stood_in_for(self, count: int, give: Callable[[], Hidden]) -> Iterator[None]:
+        """The first `count` blocks cost nothing and return what `give` gives, a copy each time:
+        some models work in place."""
+        with ExitStack() as stack:
+            for block, form in zip(self.blocks[:count], self._forms):
+                stack.enter_context(_stood_in_for(block, form, give))
+            yield
+
+    @torch.no_grad()
+    def run(self, block: int, tokens: Int[Tensor, "batch seq"], handed: Hidden | None) -> Hidden:
+        """What `block` makes of one batch. `handed` is what the block before it made, None for the
+        first."""
+        made: list[Hidden] = []
+
+        def stop(_module: nn.Module, _args: Any, returned: Any) -> None:
+            made.append(hidden_of(returned))
+            raise _Stop
+
+        def give() -> Hidden:
+            assert handed is not None
+            return handed.clone()
+
+        with ExitStack() as stack:
+            stack.enter_context(self.stood_in_for(block, give))
+            hook = self.blocks[block].register_forward_hook(stop)
+            stack.callback(hook.remove)
+            stack.enter_context(suppress(_Stop))
+            hidden_states(self.model, tokens)
+        return made[0]
+
+    def prove(
+        self, tokens: Int[Tensor, "1 seq"], states: list[Hidden], *, to_rounding: bool
+    ) -> None:
+        """Raises `Entangled` unless each block, alone, makes what it makes in the whole forward.
+
+        Bit for bit, or `to_rounding`, an error of the dtype's epsilon in norm: experts add up in
+        any order on a GPU. From the last block to the first, and with another text run in between:
+        what an earlier block left lying about (not in what it returned) is then of that text, and
+        shows.
+        """
+        with torch.no_grad():
+            hidden_states(self.model, tokens.flip(1))
+        for block, want in reversed(list(enumerate(states))):
+            try:
+                got = self.run(block, tokens, states[block - 1] if block else None)
+            except MISSED as error:
+                raise Entangled(f"block {block} alone fails ({error!r})") from error
+            if got.shape != want.shape:
+                raise Entangled(
+                    f"block {block} alone gives {tuple(got.shape)}, not {tuple(want.shape)}"
+                )
+            if not torch.equal(got, want):
+                miss = ((got - want).float().norm() / want.float().norm()).item()
+                # nan is no match either
+                if not (to_rounding and miss <= torch.finfo(want.dtype).eps):
+                    raise Entangled(f"block {block} alone is off by {miss:.1e} of its norm")
 
 
 class BlockRunner:
@@ -43,107 +144,35 @@ class BlockRunner:
         if not batches or not all(len(tokens) for tokens in batches):
             raise ConfigError("Calibration got no tokens at all, or a batch without any.")
         self.model, self.batches, self.block = model, batches, 0
-        self._path, self._blocks = decoder_blocks(model)
         self._handed: list[Hidden | None] = [None] * len(batches)
-        self._forms: list[Callable[[Hidden], Any]] = []  # how each block returns hidden states
-        self._prove(batches[0][:1])
+        self._stack = BlockStack(model)
+        first = batches[0][:1]
+        try:
+            self._stack.prove(first, self._stack.states(first), to_rounding=True)
+        except Entangled as why:
+            raise ConfigError(
+                f"{type(model).__name__} cannot be pruned block by block ({self._stack.path}): "
+                f"{why}. Prune it with `--one-shot`."
+            ) from why
 
     def observe(self) -> None:
         """Runs the next block on all batches for the sake of who listens inside of it."""
         for tokens, handed in zip(self.batches, self._handed, strict=True):
-            self._run(self.block, tokens, handed)
+            self._stack.run(self.block, tokens, handed)
 
     def advance(self) -> None:
         """Runs the next block on all batches; what it makes of them goes into the one after it."""
         for index, tokens in enumerate(self.batches):
-            self._handed[index] = self._run(self.block, tokens, self._handed[index])
+            self._handed[index] = self._stack.run(self.block, tokens, self._handed[index])
         self.block += 1
 
-    @torch.no_grad()
-    def _run(
-        self,
-        block: int,
-        tokens: Int[Tensor, "batch seq"],
-        handed: Hidden | None,
-    ) -> Hidden:
-        """What `block` makes of one batch. `handed` is what the block before it made, None for the
-        first; copies of it are given out, for some models work in place."""
-        made: list[Hidden] = []
 
-        def stop(_module: nn.Module, _args: Any, returned: Any) -> None:
-            made.append(_hidden(returned))
-            raise _Stop
-
-        with ExitStack() as stack:
-            for before, form in zip(self._blocks[:block], self._forms):
-                assert handed is not None
-                stack.enter_context(_stood_in_for(before, form, handed))
-            hook = self._blocks[block].register_forward_hook(stop)
-            stack.callback(hook.remove)
-            stack.enter_context(suppress(_Stop))
-            hidden_states(self.model, tokens)
-        return made[0]
-
-    def _prove(self, tokens: Int[Tensor, "1 seq"]) -> None:
-        """Refuses the model unless each block, alone, makes what it makes in the whole forward.
-
-        Bit for bit, or to a rounding error of the dtype: experts add up in any order on a GPU.
-        From the last block to the first, and with another text run in between: what an earlier
-        block left lying about (not in what it returned) is then of that text, and shows.
-        """
-        whole = self._whole(tokens)
-        with torch.no_grad():
-            hidden_states(self.model, tokens.flip(1))
-        for block, want in reversed(list(enumerate(whole))):
-            try:
-                got = self._run(block, tokens, whole[block - 1] if block else None)
-            except MISSED as error:
-                raise self._refusal(f"block {block} alone fails ({error!r})") from error
-            if got.shape != want.shape:
-                raise self._refusal(
-                    f"block {block} alone gives {tuple(got.shape)}, not {tuple(want.shape)}"
-                )
-            if not torch.equal(got, want):
-                miss = ((got - want).float().norm() / want.float().norm()).item()
-                if not miss <= torch.finfo(want.dtype).eps:  # nan is no match either
-                    raise self._refusal(f"block {block} alone is off by {miss:.1e} of its norm")
-
-    @torch.no_grad()
-    def _whole(self, tokens: Int[Tensor, "1 seq"]) -> list[Hidden]:
-        """What each block makes in one forward of the whole model; notes what kind it returns."""
-        called: list[int] = []
-        made: list[Hidden] = []
-
-        def note(index: int) -> Callable[..., None]:
-            def listen(_module: nn.Module, _args: Any, returned: Any) -> None:
-                called.append(index)
-                made.append(_hidden(returned).clone())
-                self._forms.append(_form(returned))
-
-            return listen
-
-        with ExitStack() as stack:
-            for index, block in enumerate(self._blocks):
-                stack.callback(block.register_forward_hook(note(index)).remove)
-            hidden_states(self.model, tokens)
-        if called != list(range(len(self._blocks))):
-            raise self._refusal(f"its {len(self._blocks)} blocks are called in the order {called}")
-        return made
-
-    def _refusal(self, found: str) -> ConfigError:
-        return ConfigError(
-            f"{type(self.model).__name__} cannot be pruned block by block ({self._path}): {found}. "
-            f"Prune it with `--one-shot`."
-        )
-
-
-def _hidden(returned: Any) -> Hidden:
+def hidden_of(returned: Any) -> Hidden:
     """The hidden states in what a block returned: all of it, or the first item."""
     hidden = returned[0] if type(returned) in (tuple, list) and returned else returned
     if not isinstance(hidden, Tensor):
-        raise ConfigError(
-            f"A decoder block returns a {type(returned).__name__} that does not begin with hidden "
-            f"states, so the model cannot be pruned block by block. Prune it with `--one-shot`."
+        raise Entangled(
+            f"a block returns a {type(returned).__name__} that does not begin with hidden states"
         )
     return hidden
 
@@ -159,12 +188,12 @@ def _form(returned: Any) -> Callable[[Hidden], Any]:
 
 @contextmanager
 def _stood_in_for(
-    module: nn.Module, form: Callable[[Hidden], Any], hidden: Hidden
+    module: nn.Module, form: Callable[[Hidden], Any], give: Callable[[], Hidden]
 ) -> Iterator[None]:
     """`module` answers without looking at what it is asked; its own forward is given back."""
     own = vars(module)
     before = {"forward": own["forward"]} if "forward" in own else {}  # accelerate sets one
-    own["forward"] = lambda *_args, **_kwargs: form(hidden.clone())
+    own["forward"] = lambda *_args, **_kwargs: form(give())
     try:
         yield
     finally:

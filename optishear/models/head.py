@@ -62,11 +62,21 @@ class Head:
             total += rows.float().T @ rows.float()
         return (self.scale**2 * total).float()
 
+    def squared_norm(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, ""]:
+        """||scale * h W^T||_F^2 by the Gram matrix, in fp64. Linear heads only, bias left out."""
+        hidden = hidden.float()
+        return ((hidden @ self.gram) * hidden).sum(dtype=torch.float64).clamp_min(0)
+
     def logits(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
-        """The model's logits in fp32, whatever dtype the model computes in."""
-        bias = None if self.bias is None else self.bias.float()
-        raw = F.linear(hidden.float(), self.weight.float(), bias) * self.scale
-        return raw if self.softcap is None else self.softcap * torch.tanh(raw / self.softcap)
+        """The model's logits in fp32, whatever dtype the model computes in.
+
+        Scale and cap go into the hidden states: [tokens, vocabulary] is too large to be walked
+        over for a constant.
+        """
+        scale = self.scale if self.softcap is None else self.scale / self.softcap
+        bias = None if self.bias is None else self.bias.float() * scale
+        raw = F.linear(hidden.float() * scale, self.weight.float(), bias)
+        return raw if self.softcap is None else raw.tanh_().mul_(self.softcap)
 
 
 def hidden_states(

@@ -80,13 +80,14 @@ class WorkingWeights:
         place = self._places[name]
         return place.view(self._dense[id(place.parameter)])
 
-    def dense_of(self, layer: Layer) -> Float[Tensor, "out in"]:
-        return self.dense(layer.name)
+    def view(self, name: str) -> Float[Tensor, "out in"]:
+        """The layer's working weight itself: what is written into it, the model has."""
+        place = self._places[name]
+        return place.view(self._working[id(place.parameter)])
 
     def write(self, name: str, weight: Float[Tensor, "out in"]) -> None:
         """Give the layer another weight; cast to the model's dtype on the way."""
-        place = self._places[name]
-        target = place.view(self._working[id(place.parameter)])
+        target = self.view(name)
         if target.shape != weight.shape:  # copy_ would broadcast
             raise ValueError(f"{name} is {tuple(target.shape)}, not {tuple(weight.shape)}.")
         target.copy_(weight.detach())

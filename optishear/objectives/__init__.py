@@ -2,7 +2,7 @@
 
 from optishear.errors import ConfigError
 from optishear.objectives.base import Objective
-from optishear.objectives.divergence import KL, Reconstruction, RelativeReconstruction
+from optishear.objectives.divergence import KL, KLTop, Reconstruction, RelativeReconstruction
 from optishear.objectives.likelihood import Perplexity
 from optishear.objectives.size import Bytes, Sparsity, SparsityGap
 from optishear.objectives.taylor import Taylor
@@ -12,6 +12,7 @@ from optishear.recipe.lookup import lookup
 OBJECTIVES: dict[str, type[Objective]] = {
     "bytes": Bytes,
     "kl": KL,
+    "kl_top": KLTop,
     "perplexity": Perplexity,
     "reconstruction": Reconstruction,
     "relative_reconstruction": RelativeReconstruction,
@@ -23,16 +24,21 @@ OBJECTIVES: dict[str, type[Objective]] = {
 
 def make_objective(text: str) -> Objective:
     """A fresh objective from its name, or `name@number` for one that takes a number."""
-    name, at, number = text.partition("@")
+    name, at, digits = text.partition("@")
     kind = lookup(OBJECTIVES, name, kind="objective")
-    if kind is not SparsityGap:
+    number = kind.number
+    if number is None:
         if at:
             raise ConfigError(f"objective {text!r}: {name!r} takes no number.")
         return kind()
     try:
-        target = float(number)
+        given = number.kind(digits)
     except ValueError:
-        raise ConfigError(f"objective {text!r}: write it with a target, {name}@0.5.") from None
-    if not 0 <= target < 1:
-        raise ConfigError(f"objective {text!r}: the target must lie in [0, 1).")
-    return SparsityGap(target)
+        raise ConfigError(
+            f"objective {text!r}: write it with {number.called}, {name}@{number.example}."
+        ) from None
+    if not number.low <= given < number.below:
+        raise ConfigError(
+            f"objective {text!r}: {number.called} must lie in [{number.low}, {number.below:g})."
+        )
+    return kind(given)  # pyright: ignore[reportCallIssue]

@@ -1,57 +1,152 @@
 """An objective turns one shared forward pass, or the pruning itself, into one number."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from optishear.models.head import Head
+from optishear.objectives.softmax import Normaliser, bucket_log_probs, normaliser
 from optishear.pruning.result import PruneResult
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Some tokens of the shared forward pass, through the pruned and through the dense model.
+@dataclass(frozen=True, eq=False)
+class Tangent:
+    """The log-sum-exp of a linear head at the dense hidden states, to first order.
 
-    `targets` is the token that follows each position, -1 at the end of a sequence. Logits are made
-    when an objective first asks for them and shared by all; [tokens, vocabulary] exists only for
-    one chunk at a time.
+    `slope` is d lse / d hidden = scale * sum_v p_v W_v: the mean row of the head under p.
+    """
+
+    lse: Float[Tensor, " tokens"]
+    slope: Float[Tensor, "tokens hidden"]
+
+
+@dataclass(frozen=True, eq=False)
+class Buckets:
+    """The dense model's likeliest tokens of each position; all the others are one bucket, last."""
+
+    likeliest: Int[Tensor, "tokens top"]
+    log_probs: Float[Tensor, "tokens top+1"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The dense side of some tokens: made once, kept from candidate to candidate.
+
+    `targets` is the token that follows each position, -1 at the end of a sequence. What objectives
+    need of the dense answers is worked out when first asked for and then kept: some [tokens,
+    hidden] or [tokens, top], never [tokens, vocabulary]. That exists while it is worked out, so a
+    reference should span `head.rows_at_once` tokens at most.
     """
 
     hidden: Float[Tensor, "tokens hidden"]
-    dense_hidden: Float[Tensor, "tokens hidden"]
     targets: Int[Tensor, " tokens"]
     head: Head
+    _buckets: dict[int, Buckets] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def normaliser(self) -> Normaliser:
+        return normaliser(self.head.logits(self.hidden))
+
+    @cached_property
+    def tangent(self) -> Tangent:
+        """Linear heads only."""
+        if not self.head.linear:
+            raise ValueError("A soft-capped head has no tangent in closed form: its logits bend.")
+        logits = self.head.logits(self.hidden)
+        norm = normaliser(logits)
+        terms = logits.sub_(norm.peak[:, None]).exp_()
+        slope = terms @ self.head.weight.float() * (self.head.scale / norm.mass[:, None])
+        return Tangent(norm.lse, slope.float())
+
+    def buckets(self, top: int) -> Buckets:
+        """The `top` likeliest tokens, or all where the vocabulary is not larger."""
+        if top not in self._buckets:
+            logits = self.head.logits(self.hidden)
+            likeliest = logits.topk(min(top, logits.shape[1])).indices
+            log_probs = bucket_log_probs(logits, normaliser(logits), likeliest)
+            self._buckets[top] = Buckets(likeliest, log_probs)
+        return self._buckets[top]
+
+    @cached_property
+    def squared_norm(self) -> Float[Tensor, ""]:
+        """||dense logits||_F^2, in fp64."""
+        if self.head.linear and self.head.bias is None:
+            return self.head.squared_norm(self.hidden)
+        return self.head.logits(self.hidden).square().sum(dtype=torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """The same tokens through the pruned model.
+
+    Logits and their log-sum-exp are made when an objective first asks for them and shared by all;
+    [tokens, vocabulary] exists only for one chunk at a time. Nobody may write to them.
+    """
+
+    hidden: Float[Tensor, "tokens hidden"]
+    reference: Reference
+
+    def __post_init__(self) -> None:
+        if self.hidden.shape != self.reference.hidden.shape:
+            raise ValueError(
+                f"Pruned hidden states {tuple(self.hidden.shape)} are compared with dense ones "
+                f"{tuple(self.reference.hidden.shape)}; cut both into the same chunks."
+            )
 
     @cached_property
     def logits(self) -> Float[Tensor, "tokens vocab"]:
-        return self.head.logits(self.hidden)
+        return self.reference.head.logits(self.hidden)
 
     @cached_property
     def dense_logits(self) -> Float[Tensor, "tokens vocab"]:
-        return self.head.logits(self.dense_hidden)
+        """A second head product for every candidate: only where a soft cap leaves no other way."""
+        return self.reference.head.logits(self.reference.hidden)
 
     @cached_property
-    def log_probs(self) -> Float[Tensor, "tokens vocab"]:
-        return self.logits.log_softmax(-1)
+    def normaliser(self) -> Normaliser:
+        return normaliser(self.logits)
+
+    def bucket_log_probs(self, entries: Int[Tensor, "tokens top"]) -> Float[Tensor, "tokens top+1"]:
+        """The pruned model's side of `Buckets`."""
+        return bucket_log_probs(self.logits, self.normaliser, entries)
+
+    @property
+    def lse(self) -> Float[Tensor, " tokens"]:
+        """Log-sum-exp of the pruned model's logits, in fp64."""
+        return self.normaliser.lse
+
+
+@dataclass(frozen=True)
+class Number:
+    """The number of an objective that is written `name@number`, in [low, below)."""
+
+    kind: type[int] | type[float]
+    called: str
+    example: str
+    low: int
+    below: float
 
 
 class Objective:
     """What every objective says of itself. Concrete ones are `OutputObjective`s or
-    `SizeObjective`s, made anew for each recipe."""
+    `SizeObjective`s, made anew for each recipe; one with a `number` is made from it alone."""
 
     maximise: ClassVar[bool] = False
     unit: ClassVar[str] = ""
     description: ClassVar[str] = ""
+    number: ClassVar[Number | None] = None
 
 
 class OutputObjective(Objective, ABC):
-    """Reads the forward pass: `update` once a chunk, then `value` once.
+    """Reads the forward pass: `update` once a chunk; `value` of all chunks so far, at any time.
 
-    The value does not depend on how the tokens were cut into batches and chunks.
+    The value does not depend on how the tokens were cut into batches and chunks. `update` adds up
+    on the device, in fp64, and never waits for it; only `value` does.
     """
 
     @abstractmethod

@@ -1,8 +1,12 @@
 """How far the pruned model's answers are from the dense model's."""
 
-import torch
+import math
 
-from optishear.objectives.base import Chunk, OutputObjective
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from optishear.objectives.base import Chunk, Number, OutputObjective
 
 
 class Reconstruction(OutputObjective):
@@ -16,13 +20,13 @@ class Reconstruction(OutputObjective):
     description = "model-wise reconstruction error ‖logits − dense logits‖_F (arXiv 2502.10735)"
 
     def __init__(self) -> None:
-        self.squared = 0.0
+        self.squared: Tensor | float = 0.0
 
     def update(self, chunk: Chunk) -> None:
-        self.squared += _squared_norm(chunk, difference=True)
+        self.squared = self.squared + _squared_change(chunk)
 
     def value(self) -> float:
-        return self.squared**0.5
+        return float(self.squared) ** 0.5
 
 
 class RelativeReconstruction(OutputObjective):
@@ -32,42 +36,97 @@ class RelativeReconstruction(OutputObjective):
     description = "reconstruction error over the norm of the dense logits"
 
     def __init__(self) -> None:
-        self.squared, self.scale = 0.0, 0.0
+        self.squared: Tensor | float = 0.0
+        self.scale: Tensor | float = 0.0
 
     def update(self, chunk: Chunk) -> None:
-        self.squared += _squared_norm(chunk, difference=True)
-        self.scale += _squared_norm(chunk, difference=False)
+        self.squared = self.squared + _squared_change(chunk)
+        self.scale = self.scale + chunk.reference.squared_norm
 
     def value(self) -> float:
-        return (self.squared / self.scale) ** 0.5
+        return (float(self.squared) / float(self.scale)) ** 0.5
 
 
 class KL(OutputObjective):
-    """KL(dense || pruned) of the next-token distributions, nats per token, all positions."""
+    """KL(dense || pruned) of the next-token distributions, nats per token, all positions.
+
+    Where the head is linear, from the pruned model's log-sum-exp alone: with A(h) the log-sum-exp
+    of the logits, KL(p || q) = A(h_q) - A(h_p) - (h_q - h_p) . grad A(h_p), the Bregman divergence
+    of A (Banerjee et al. 2005, "Clustering with Bregman Divergences", JMLR 6). A(h_p) and its
+    gradient are the reference's `Tangent`; entropy and bias drop out, and equal hidden states give
+    exactly 0. Against fp64 the mean over 1,024 tokens (8,192 x 576, divergences 1e-8 to 7) is off
+    by at most 1.3e-7 nats: the rounding of fp32 logits. With a soft cap the logits are not linear
+    in h and the dense ones are made anew for each candidate.
+    """
 
     unit = "nats/token"
     description = "KL(dense ‖ pruned) of the next-token distributions"
 
     def __init__(self) -> None:
-        self.nats, self.tokens = 0.0, 0
+        self.nats: Tensor | float = 0.0
+        self.tokens = 0
 
     def update(self, chunk: Chunk) -> None:
-        dense = chunk.dense_logits.log_softmax(-1)
-        nats = (dense.exp() * (dense - chunk.log_probs)).sum(-1)
-        self.nats += nats.sum(dtype=torch.float64).item()
+        nats = _kl_linear(chunk) if chunk.reference.head.linear else _kl_capped(chunk)
+        self.nats = self.nats + nats.sum()
         self.tokens += len(nats)
 
     def value(self) -> float:
-        return self.nats / self.tokens
+        return _not_negative(float(self.nats) / self.tokens)
 
 
-def _squared_norm(chunk: Chunk, *, difference: bool) -> float:
-    """||logits||^2 of the dense model, or of the difference to it, summed in fp64."""
-    if not chunk.head.linear:
-        logits = chunk.logits - chunk.dense_logits if difference else chunk.dense_logits
-        return logits.square().sum(dtype=torch.float64).item()
-    if not difference and chunk.head.bias is not None:
-        return chunk.dense_logits.square().sum(dtype=torch.float64).item()
-    hidden = chunk.hidden - chunk.dense_hidden if difference else chunk.dense_hidden
-    hidden = hidden.float()
-    return ((hidden @ chunk.head.gram) * hidden).sum(dtype=torch.float64).clamp_min(0).item()
+class KLTop(OutputObjective):
+    """KL(dense || pruned) over the dense model's K likeliest tokens and one bucket for the rest:
+
+    sum_{v in top} p_v log(p_v / q_v) + p_rest log(p_rest / q_rest), nats per token. Merging tokens
+    into a bucket can only lose divergence, so it is at most `KL`, and equal to it for any K from
+    the vocabulary less one on. The dense side is kept as [tokens, K], for any head.
+    """
+
+    unit = "nats/token"
+    description = (
+        "KL over the dense model's K likeliest tokens and one bucket for the rest, "
+        "written kl_top@64: at most kl, and no second head product where logits are soft-capped"
+    )
+    number = Number(int, "a number of tokens", "64", 1, math.inf)
+
+    def __init__(self, top: int):
+        self.top = top
+        self.nats: Tensor | float = 0.0
+        self.tokens = 0
+
+    def update(self, chunk: Chunk) -> None:
+        dense = chunk.reference.buckets(self.top)
+        pruned = chunk.bucket_log_probs(dense.likeliest)
+        self.nats = self.nats + (dense.log_probs.exp() * (dense.log_probs - pruned)).sum()
+        self.tokens += len(pruned)
+
+    def value(self) -> float:
+        return _not_negative(float(self.nats) / self.tokens)
+
+
+def _kl_linear(chunk: Chunk) -> Float[Tensor, " tokens"]:
+    dense = chunk.reference.tangent
+    change = chunk.hidden.double() - chunk.reference.hidden.double()
+    return chunk.lse - dense.lse - (change * dense.slope).sum(-1)
+
+
+def _kl_capped(chunk: Chunk) -> Float[Tensor, " tokens"]:
+    """lse_q - lse_p - sum_v p_v (q's logit - p's logit)."""
+    dense = chunk.reference.normaliser
+    terms = (chunk.dense_logits - dense.peak[:, None]).exp_()
+    terms *= chunk.logits - chunk.dense_logits
+    return chunk.lse - dense.lse - terms.sum(-1, dtype=torch.float64) / dense.mass
+
+
+def _not_negative(nats: float) -> float:
+    """No divergence is negative, but next to nothing its rounding may be; NaN stays NaN."""
+    return 0.0 if nats < 0 else nats
+
+
+def _squared_change(chunk: Chunk) -> Float[Tensor, ""]:
+    """||logits - dense logits||_F^2, in fp64."""
+    head = chunk.reference.head
+    if head.linear:
+        return head.squared_norm(chunk.hidden.float() - chunk.reference.hidden.float())
+    return (chunk.logits - chunk.dense_logits).square().sum(dtype=torch.float64)

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from optishear.objectives.base import Chunk, OutputObjective
 
@@ -14,14 +15,18 @@ class Perplexity(OutputObjective):
     description = "perplexity on the search text; never the held-out one"
 
     def __init__(self) -> None:
-        self.nats, self.tokens = 0.0, 0
+        self.nats: Tensor | float = 0.0
+        self.tokens: Tensor | int = 0
 
     def update(self, chunk: Chunk) -> None:
-        known = chunk.targets >= 0
-        said = chunk.log_probs[known].gather(1, chunk.targets[known][:, None])
-        self.nats -= said.sum(dtype=torch.float64).item()
-        self.tokens += len(said)
+        targets = chunk.reference.targets
+        known = targets >= 0
+        said = chunk.logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+        # A masked sum: picking the known ones would have to ask the device how many they are.
+        nats = torch.where(known, chunk.lse - said, 0.0)
+        self.nats = self.nats + nats.sum()
+        self.tokens = self.tokens + known.sum()
 
     def value(self) -> float:
-        mean = self.nats / self.tokens
+        mean = float(self.nats) / int(self.tokens)
         return math.exp(mean) if mean < 700 else math.inf

@@ -1,6 +1,6 @@
 """What the recipe leaves of the model: no forward pass is needed."""
 
-from optishear.objectives.base import SizeObjective
+from optishear.objectives.base import Number, SizeObjective
 from optishear.pruning.result import PruneResult
 
 
@@ -30,6 +30,7 @@ class SparsityGap(SizeObjective):
 
     unit = "fraction of prunable weights"
     description = "|sparsity reached − target|, written sparsity_gap@0.5 (arXiv 2502.10735)"
+    number = Number(float, "a target", "0.5", 0, 1.0)
 
     def __init__(self, target: float):
         self.target = target

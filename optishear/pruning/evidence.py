@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -14,6 +15,7 @@ from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerProblem
 from optishear.solvers.moonshot import blended, blended_stats, reconstruction
 from optishear.solvers.quadratic import Quadratic
+from optishear.solvers.ranks import RankCache
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +24,7 @@ class Evidence:
 
     - `gradients`: only where recipes mix in the Taylor loss.
     - `given`: masks by layer from elsewhere, which take the place of the metric's choice.
+    - `ranks`: how weights rank under metrics that came up before; it changes no result.
 
     Plain quadratics are kept as long as this is: layers of one site and all recipes share them.
     """
@@ -29,31 +32,32 @@ class Evidence:
     stats: Mapping[str, LayerStats]
     gradients: Mapping[str, LayerGradients] = field(default_factory=dict)
     given: Mapping[str, Bool[Tensor, "out in"]] = field(default_factory=dict)
+    ranks: RankCache = field(default_factory=lambda: RankCache(0))
     factored: dict[tuple[str, float], Quadratic] = field(default_factory=dict)
 
     def with_masks(self, given: Mapping[str, Bool[Tensor, "out in"]]) -> "Evidence":
         return replace(self, given=given)
 
     def problem(
-        self, layer: Layer, weight: Float[Tensor, "out in"], recipe: Recipe
+        self,
+        layer: Layer,
+        weight: Float[Tensor, "out in"],
+        recipe: Recipe,
+        buffer: Float[Tensor, "out in"] | None = None,
     ) -> LayerProblem:
-        """What the recipe asks of this layer; `weight` is its dense one."""
+        """What the recipe asks of this layer; `weight` is its dense one, `buffer` see there."""
         stats, lam = stats_of(self.stats, layer), lambda_of(recipe.quadratic, layer.name)
         damping, given = damping_of(recipe.quadratic), self.given.get(layer.name)
         drop, pattern = recipe.drop[layer.name], recipe.pattern_object
         if lam == 1:
-            return LayerProblem(
-                weight, drop, pattern, stats, lambda: self._plain(layer, damping), given
-            )
-        gradients = self.gradients[layer.name]
-        seen = blended_stats(weight, stats, gradients, lam)
+            make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping)
+        else:
+            gradients = self.gradients[layer.name]
+            make_stats = partial(blended_stats, weight, stats, gradients, lam)
+            make_quadratic = partial(blended, weight, stats, gradients, lam, damping)
+        name = f"{layer.name} {lam!r}"
         return LayerProblem(
-            weight,
-            drop,
-            pattern,
-            seen,
-            lambda: blended(weight, stats, gradients, lam, damping),
-            given,
+            weight, drop, pattern, make_stats, make_quadratic, given, name, self.ranks, buffer
         )
 
     def _plain(self, layer: Layer, damping: float) -> Quadratic:

@@ -1,6 +1,8 @@
-"""Apply a recipe to every layer on its own, with statistics of the dense model."""
+"""Apply recipes to every layer on its own, with statistics of the dense model: the search's way."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 
 import torch
 from jaxtyping import Float
@@ -10,49 +12,135 @@ from optishear.errors import NumericalError
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.evidence import Evidence
 from optishear.pruning.result import LayerReport
+from optishear.pruning.solved import SolvedLayers, Stored
 from optishear.pruning.taylor import TaylorLosses
+from optishear.recipe.canonical import MASK
+from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerSolution
 from optishear.solvers.methods import solver_of
 
 
+REPORTS = 2**16  # of single layers, a few numbers each, that are remembered
+
+
 @torch.no_grad()
 def prune(
     layers: Sequence[Layer],
-    dense: Callable[[Layer], Float[Tensor, "out in"]],
+    working: WorkingWeights,
     evidence: Evidence,
     recipe: Recipe,
 ) -> Iterator[tuple[Layer, LayerSolution]]:
-    """New weights layer by layer, so that only one more layer than the model is in memory.
+    """New weights layer by layer, written as they come, made of the dense ones.
 
-    `dense` reads a layer's weight. Raises `NumericalError` naming the layer that cannot be solved.
+    Raises `NumericalError` naming the layer that cannot be solved.
     """
-    solver = solver_of(recipe)
     for layer in layers:
-        try:
-            solution = solver.solve(evidence.problem(layer, dense(layer), recipe))
-        except NumericalError as error:
-            raise NumericalError(f"{layer.name}: {error}") from None
+        dense, buffer = working.dense(layer.name), working.view(layer.name)
+        solution = solve_layer(layer, dense, evidence, recipe, buffer)
+        if solution.weight is not buffer:
+            working.write(layer.name, solution.weight)
         yield layer, solution
 
 
-def apply(
-    working: WorkingWeights,
-    layout: ModelLayout,
+def solve_layer(
+    layer: Layer,
+    dense: Float[Tensor, "out in"],
     evidence: Evidence,
     recipe: Recipe,
-    taylor: TaylorLosses | None = None,
-) -> list[LayerReport]:
-    """Writes the recipe's weights into the model that lent them, made from its dense ones.
+    buffer: Float[Tensor, "out in"] | None = None,
+) -> LayerSolution:
+    """One layer under a recipe. `buffer`: where its new weight may be made."""
+    try:
+        return solver_of(recipe).solve(evidence.problem(layer, dense, recipe, buffer))
+    except NumericalError as error:
+        raise NumericalError(f"{layer.name}: {error}") from None
 
-    With `taylor` each layer's report has the Taylor loss of its change.
+
+class OneShot:
+    """One recipe after the other in the weights that a model lent; no layer is done twice in a row.
+
+    Nobody else may write to these weights meanwhile. A layer's solution depends on what the recipe
+    says of this layer alone, so one that already holds what is asked for is left as it is.
     """
-    reports = []
-    for layer, solution in prune(layout.layers, working.dense_of, evidence, recipe):
-        working.write(layer.name, solution.weight)
-        loss = None
-        if taylor is not None:
-            loss = taylor.of(layer, recipe, solution.weight, working.dense(layer.name))
-        reports.append(LayerReport.of(layer, solution, loss))
-    return reports
+
+    def __init__(
+        self,
+        working: WorkingWeights,
+        layout: ModelLayout,
+        evidence: Evidence,
+        taylor: TaylorLosses | None = None,
+        solved: SolvedLayers | None = None,
+    ) -> None:
+        self.working, self.layout, self.evidence = working, layout, evidence
+        self.taylor, self.solved = taylor, solved
+        self._holds: dict[str, str] = {}  # layer -> key of what its working weight is
+        self._reports: OrderedDict[str, LayerReport] = OrderedDict()
+
+    def write(self, recipe: Recipe, first_block: int = 0) -> list[LayerReport]:
+        """Makes the weights what the recipe says, at least from block `first_block` on.
+
+        Layers before it are only solved where nothing is known of what would become of them.
+        """
+        keys = layer_keys(recipe)
+        wanted = [layer for layer in self.layout.layers if self._missing(layer, keys, first_block)]
+        for layer in wanted:
+            self._holds.pop(layer.name, None)  # half-written, if something fails
+        for layer, solution in self._made(wanted, recipe, keys):
+            key = keys[layer.name]
+            self._holds[layer.name] = key
+            drop, taylor = recipe.drop[layer.name], self._taylor(layer, key)
+            self._reports[key] = LayerReport.of(layer, drop, solution, taylor)
+        reports = [self._reports[keys[layer.name]] for layer in self.layout.layers]
+        for layer in self.layout.layers:
+            self._reports.move_to_end(keys[layer.name])
+        while len(self._reports) > max(REPORTS, len(keys)):
+            self._reports.popitem(last=False)
+        return reports
+
+    def _made(
+        self, layers: Sequence[Layer], recipe: Recipe, keys: Mapping[str, str]
+    ) -> Iterator[tuple[Layer, LayerSolution | Stored]]:
+        """These layers, written: copied where they are stored, solved and stored where not."""
+        solved = self.solved
+        if solved is None or recipe.solver == MASK:  # a mask is sooner made than read
+            yield from prune(layers, self.working, self.evidence, recipe)
+            return
+        for layer in layers:
+            key = keys[layer.name]
+            if (stored := solved.get(key)) is not None:
+                stored.write_into(self.working.view(layer.name))
+                yield layer, stored
+                continue
+            for _, solution in prune([layer], self.working, self.evidence, recipe):
+                solved.put(key, solution)
+                yield layer, solution
+
+    def _missing(self, layer: Layer, keys: Mapping[str, str], first_block: int) -> bool:
+        key = keys[layer.name]
+        if key not in self._reports:
+            return True
+        return layer.block >= first_block and self._holds.get(layer.name) != key
+
+    def _taylor(self, layer: Layer, key: str) -> float | None:
+        if self.taylor is None:
+            return None
+        new, dense = self.working.view(layer.name), self.working.dense(layer.name)
+        return self.taylor.of(layer.name, key, new, dense)
+
+
+def block_keys(layout: ModelLayout, recipe: Recipe) -> list[str]:
+    """For each decoder block a hash of all that its layers' weights are under this recipe."""
+    keys = layer_keys(recipe)
+    hashes = [sha256() for _ in range(layout.blocks)]
+    for layer in layout.layers:
+        hashes[layer.block].update(keys[layer.name].encode() + b"\n")
+    return [digest.hexdigest()[:32] for digest in hashes]
+
+
+def apply(
+    working: WorkingWeights, layout: ModelLayout, evidence: Evidence, recipe: Recipe
+) -> list[LayerReport]:
+    """Writes one recipe's weights into the model that lent them."""
+    return OneShot(working, layout, evidence).write(recipe)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from optishear.pruning.solved import Stored
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.solvers.base import LayerSolution
 
@@ -26,13 +27,13 @@ class LayerReport:
 
     @classmethod
     def of(
-        cls, layer: Layer, solution: LayerSolution, taylor: float | None = None
+        cls, layer: Layer, drop: int, solution: LayerSolution | Stored, taylor: float | None = None
     ) -> "LayerReport":
-        kept = int(solution.keep.sum())
+        """Solvers drop exactly so many: to count what is left would wait for a GPU."""
         return cls(
             layer.name,
             layer.size,
-            kept,
+            layer.size - drop,
             solution.cost,
             solution.damping,
             solution.notes,

@@ -50,9 +50,8 @@ def apply_sequentially(
         layers = [layer for layer in layout.layers if layer.block == block]
         stats = unread(layers) if runner is None else _statistics(runner, layers, needs)
         evidence = Evidence(stats, gradients or {}, given or {})
-        for layer, solution in prune(layers, working.dense_of, evidence, recipe):
-            working.write(layer.name, solution.weight)
-            reports.append(LayerReport.of(layer, solution))
+        for layer, solution in prune(layers, working, evidence, recipe):
+            reports.append(LayerReport.of(layer, recipe.drop[layer.name], solution))
         del stats, evidence  # with its factors: gone before the next block's are collected
         if runner is not None and block < layout.blocks - 1:
             runner.advance()

@@ -4,22 +4,32 @@ Every wish within the bounds is answered by a legal profile, so a search needs n
 operators nor constraints.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from optishear.errors import ConfigError
-from optishear.recipe.layout import ModelLayout
-from optishear.recipe.pattern import Pattern
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.pattern import NofM, Pattern
+
+
+NOISE = 1e-9  # of a step: remainders that are no further apart are equal but for rounding
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The least and the greatest fraction that any layer may lose, 0 <= floor <= ceiling < 1."""
+    """What any layer may lose: a fraction in [floor, ceiling], 0 <= floor <= ceiling < 1.
+
+    With `steps` only multiples of 1/steps of the layer itself, so that there are few levels to
+    solve, as many for small layers as for large ones. (EvoPress, arXiv 2410.14649, steps by one
+    number of weights for all layers, which leaves the small ones hardly any.)
+    """
 
     floor: float = 0.0
     ceiling: float = 0.99
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.floor <= self.ceiling < 1:
@@ -27,6 +37,20 @@ class Bounds:
                 f"sparsity bounds [{self.floor}, {self.ceiling}]: each must lie in [0, 1), "
                 f"the lower one first."
             )
+        if self.steps is None:
+            return
+        if self.steps < 2:
+            raise ConfigError(f"sparsity.steps is {self.steps}: a layer has at least 2.")
+        low, high = self.of(self.steps)
+        if low > high:
+            raise ConfigError(
+                f"sparsity.steps {self.steps}: no multiple of 1/{self.steps} lies in "
+                f"[{self.floor:g}, {self.ceiling:g}]. Use more steps, or widen the bounds."
+            )
+
+    def of(self, most: int) -> tuple[int, int]:
+        """Least and most steps that a layer of `most` may lose: never all, for ceiling < 1."""
+        return math.ceil(self.floor * most - NOISE), math.floor(self.ceiling * most + NOISE)
 
 
 def check_sparsity(sparsity: float, where: str = "sparsity") -> float:
@@ -56,30 +80,71 @@ def project(
     """The counts nearest to `wish` (a sparsity a layer; shifted by one constant, then clipped).
 
     - With a `budget` (weights to drop in all) the total is met to the weight; under an N:M pattern
-      it is met from below, so closely that no layer could lose one more of M within it.
+      or with `bounds.steps` it is met from below, so closely that no layer could lose one more
+      step (of M, or of these) within it.
     - Without one (`None`) the wishes are only clipped and rounded.
 
     Rounding goes to the largest remainders, ties to the first layer.
     """
-    for layer in layout.layers:
-        pattern.check(layer)
+    check_grid(layout, pattern, bounds)
     raw = np.array([wish[layer.name] for layer in layout.layers], dtype=float)
     if not np.isfinite(raw).all():
         raise ConfigError(f"A wished sparsity is not a finite number: {dict(wish)}.")
-    step = np.array([pattern.step(layer) for layer in layout.layers])
+    step = np.array([step_of(layer, pattern, bounds) for layer in layout.layers])
     most = np.array([layer.size for layer in layout.layers]) // step  # in steps
     low, high = _step_bounds(bounds, most)
     if budget is None:
         steps = np.clip(np.rint(np.clip(raw, 0, 1) * most), low, high).astype(np.int64)
     else:
-        steps = _on_budget(raw, step, most, low, high, budget)
+        # N:M profiles keep the order that they had, so that a journal's genomes mean the same.
+        noise = 0.0 if bounds.steps is None else NOISE
+        steps = _on_budget(raw, step, most, low, high, budget, noise)
     return dict(zip(layout.sizes, (steps * step).tolist(), strict=True))
 
 
+def step_of(layer: Layer, pattern: Pattern, bounds: Bounds) -> int:
+    """The layer only drops multiples of this many weights: the pattern's step, or the bounds'."""
+    return pattern.step(layer) if bounds.steps is None else layer.size // bounds.steps
+
+
+def counts_within(layer: Layer, pattern: Pattern, bounds: Bounds) -> range:
+    """All the counts that the layer may drop, the least first."""
+    step = step_of(layer, pattern, bounds)
+    low, high = bounds.of(layer.size // step)
+    return range(low * step, (high + 1) * step, step)
+
+
+def check_grid(layout: ModelLayout, pattern: Pattern, bounds: Bounds) -> None:
+    """Raises a `ConfigError` naming a layer that pattern or steps do not divide."""
+    for layer in layout.layers:
+        pattern.check(layer)
+    steps = bounds.steps
+    if steps is None:
+        return
+    if isinstance(pattern, NofM):
+        raise ConfigError(
+            f"sparsity.steps {steps}: under the pattern {pattern.text!r} every layer has "
+            f"{pattern.m} steps already. Leave steps out."
+        )
+    for layer in layout.layers:
+        if layer.size % steps:
+            raise ConfigError(
+                f"sparsity.steps {steps}: {layer.name} has {layer.size:,} weights, which cannot be "
+                f"divided into {steps} steps. {_other_steps(layout, steps)}"
+            )
+
+
+def _other_steps(layout: ModelLayout, steps: int) -> str:
+    """The nearest numbers of steps, below and above, that divide every layer, as advice."""
+    common = math.gcd(*layout.sizes.values())
+    below = [n for n in range(2, steps) if common % n == 0][-1:]
+    above = [n for n in range(steps + 1, 4 * steps) if common % n == 0][:1]
+    found = " or ".join(map(str, below + above))
+    return f"Choose {found}: all layers have them." if found else "Leave steps out."
+
+
 def _step_bounds(bounds: Bounds, most: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Least and most steps a layer may lose. The ceiling is below 1, so it never loses all."""
-    low = np.ceil(bounds.floor * most - 1e-9).astype(np.int64)
-    high = np.floor(bounds.ceiling * most + 1e-9).astype(np.int64)
+    low, high = np.array([bounds.of(int(count)) for count in most], dtype=np.int64).T
     if (low > high).any():
         raise ConfigError(
             f"No N:{most[0]} pattern has a sparsity in [{bounds.floor}, {bounds.ceiling}]. "
@@ -95,7 +160,9 @@ def _on_budget(
     low: np.ndarray,
     high: np.ndarray,
     budget: int,
+    noise: float,
 ) -> np.ndarray:
+    """Steps a layer; remainders whose difference is `noise` at most count as equal."""
     total = int((step * most).sum())
     if not (step * low).sum() <= budget <= (step * high).sum():
         raise ConfigError(
@@ -115,8 +182,8 @@ def _on_budget(
         else:
             above = middle
     wanted = exact(below)
-    steps = np.floor(wanted + 1e-9).astype(np.int64)
-    order = np.argsort(steps - wanted, kind="stable")  # largest remainder first
+    steps = np.floor(wanted + NOISE).astype(np.int64)
+    order = _largest_first(wanted - steps, noise)
     left = budget - int((steps * step).sum())
     while left > 0:
         fitting = [i for i in order if steps[i] < high[i] and step[i] <= left]
@@ -127,6 +194,17 @@ def _on_budget(
                 steps[i] += 1
                 left -= int(step[i])
     return steps
+
+
+def _largest_first(remainders: np.ndarray, noise: float) -> np.ndarray:
+    """Indices by falling remainder, equal ones by index.
+
+    Neighbours in that order at most `noise` apart are equal. (Rounding to decimals would part two
+    that lie on both sides of a boundary.)
+    """
+    order = np.argsort(-remainders, kind="stable")
+    falls = np.diff(-remainders[order], prepend=-remainders[order[:1]]) > noise
+    return order[np.lexsort((order, np.cumsum(falls)))]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -26,7 +27,8 @@ class Driver(ABC):
     def ask(self) -> Genomes:
         """The next generation, inside the bounds and on the grid, one genome a row.
 
-        Zero rows mean that this driver has nothing more to ask: the whole space was asked for.
+        Zero rows mean that this driver has nothing more to ask: the whole space, or all that it
+        could reach, was asked for.
         """
 
     @abstractmethod
@@ -47,6 +49,16 @@ class DriverSettings:
     asks for at a time afterwards; None is its own choice (one for TPE, `population` for the rest);
     drivers with generations ignore it. `mutation_prob` is per gene; None is one over the genes
     that can vary.
+
+    What the space knows of its genes (`SearchSpace` has properties of these names):
+    - `exchangeable`: groups of gene indices; one step up in one gene of a group and one step down
+      in another keep the number of dropped weights.
+    - `gene_blocks`: for each gene the first decoder block that it acts on.
+    - `gene_sizes`: for each gene the weights whose share of a budget it wishes for, else 0.
+
+    `variation`: `free`, or `prefix`, where a child equals one of its parents in all that acts
+    before some block, so that its forward pass can start there. Only drivers that cross genomes
+    themselves have it, and it needs `gene_blocks`.
     """
 
     genes: tuple[Gene, ...]
@@ -59,6 +71,10 @@ class DriverSettings:
     crossover_eta: float = 15.0
     mutation_prob: float | None = None
     mutation_eta: float = 20.0
+    exchangeable: tuple[tuple[int, ...], ...] = ()
+    gene_blocks: tuple[int, ...] | None = None
+    gene_sizes: tuple[int, ...] | None = None
+    variation: Literal["free", "prefix"] = "free"
 
     @property
     def seeds(self) -> Genomes:

@@ -16,12 +16,17 @@ from optishear.search.genes import Choice, Gene
 
 @dataclass(frozen=True)
 class DriverEntry:
-    """How a driver is made, what it is, where it is described, and its smallest population."""
+    """How a driver is made, what it is, where it is described, its smallest population, the most
+    objectives it takes (None: any number), and whether it can vary genomes by `prefix`. `staged`:
+    whether each of its generations climbs the ladder of fidelities at once, to tell it the top."""
 
     make: Callable[[DriverSettings], Driver]
     about: str
     paper: str
     smallest: Callable[[int], int] = lambda objectives: 2
+    most_objectives: int | None = None
+    prefix: bool = False
+    staged: bool = False
 
 
 def make_driver(name: str, settings: DriverSettings) -> Driver:
@@ -29,6 +34,12 @@ def make_driver(name: str, settings: DriverSettings) -> Driver:
     entry = lookup(DRIVERS, name, kind="driver")
     check_population(name, settings.population, settings.objectives)
     check_genes(settings.genes)
+    check_variation(name, settings.variation)
+    if settings.variation == "prefix" and settings.gene_blocks is None:
+        raise ConfigError(
+            "The variation 'prefix' needs to know which block each gene acts on, but gene_blocks "
+            "is not given. Take it from the search space, or use the variation 'free'."
+        )
     width = None if settings.initial is None else settings.initial.shape[1]
     if width not in (None, len(settings.genes)):
         raise ConfigError(
@@ -52,6 +63,11 @@ def check_population(driver: str, population: int, objectives: int) -> None:
     entry = lookup(DRIVERS, driver, kind="driver")
     if objectives < 1:
         raise ConfigError(f"A search needs at least one objective, not {objectives}.")
+    if entry.most_objectives is not None and objectives > entry.most_objectives:
+        raise ConfigError(
+            f"The search has {objectives} objectives, but {driver} takes {entry.most_objectives} "
+            "only. Name fewer objectives, or use another driver, such as nsga2."
+        )
     least = entry.smallest(objectives)
     if population < least:
         plural = "" if objectives == 1 else "s"
@@ -59,6 +75,17 @@ def check_population(driver: str, population: int, objectives: int) -> None:
             f"A population of {population} is too small for {driver} with {objectives} "
             f"objective{plural}: it needs at least {least}."
         )
+
+
+def check_variation(driver: str, variation: str) -> None:
+    """Refuse a way to vary genomes which the driver does not have."""
+    if variation == "free" or lookup(DRIVERS, driver, kind="driver").prefix:
+        return
+    having = ", ".join(name for name, entry in DRIVERS.items() if entry.prefix)
+    raise ConfigError(
+        f"The driver {driver} has no variation {variation!r}. Use the variation 'free', or one of "
+        f"the drivers that have it: {having}."
+    )
 
 
 def check_genes(genes: tuple[Gene, ...]) -> None:
@@ -73,6 +100,12 @@ def check_genes(genes: tuple[Gene, ...]) -> None:
                 f"The gene {gene.name!r} runs from {gene.low} to {gene.high}; it needs two finite "
                 "bounds, the lower one first."
             )
+
+
+def _evopress(settings: DriverSettings) -> Driver:
+    from optishear.search.evopress_driver import EvoPressDriver
+
+    return EvoPressDriver(settings)
 
 
 def _nsga2(settings: DriverSettings) -> Driver:
@@ -118,6 +151,14 @@ def _random(settings: DriverSettings) -> Driver:
 
 
 DRIVERS: dict[str, DriverEntry] = {
+    "evopress": DriverEntry(
+        _evopress,
+        "EvoPress: one parent, sparsity moves from one block or layer to another; one objective; "
+        "other genes mutate, each with a probability of one over all",
+        "Sieberling et al. 2024, arXiv 2410.14649",
+        most_objectives=1,
+        staged=True,
+    ),
     "exhaustive": DriverEntry(
         ExhaustiveDriver,
         "every genome of a small space without real genes, in order",
@@ -127,12 +168,14 @@ DRIVERS: dict[str, DriverEntry] = {
         _nsga2,
         "non-dominated sorting and crowding distance; best for one to three objectives",
         "Deb et al. 2002, doi:10.1109/4235.996017",
+        prefix=True,
     ),
     "nsga3": DriverEntry(
         _nsga3,
         "non-dominated sorting and reference directions; for three objectives and more",
         "Deb and Jain 2014, doi:10.1109/TEVC.2013.2281535",
         smallest=lambda objectives: max(2, objectives),  # one direction for each corner
+        prefix=True,
     ),
     "optuna-nsga2": DriverEntry(
         _optuna_nsga2,

@@ -32,36 +32,35 @@ class Evaluation:
 
 
 class Evaluator:
-    """Measures each recipe once: asks its journal, then the memo, then the measure.
+    """Measures each recipe once a rung: asks its journal, then the memo, then the measure.
 
     What the memo answers is copied into the journal, so that a run directory stands on its own.
     """
 
     def __init__(
         self,
-        measure: Callable[[Recipe], Mapping[str, float]],
+        measure: Callable[[Recipe, int], Mapping[str, float]],
         journal: Journal,
-        rung: int,
         memo: Mapping[Key, Mapping[str, Any]] | None = None,
     ):
-        self.measure, self.journal, self.rung, self.memo = measure, journal, rung, memo or {}
+        self.measure, self.journal, self.memo = measure, journal, memo or {}
         self.measured = 0  # by this process, not remembered
 
-    def __call__(self, recipe: Recipe) -> Evaluation:
-        key = (recipe.key, self.rung)
+    def __call__(self, recipe: Recipe, rung: int) -> Evaluation:
+        key = (recipe.key, rung)
         entry = self.journal.entries.get(key)
         if entry is None:
             known = self.memo.get(key)
-            outcome = self._measure(recipe) if known is None else _remembered(known)
-            entry = self.journal.append(recipe, self.rung, outcome)
-        return Evaluation(recipe, self.rung, entry["values"], entry["reason"], entry["seconds"])
+            outcome = self._measure(recipe, rung) if known is None else _remembered(known)
+            entry = self.journal.append(recipe, rung, outcome)
+        return Evaluation(recipe, rung, entry["values"], entry["reason"], entry["seconds"])
 
-    def _measure(self, recipe: Recipe) -> dict[str, Any]:
+    def _measure(self, recipe: Recipe, rung: int) -> dict[str, Any]:
         """Only `NumericalError` and values that are not finite are failures of a recipe. Anything
         else (out of memory, a bug) is no property of it: it stops the run and is not recorded."""
         started, values, reason = time.monotonic(), None, ""
         try:
-            values = {name: float(value) for name, value in self.measure(recipe).items()}
+            values = {name: float(value) for name, value in self.measure(recipe, rung).items()}
             if bad := [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v)]:
                 values, reason = None, f"not finite: {', '.join(bad)}"
         except NumericalError as error:
@@ -76,13 +75,14 @@ def _remembered(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def minimised(
-    evaluations: Sequence[Evaluation], objectives: Sequence[str], maximise: Sequence[bool]
+    evaluations: Sequence[Evaluation | None], objectives: Sequence[str], maximise: Sequence[bool]
 ) -> list[tuple[float, ...] | None]:
-    """The objective values as drivers want them: all to be minimised; None for a failure."""
+    """The objective values as drivers want them: all to be minimised; None for a failure, and for
+    what was not evaluated."""
     signs = [-1.0 if up else 1.0 for up in maximise]
     return [
         None
-        if evaluation.values is None
+        if evaluation is None or evaluation.values is None
         else tuple(s * evaluation.values[name] for s, name in zip(signs, objectives, strict=True))
         for evaluation in evaluations
     ]

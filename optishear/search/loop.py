@@ -1,11 +1,15 @@
 """Ask, evaluate, tell: the one loop of every search."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
 
 from optishear.recipe.recipe import Recipe
 from optishear.search.driver import Driver
 from optishear.search.evaluator import Evaluation, minimised
+from optishear.search.ladder import Ladder
 from optishear.search.space import SearchSpace
 
 
@@ -14,48 +18,85 @@ STALLED = 50  # generations in a row without one new recipe: the space is used u
 
 @dataclass
 class Found:
-    """Every distinct recipe of a search, in the order in which it was first asked for."""
+    """What became of every distinct recipe of a search, on every rung that it reached.
 
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    - `rungs`: {search tokens: {recipe key: evaluation}}, ascending. All recipes are on the lowest
+      rung, in the order in which they were first asked for.
+    """
+
+    rungs: dict[int, dict[str, Evaluation]]
     ended: str = ""
 
     @property
+    def asked(self) -> int:
+        """How many distinct recipes were asked for: what the budget counts."""
+        return len(self.rungs[min(self.rungs)])
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Each recipe on the highest rung that it reached, in the order first asked for."""
+        return {key: e for rung in self.rungs.values() for key, e in rung.items()}
+
+    @property
     def good(self) -> list[Evaluation]:
-        return [e for e in self.evaluations.values() if not e.failed]
+        """The successes on the top rung: only they have values that a front can be made of."""
+        return [e for e in self.rungs[max(self.rungs)].values() if not e.failed]
+
+    @property
+    def failed(self) -> list[Evaluation]:
+        return [e for e in self.evaluations.values() if e.failed]
 
 
 def run(
     space: SearchSpace,
     driver: Driver,
-    evaluate: Callable[[Recipe], Evaluation],
+    evaluate: Callable[[Recipe, int], Evaluation],
     evaluations: int,
     objectives: Sequence[str],
     maximise: Sequence[bool],
+    ladder: Ladder,
     watch: Callable[[Found, Evaluation], None] = lambda found, evaluation: None,
 ) -> Found:
     """Searches until `evaluations` distinct recipes were asked for, remembered ones included.
 
     The count follows from the driver's questions alone, never from what a journal knows, so a
     resumed search ends exactly where an unbroken one does. A generation that would cross the limit
-    is cut and not told. `watch` is called after each new recipe.
+    is cut and not told. All recipes are measured on the ladder's lowest rung, then the best climb.
+    `watch` is called after each new evaluation.
     """
-    found, idle = Found(), 0
-    while True:
-        genomes = driver.ask()
-        if not len(genomes):
+    found = Found({rung: {} for rung in ladder.rungs})
+
+    def measure(recipes: Sequence[Recipe], rung: int) -> None:
+        for recipe in recipes:
+            found.rungs[rung][recipe.key] = evaluate(recipe, rung)
+            watch(found, found.rungs[rung][recipe.key])
+
+    def climb(recipes: Sequence[Recipe]) -> None:
+        for lower, rung in pairwise(ladder.rungs):
+            told = minimised([found.rungs[lower][r.key] for r in recipes], objectives, maximise)
+            alive = [(r, v) for r, v in zip(recipes, told, strict=True) if v is not None]
+            values = np.array([v for _, v in alive]).reshape(len(alive), len(objectives))
+            recipes = [alive[index][0] for index in ladder.going_on(values)]
+            measure(recipes, rung)
+
+    lowest, idle = ladder.rungs[0], 0
+    while not found.ended:
+        recipes = [space.decode(genome) for genome in driver.ask()]
+        new = {r.key: r for r in recipes if r.key not in found.rungs[lowest]}
+        affordable = list(new.values())[: evaluations - found.asked]
+        measure(affordable, lowest)
+        if ladder.by_generation:
+            climb(affordable)
+        idle = 0 if new else idle + 1
+        if not recipes:
             found.ended = "the space holds no further recipe"
-            return found
-        before, answers = len(found.evaluations), []
-        for recipe in map(space.decode, genomes):
-            if recipe.key not in found.evaluations:
-                if len(found.evaluations) == evaluations:
-                    found.ended = "the evaluation budget is spent"
-                    return found
-                found.evaluations[recipe.key] = evaluate(recipe)
-                watch(found, found.evaluations[recipe.key])
-            answers.append(found.evaluations[recipe.key])
-        driver.tell(minimised(answers, objectives, maximise))
-        idle = 0 if len(found.evaluations) > before else idle + 1
-        if idle == STALLED:
-            found.ended = f"{STALLED} generations in a row held no new recipe"
-            return found
+        elif len(affordable) < len(new):
+            found.ended = "the evaluation budget is spent"
+        else:
+            told = found.rungs[ladder.told]
+            driver.tell(minimised([told.get(r.key) for r in recipes], objectives, maximise))
+            if idle == STALLED:
+                found.ended = f"{STALLED} generations in a row held no new recipe"
+    if not ladder.by_generation:
+        climb([e.recipe for e in found.rungs[lowest].values()])
+    return found

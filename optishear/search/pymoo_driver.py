@@ -14,17 +14,27 @@ import numpy as np
 from jaxtyping import Float
 from pymoo.algorithms.moo.nsga2 import NSGA2, binary_tournament
 from pymoo.algorithms.moo.nsga3 import NSGA3
+from pymoo.core.crossover import Crossover
 from pymoo.core.duplicate import DuplicateElimination
 from pymoo.core.mating import Mating
+from pymoo.core.mutation import Mutation
 from pymoo.core.population import Population
 from pymoo.core.problem import Problem
 from pymoo.core.termination import NoTermination
+from pymoo.operators.mutation.nom import NoMutation
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.util.ref_dirs import get_reference_directions
 
 from optishear.search.driver import Driver, DriverSettings, Genomes, Values, checked
 from optishear.search.exhaustive_driver import grid_size, lexicographic
-from optishear.search.operators import TypedCrossover, TypedMutation, gene_table, sampled
+from optishear.search.operators import (
+    GeneTable,
+    PrefixVariation,
+    TypedCrossover,
+    TypedMutation,
+    gene_table,
+    sampled,
+)
 
 
 ROUNDS = 20  # of mating, then of sampling, in search of genomes that were not asked for before
@@ -55,6 +65,16 @@ def either_parent(pop: Any, pairs: np.ndarray, random_state: np.random.Generator
     return pairs[np.arange(len(pairs)), side][:, None]
 
 
+def operators(table: GeneTable, settings: DriverSettings) -> tuple[Crossover, Mutation]:
+    """How genomes vary: freely, or from one block on."""
+    if settings.variation == "prefix":
+        return PrefixVariation(table, settings), NoMutation()
+    return (
+        TypedCrossover(table, settings.crossover_prob, settings.crossover_eta),
+        TypedMutation(table, settings.mutation_prob, settings.mutation_eta),
+    )
+
+
 class PymooDriver(Driver):
     """An evolutionary algorithm of pymoo that never asks for one genome twice.
 
@@ -78,8 +98,7 @@ class PymooDriver(Driver):
         new = OnlyNew(self._asked)
         mating = Mating(
             TournamentSelection(func_comp=tournament),
-            TypedCrossover(self._table, settings.crossover_prob, settings.crossover_eta),
-            TypedMutation(self._table, settings.mutation_prob, settings.mutation_eta),
+            *operators(self._table, settings),
             eliminate_duplicates=new,
             n_max_iterations=ROUNDS,
         )

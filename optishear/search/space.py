@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from optishear.recipe.canonical import MASK, canonical_recipe
+from optishear.recipe.layout import Layer
 from optishear.recipe.profile import project
 from optishear.recipe.recipe import Recipe
 from optishear.search.genes import Choice, Gene, Integer, cleaned
@@ -77,6 +78,54 @@ class SearchSpace:
         codes = {gene.name: gene.low for gene in self.genes} | metric_codes | layer_codes
         codes |= (self.solver.encode(solver) or {}) | self.quadratic.encode(lam)
         return cleaned(self.genes, np.array([codes[gene.name] for gene in self.genes]))
+
+    @cached_property
+    def gene_layers(self) -> tuple[tuple[Layer, ...], ...]:
+        """For each gene the layers which alone follow it; none where it is about the whole model.
+
+        A budget moves the other layers' counts, too: its total is that of all layers.
+        """
+        followers: dict[str, list[Layer]] = {}
+        for layer in self.layers.layout.layers:
+            group = f"block.{layer.block}" if self.layers.by == "block" else layer.name
+            followers.setdefault(f"sparsity.{group}", []).append(layer)
+            followers.setdefault(self.quadratic.groups.get(layer.name, ""), []).append(layer)
+        return tuple(tuple(followers.get(gene.name, ())) for gene in self.genes)
+
+    @cached_property
+    def gene_blocks(self) -> tuple[int, ...]:
+        """For each gene the first decoder block that it acts on; 0 for the whole model."""
+        return tuple(
+            min((layer.block for layer in layers), default=0) for layers in self.gene_layers
+        )
+
+    @cached_property
+    def gene_sizes(self) -> tuple[int, ...] | None:
+        """For each gene the weights whose share of the budget it wishes for; None without one."""
+        return None if self.budget is None else self._sparsity_sizes
+
+    @cached_property
+    def exchangeable(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of sparsity genes of which one step is equally many weights, as gene indices.
+
+        Only groups of two and more. None where the options are not evenly spaced.
+        """
+        gaps = np.diff(self.layers.options or (0.0,))
+        if not np.allclose(gaps, gaps[:1]):
+            return ()
+        groups: dict[int, list[int]] = {}
+        for index, size in enumerate(self._sparsity_sizes):
+            groups.setdefault(size, []).append(index)
+        return tuple(tuple(group) for size, group in groups.items() if size and len(group) > 1)
+
+    @cached_property
+    def _sparsity_sizes(self) -> tuple[int, ...]:
+        """For each block's or layer's sparsity gene the weights that follow it, 0 for others."""
+        own = {gene.name for gene in self.layers.genes}
+        return tuple(
+            sum(layer.size for layer in layers) if gene.name in own else 0
+            for gene, layers in zip(self.genes, self.gene_layers, strict=True)
+        )
 
     @property
     def size(self) -> int | None:

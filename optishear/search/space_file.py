@@ -10,7 +10,7 @@ from optishear.recipe.canonical import MASK, chooser_of, metric_under
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import NAMED_POINTS, OWN, reads_inputs
 from optishear.recipe.pattern import NofM, Pattern, parse_n_of_m, parse_pattern
-from optishear.recipe.profile import Bounds, Rule
+from optishear.recipe.profile import Rule, check_grid
 from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.search.gene_file import parse_templates
 from optishear.search.quadratic_genes import quadratic_genes
@@ -57,6 +57,11 @@ class SpaceSpec(Strict):
             raise ConfigError(
                 f"pattern {self.pattern!r} has a sparsity of {1 - fixed[0] / fixed[1].m:g}, but "
                 f"sparsity.budget is {self.sparsity.budget}. Leave one of them out."
+            )
+        if self.sparsity.steps is not None and isinstance(self.resolved_pattern, NofM):
+            raise ConfigError(
+                f"sparsity.steps {self.sparsity.steps}: the pattern {self.pattern!r} has steps of "
+                f"its own, {self.resolved_pattern.m} a layer. Leave steps out."
             )
         self._refuse_what_nothing_reads()
         return self
@@ -112,14 +117,12 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
         raise ConfigError(
             f"sparsity.by {by!r} is unknown. There are: {', '.join([*GROUPINGS, *rules])}."
         )
-    if isinstance(pattern, NofM):
-        for layer in layout.layers:
-            pattern.check(layer)
+    check_grid(layout, pattern, spec.sparsity.bounds)
     layers = SparsityGenes(
         layout,
         pattern,
         by,
-        Bounds(spec.sparsity.low, spec.sparsity.high),
+        spec.sparsity.bounds,
         level=spec.resolved_budget is None,
         options=spec.sparsity.options,
         width=spec.sparsity.width,

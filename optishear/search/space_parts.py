@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from optishear.errors import ConfigError
-from optishear.recipe.profile import check_sparsity
+from optishear.recipe.profile import Bounds, check_sparsity
 
 
 class Strict(BaseModel):
@@ -36,7 +36,13 @@ class Strict(BaseModel):
 
 
 class SparsitySpec(Strict):
-    """`by`: block, layer, curve, or a rule: uniform, owl, alphapruning."""
+    """`by`: block, layer, curve, or a rule: uniform, owl, alphapruning.
+
+    `steps`: every layer drops a multiple of 1/steps of itself, so that there are few levels, which
+    solvers need to solve only once.
+    """
+
+    later = frozenset({"steps"})
 
     by: str = "uniform"
     low: float = 0.0
@@ -44,6 +50,7 @@ class SparsitySpec(Strict):
     options: tuple[float, ...] | None = None
     budget: float | None = None
     width: float = Field(default=0.3, gt=0, le=1)
+    steps: int | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> "SparsitySpec":
@@ -62,7 +69,26 @@ class SparsitySpec(Strict):
                 )
         if self.options is not None and self.by not in ("block", "layer"):
             raise ConfigError("sparsity.options needs sparsity.by to be 'block' or 'layer'.")
+        if self.steps is not None:
+            self._check_steps(self.steps)
         return self
+
+    @property
+    def bounds(self) -> Bounds:
+        return Bounds(self.low, self.high, self.steps)
+
+    def _check_steps(self, steps: int) -> None:
+        if self.options is not None:
+            raise ConfigError(
+                f"sparsity.steps {steps} and sparsity.options both say which sparsities there are. "
+                f"Leave one of them out."
+            )
+        low, high = (count / steps for count in self.bounds.of(steps))
+        if self.budget is not None and not low <= self.budget <= high:
+            raise ConfigError(
+                f"sparsity.budget {self.budget:g} lies outside [{low:g}, {high:g}], the levels of "
+                f"{steps} steps within low and high. Widen these, or use more steps."
+            )
 
 
 class MoonshotSpec(Strict):

@@ -23,7 +23,7 @@ class SparsityGenes:
 
     - `by`: `block`, `layer` (a gene each), `curve` (level, slope and bend over depth, an offset a
       role), or the name of a rule (`uniform`, `owl`, `alphapruning`).
-    - `bounds`: what a wish may be.
+    - `bounds`: what a wish may be. With steps a block or layer gene counts them.
     - `level`: whether the overall level is a gene: not under a budget, which fixes it.
     - `options`: the only sparsities that a block or layer gene may take, if given.
     - `width`: how far a curve's slope, bend and offsets may go.
@@ -99,9 +99,11 @@ class SparsityGenes:
         return f"block.{layer.block}" if self.by == "block" else layer.name
 
     def _wish_gene(self, name: str) -> Gene:
-        """Under N:M the gene is N, the number kept of M."""
+        """With steps the gene is how many are dropped; under N:M it is N, the number kept of M."""
         if self.options is not None:
             return Choice(name, self.options)
+        if self.bounds.steps is not None:
+            return Integer(name, *self.bounds.of(self.bounds.steps))
         if isinstance(self.pattern, NofM):
             m = self.pattern.m
             least = int(np.ceil((1 - self.bounds.ceiling) * m - 1e-9))
@@ -110,6 +112,8 @@ class SparsityGenes:
         return Real(name, self.bounds.floor, self.bounds.ceiling)
 
     def _wish(self, value: Any) -> float:
+        if self.bounds.steps is not None:
+            return value / self.bounds.steps
         if self.options is None and isinstance(self.pattern, NofM):
             return 1 - value / self.pattern.m
         return float(value)
@@ -117,6 +121,8 @@ class SparsityGenes:
     def _wish_code(self, wish: float) -> float:
         if self.options is not None:
             return float(np.argmin(np.abs(np.array(self.options) - wish)))
+        if self.bounds.steps is not None:
+            return float(round(wish * self.bounds.steps))
         if isinstance(self.pattern, NofM):
             return float(round((1 - wish) * self.pattern.m))
         return wish

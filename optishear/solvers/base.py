@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from optishear.metrics import Metric
 from optishear.recipe.pattern import Pattern
 from optishear.solvers.masks import keep_highest
 from optishear.solvers.quadratic import Quadratic
+from optishear.solvers.ranks import RankCache, write_kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,17 +22,27 @@ class LayerProblem:
     """One layer, and everything that may be asked about it.
 
     - `drop`: exactly as many weights go, where the pattern says.
-    - `stats`: what metrics read. Under MOONSHOT its `input_sq` has a row for each output.
+    - `make_stats`: what metrics read; called when one first does. Under MOONSHOT its `input_sq` has
+      a row for each output.
     - `make_quadratic`: what a change costs; called when a solver first asks.
     - `given`: a mask from elsewhere, which then takes the place of the metric's choice.
+    - `name`: of weight and statistics, under which `ranks` remembers how metrics rank them.
+    - `buffer`: where a solver may make the new weight, in the dense one's dtype.
     """
 
     weight: Float[Tensor, "out in"]
     drop: int
     pattern: Pattern
-    stats: LayerStats
+    make_stats: Callable[[], LayerStats]
     make_quadratic: Callable[[], Quadratic]
     given: Bool[Tensor, "out in"] | None = None
+    name: str = ""
+    ranks: RankCache | None = None
+    buffer: Float[Tensor, "out in"] | None = None
+
+    @cached_property
+    def stats(self) -> LayerStats:
+        return self.make_stats()
 
     @cached_property
     def quadratic(self) -> Quadratic:
@@ -40,7 +52,13 @@ class LayerProblem:
         """The given mask, or all but the `drop` weights that this metric scores lowest."""
         if self.given is not None:
             return self.given
-        return keep_highest(metric.score(self.weight, self.stats), self.drop, self.pattern)
+
+        def score() -> Float[Tensor, "out in"]:
+            return metric.score(self.weight, self.stats)
+
+        if self.ranks is None:
+            return keep_highest(score(), self.drop, self.pattern)
+        return self.ranks.keep(f"{self.name} {metric!r}", self.drop, self.pattern, score)
 
 
 @dataclass(frozen=True)
@@ -89,8 +107,11 @@ class Mask(Solver):
         return self.metric.needs
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        keep = problem.choose(self.metric)
-        return LayerSolution(problem.weight.masked_fill(~keep, 0), keep)
+        keep, out = problem.choose(self.metric), problem.buffer
+        if out is None:
+            out = torch.empty_like(problem.weight)
+        write_kept(problem.weight, keep, out)
+        return LayerSolution(out, keep)
 
 
 def solution(

@@ -125,6 +125,44 @@ def test_calibration_is_asked_for_what_everything_in_reach_needs(tmp_path, chang
     assert found.needs_gradients == (Need.GRADIENTS in needs)
 
 
+def test_rungs_are_whole_sequences_below_all_search_tokens(tmp_path):
+    found = experiment(tmp_path, {"search": {"population": 8, "rungs": [32, 96]}})
+    assert found.search.rungs == (32, 96)
+    text = {**BASE["text"]["search"], "sequences": 0}  # how many there are is not known yet
+    unknown = {"text": {**BASE["text"], "search": text}, "search": {"rungs": [32, 3200]}}
+    assert experiment(tmp_path, unknown).search.rungs == (32, 3200)
+
+
+@pytest.mark.parametrize(
+    ("rungs", "message"),
+    [
+        ([48], r"48 is no number of whole sequences of 32 tokens below all of them \(128\)"),
+        ([32, 128], r"128 is no number of whole sequences"),
+        ([0, 32], "0 is no number"),
+        ([64, 32], r"\[64, 32\] do not ascend"),
+        ([32, 32], r"\[32, 32\] do not ascend"),
+    ],
+)
+def test_impossible_rungs_are_refused(tmp_path, rungs, message):
+    with pytest.raises(ConfigError, match=message):
+        experiment(tmp_path, {"search": {"rungs": rungs}})
+
+
+@pytest.mark.parametrize("keep", [0, 1.5])
+def test_a_share_that_keeps_nobody_or_more_than_all_is_refused(tmp_path, keep):
+    with pytest.raises(ConfigError, match=r"search\.keep"):
+        experiment(tmp_path, {"search": {"rungs": [32], "keep": keep}})
+
+
+def test_rungs_change_the_hash_and_their_absence_does_not(tmp_path):
+    def hash_with(**search):
+        return experiment(tmp_path, {"search": {"population": 8, **search}}).hash
+
+    plain = hash_with()
+    assert hash_with(rungs=[], keep=0.25) == plain
+    assert len({plain, hash_with(rungs=[32]), hash_with(rungs=[32], keep=0.5)}) == 3
+
+
 def test_gradients_are_only_missed_where_something_needs_them(tmp_path):
     assert experiment(tmp_path, {"gradient_sequences": 99}).gradient_sequences == 99
     with pytest.raises(ConfigError, match=r"gradient_sequences is 16, but .* has 4 sequences"):

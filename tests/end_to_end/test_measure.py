@@ -49,7 +49,7 @@ class Line:
         with measure_on(
             self.loaded, self.layout, Evidence(self.stats), self.search, QUANTITIES, batch_tokens
         ) as measure:
-            return [measure(recipe) for recipe in recipes]
+            return [measure(recipe, self.search.tokens.numel()) for recipe in recipes]
 
 
 @pytest.fixture(params=sorted(TINY))

@@ -1,14 +1,15 @@
 import itertools
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import small_layout
+from layouts import llama_layout, small_layout
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
-from optishear.recipe.profile import Bounds, check_sparsity, project, uniform
+from optishear.recipe.profile import Bounds, check_sparsity, counts_within, project, uniform
 
 
 def layout_of_sizes(sizes, multiple=1):
@@ -109,3 +110,115 @@ def test_what_is_left_of_a_budget_never_goes_to_a_layer_that_is_full():
     layout = layout_of_sizes([(3, 4), (40, 60)])
     counts = project({"l0": 5.0, "l1": -5.0}, layout, NofM(2), Bounds(), 1205)
     assert counts == {"l0": 6, "l1": 0}
+
+
+def assert_met_from_below(counts, layout, bounds, budget):
+    total = sum(counts.values())
+    assert total <= budget
+    for layer in layout.layers:
+        within = counts_within(layer, Row(), bounds)
+        assert counts[layer.name] in within
+        assert counts[layer.name] == within[-1] or total + within.step > budget
+
+
+@given(sizes, wishes, st.floats(0.4, 0.6), st.sampled_from([3, 8, 32]))
+def test_a_budget_on_steps_is_met_from_below_within_one_step(shapes, raw, sparsity, steps):
+    layout = layout_of_sizes(shapes, multiple=steps)
+    wish = dict(zip(layout.sizes, raw, strict=False))
+    budget, bounds = round(sparsity * layout.total), Bounds(0.3, 0.7, steps)
+    for pattern in (Row(), WholeLayer(), Block(4)):
+        counts = project(wish, layout, pattern, bounds, budget)
+        assert_met_from_below(counts, layout, bounds, budget)
+
+
+@pytest.mark.parametrize("steps", [4, 12, 32])
+def test_every_layer_has_the_same_levels_whatever_its_size(steps):
+    for layer in llama_layout(1).layers:
+        within = counts_within(layer, Row(), Bounds(0.25, 0.75, steps))
+        assert [count / layer.size for count in within] == [
+            k / steps for k in range(steps // 4, 3 * steps // 4 + 1)
+        ]
+
+
+def test_all_counts_of_an_n_of_m_layer_keep_one_of_m_at_least():
+    layer = llama_layout(1).layers[1]
+    within = counts_within(layer, NofM(4), Bounds())
+    assert [count * 4 // layer.size for count in within] == [0, 1, 2, 3]
+
+
+def test_wishes_on_the_steps_that_meet_the_budget_stay_as_they_are():
+    layout = llama_layout()
+    wish = {name: (13 + i % 12) / 32 for i, name in enumerate(layout.sizes)}
+    exact = {layer.name: round(wish[layer.name] * layer.size) for layer in layout.layers}
+    bounds = Bounds(0.4, 0.8, 32)
+    assert project(wish, layout, Row(), bounds, sum(exact.values())) == exact
+    assert project(wish, layout, Row(), bounds, None) == exact
+
+
+def switched(layout, wish, up, down, steps):
+    counts, changed = (
+        project(w, layout, Row(), Bounds(0.0, 0.99, steps), round(0.6 * layout.total))
+        for w in (wish, {**wish, up: wish[up] + 1 / steps, down: wish[down] - 1 / steps})
+    )
+    return {
+        name: (changed[name] - counts[name]) * steps / layout.sizes[name]
+        for name in layout.sizes
+        if changed[name] != counts[name]
+    }
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.sampled_from([16, 32, 48]))
+def test_a_step_from_one_layer_to_another_of_its_size_changes_these_two_only(data, steps):
+    """Whatever the rest of the budget is: all layers have one remainder, but for rounding."""
+    layout = llama_layout()
+    generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    levels = generator.integers(steps // 2, 3 * steps // 4, len(layout.layers))
+    wish = dict(zip(layout.sizes, (levels / steps).tolist(), strict=True))
+    up = data.draw(st.sampled_from(layout.layers))
+    alike = [layer for layer in layout.layers if layer.size == up.size and layer is not up]
+    down = data.draw(st.sampled_from(alike))
+    assert switched(layout, wish, up.name, down.name, steps) == {up.name: 1, down.name: -1}
+
+
+def test_equal_wishes_go_up_from_the_first_layer_on():
+    """0.6 is 19.2 steps of 32: a fifth of the weights go to 20, those in the first blocks."""
+    layout = llama_layout()
+    wish = dict.fromkeys(layout.sizes, 0.3)
+    counts = project(wish, layout, Row(), Bounds(0.0, 0.9, 32), round(0.6 * layout.total))
+    levels = [counts[layer.name] * 32 // layer.size for layer in layout.layers]
+    assert set(levels) == {19, 20}
+    assert levels[:42] == [20] * 42  # six blocks of thirty
+    assert set(levels[49:]) == {19}
+
+
+def test_steps_that_do_not_divide_a_layer_are_answered_with_the_nearest_that_do():
+    layout = llama_layout(1)
+    with pytest.raises(ConfigError) as raised:
+        project(dict.fromkeys(layout.sizes, 0.5), layout, Row(), Bounds(steps=20), None)
+    assert str(raised.value) == (
+        "sparsity.steps 20: layers.0.self_attn.q_proj has 331,776 weights, which cannot be divided "
+        "into 20 steps. Choose 18 or 24: all layers have them."
+    )
+    primes = layout_of_sizes([(7, 11), (5, 13)])
+    with pytest.raises(ConfigError, match=r"l0 has 77 .* Leave steps out"):
+        project({"l0": 0.5, "l1": 0.5}, primes, Row(), Bounds(steps=4), None)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "sentence"),
+    [
+        ((0.41, 0.43, 16), "no multiple of 1/16 lies in [0.41, 0.43]. Use more steps"),
+        ((0.0, 0.9, 1), "a layer has at least 2"),
+    ],
+)
+def test_bounds_without_a_step_between_them_are_refused(bounds, sentence):
+    with pytest.raises(ConfigError) as raised:
+        Bounds(*bounds)
+    assert sentence in str(raised.value)
+
+
+def test_an_n_of_m_pattern_takes_no_steps():
+    layout = llama_layout(1)
+    with pytest.raises(ConfigError, match="every layer has 4 steps already"):
+        project(dict.fromkeys(layout.sizes, 0.5), layout, NofM(4), Bounds(steps=8), None)

@@ -1,18 +1,29 @@
 """The operators keep genes typed and legal, and every one of them can move every gene."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from layouts import small_layout
 
+from optishear.recipe.profile import Rule
+from optishear.recipe.quadratic import lambda_of
+from optishear.search.driver import DriverSettings
 from optishear.search.genes import Choice, Integer, Real, cleaned
 from optishear.search.operators import (
     TypedCrossover,
     TypedMutation,
     crossed,
+    drawn_cuts,
     gene_table,
     mutated,
+    rebalanced,
     sampled,
+    varied_from,
 )
+from optishear.search.space_file import SpaceSpec, build_space
 
 
 GENES = (
@@ -146,6 +157,171 @@ class TestMutation:
         rows = sampled(TABLE, 2000, np.random.default_rng(5))
         changed = operator._do(None, rows, random_state=np.random.default_rng(6)) != rows
         assert abs(changed.sum(axis=1).mean() - 1.0) < 0.08
+
+
+LAYOUT = small_layout(blocks=6, scale=16)
+RULES = {
+    "uniform": Rule(dict.fromkeys(LAYOUT.sizes, 1.0), dict.fromkeys(LAYOUT.sizes, 0.0)),
+}
+POWER = {"name": "power", "alpha": {"real": [0.5, 2.0]}, "mix": {"real": [0.0, 1.0]}}
+
+
+def space(metric=None, moonshot=None, pattern="row", **sparsity):
+    spec = {"metric": metric or {"name": "wanda"}, "moonshot": moonshot, "sparsity": sparsity}
+    return build_space(SpaceSpec.model_validate({"pattern": pattern, **spec}), LAYOUT, RULES)
+
+
+SPACES = {
+    "blocks": space(by="block", low=0.2, high=0.9),
+    "metric and layers": space(POWER, by="layer", low=0.2, high=0.9),
+    "n of 4": space(pattern="n:4", by="layer", low=0.25, high=0.75),
+    "lambdas": space(moonshot={"by": "block", "roles": "all"}, by="block"),
+    "a lambda a role": space(moonshot={"by": "role", "roles": "all"}, by="block"),
+    "curve": space(by="curve"),
+}
+BUDGETED = {
+    "blocks": space(by="block", low=0.2, high=0.9, budget=0.6),
+    "metric and layers": space(POWER, by="layer", low=0.2, high=0.9, budget=0.6),
+    "n of 4": space(pattern="n:4", by="block", low=0.0, high=0.75, budget=0.5),
+}
+
+
+def settings_of(chosen, **changes):
+    plain = DriverSettings(
+        chosen.genes, 2, 12, gene_blocks=chosen.gene_blocks, gene_sizes=chosen.gene_sizes
+    )
+    return replace(plain, variation="prefix", **changes)
+
+
+def family(chosen, cut, seed=0, matings=40, **changes):
+    """Pairs of parents and their children from this cut."""
+    table, rng = gene_table(chosen.genes), np.random.default_rng(seed)
+    parents = sampled(table, 2 * matings, rng).reshape(2, matings, -1)
+    cuts = np.full((matings, 1), cut)
+    return parents, varied_from(cuts, table, parents, settings_of(chosen, **changes), rng)
+
+
+def before(recipe, block):
+    """All that a recipe does before a block; nothing before block 0."""
+    names = [layer.name for layer in LAYOUT.layers if layer.block < block]
+    lambdas = {name: lambda_of(recipe.quadratic, name) for name in names}
+    drop = {name: recipe.drop[name] for name in names}
+    return (recipe.metric, recipe.solver, drop, lambdas) if block else ()
+
+
+class TestPrefixVariation:
+    @pytest.mark.parametrize("name", SPACES)
+    @pytest.mark.parametrize("cut", [1, 4])
+    def test_a_child_does_as_its_parent_before_the_cut(self, name, cut):
+        chosen = SPACES[name]
+        parents, children = family(chosen, cut)
+        for parent, child in zip(parents.reshape(-1, len(chosen.genes)), np.concatenate(children)):
+            assert before(chosen.decode(child), cut) == before(chosen.decode(parent), cut)
+        assert is_legal(chosen.genes, np.concatenate(children))
+
+    @pytest.mark.parametrize("name", SPACES)
+    def test_a_gene_acts_on_its_block_and_on_none_before(self, name):
+        chosen = SPACES[name]
+        table, rng = gene_table(chosen.genes), np.random.default_rng(1)
+        for gene, block in enumerate(chosen.gene_blocks):
+            for row in sampled(table, 5, rng):
+                other = row.copy()
+                other[gene] = sampled(table, 1, rng)[0, gene]
+                one, two = chosen.decode(row), chosen.decode(other)
+                assert before(one, block) == before(two, block)
+        last = chosen.gene_blocks[-1]
+        assert last == (0 if name in ("curve", "a lambda a role") else 5)
+
+    @pytest.mark.parametrize("cut", [0, 3])
+    def test_everything_from_the_cut_on_can_change(self, cut):
+        chosen = SPACES["metric and layers"]
+        parents, children = family(chosen, cut, matings=300, crossover_prob=0.0)
+        changed = (children != parents).any(axis=(0, 1))
+        assert np.array_equal(changed, np.array(chosen.gene_blocks) >= cut)
+        assert abs((children != parents).sum(axis=2).mean() - 1.0) < 0.15  # one gene a child
+
+    def test_children_of_a_later_cut_swap_their_tails(self):
+        chosen = SPACES["blocks"]
+        parents, children = family(chosen, 2, crossover_prob=1.0, mutation_prob=0.0)
+        assert np.array_equal(children[..., :2], parents[..., :2])
+        assert np.array_equal(children[..., 2:], parents[::-1, :, 2:])
+
+    def test_a_cut_at_0_is_the_usual_crossover(self):
+        chosen = SPACES["blocks"]
+        parents, children = family(chosen, 0, crossover_prob=1.0, mutation_prob=0.0)
+        rng = np.random.default_rng(0)
+        sampled(gene_table(chosen.genes), 80, rng)
+        rng.random((40, 1))
+        assert np.array_equal(children, crossed(gene_table(chosen.genes), parents, 15.0, rng))
+
+    def test_cuts_are_at_0_at_times_and_anywhere_else_alike(self):
+        cuts = drawn_cuts(np.array([0, 0, 2, 3, 3, 7]), 4000, np.random.default_rng(0))
+        shares = [(cuts == block).mean() for block in (0, 2, 3, 7)]
+        assert np.allclose(shares, [0.1, 0.3, 0.3, 0.3], atol=0.03)
+        assert not drawn_cuts(np.array([0, 0]), 9, np.random.default_rng(0)).any()
+
+    @pytest.mark.parametrize("name", BUDGETED)
+    def test_under_a_budget_a_child_keeps_its_parent_s_sum_of_wishes(self, name):
+        chosen = BUDGETED[name]
+        parents, children = family(chosen, 3)
+        sizes, late = np.array(chosen.gene_sizes), np.array(chosen.gene_blocks) >= 3
+        assert (sizes > 0).any()
+        assert is_legal(chosen.genes, np.concatenate(children))
+        missed = np.abs(((children - parents) * sizes).sum(axis=2))
+        whole = all(isinstance(gene, Integer) for gene in chosen.genes)
+        equal = len(set(sizes[sizes > 0])) == 1
+        assert missed.max() <= (1e-6 if equal or not whole else sizes.max() / 2)
+        assert (children[..., late] != parents[..., late]).any()
+        assert np.array_equal(children[..., ~late], parents[..., ~late])
+
+    def test_under_a_budget_most_children_keep_the_counts_of_their_parent_s_first_blocks(self):
+        chosen, unaware = BUDGETED["blocks"], replace(BUDGETED["blocks"], sparsity=None)
+        kept = []
+        for known in (chosen, unaware):  # whose sizes are given, and are not
+            parents, children = family(known, 3)
+            pairs = zip(np.concatenate(parents), np.concatenate(children))
+            kept.append(
+                np.mean(
+                    [
+                        before(chosen.decode(one), 3) == before(chosen.decode(two), 3)
+                        for one, two in pairs
+                    ]
+                )
+            )
+        assert kept[0] > 0.5
+        assert kept[1] < 0.2
+
+    def test_equal_parents_have_equal_children_to_the_bit(self):
+        chosen = BUDGETED["metric and layers"]
+        table, rng = gene_table(chosen.genes), np.random.default_rng(2)
+        one = sampled(table, 20, rng)
+        parents = np.stack([one, one])
+        settings = settings_of(chosen, mutation_prob=0.0)
+        cuts = rng.integers(0, 6, size=(20, 1))
+        assert np.array_equal(varied_from(cuts, table, parents, settings, rng), parents)
+
+
+class TestRebalancing:
+    @settings(deadline=None, max_examples=60)
+    @given(st.integers(0, 2**31), st.integers(1, 8), st.booleans())
+    def test_the_sum_is_met_inside_the_bounds_and_only_by_genes_with_a_size(self, seed, n, whole):
+        rng = np.random.default_rng(seed)
+        gene = Integer("i", 1, 9) if whole else Real("r", 0.2, 0.9)
+        table = gene_table((gene,) * n + (Choice("c", tuple("abc")),))
+        rows, aim = sampled(table, 5, rng), sampled(table, 5, rng)
+        sizes = np.tile(np.append(rng.integers(0, 2, n) * 480.0, 0.0), (5, 1))
+        total = (sizes * aim).sum(axis=1, keepdims=True)
+        got = rebalanced(table, rows, total, sizes)
+        assert np.allclose((sizes * got).sum(axis=1, keepdims=True), total)
+        assert np.array_equal(got[:, sizes[0] == 0], rows[:, sizes[0] == 0])
+        assert is_legal((gene,) * n, got[:, :-1])
+
+    def test_the_shift_is_one_constant(self):
+        table = gene_table((Real("r", 0.0, 1.0),) * 3)
+        got = rebalanced(
+            table, np.array([[0.1, 0.4, 0.9]]), np.array([[18.0]]), np.full((1, 3), 10.0)
+        )
+        assert np.allclose(got, [[0.25, 0.55, 1.0]])
 
 
 def test_the_pymoo_crossover_is_ours():

@@ -6,7 +6,7 @@ from layouts import small_layout
 
 from optishear.errors import ConfigError
 from optishear.recipe.metric_forms import COEFFICIENTS, META_GENES, TRANSFORMS
-from optishear.recipe.profile import Rule
+from optishear.recipe.profile import Rule, step_of
 from optishear.recipe.quadratic import lambda_of
 from optishear.recipe.recipe import Recipe
 from optishear.search.seeds import seed_genomes
@@ -15,7 +15,7 @@ from optishear.solvers.methods import solver_of
 
 
 LAYOUT = small_layout(blocks=3, scale=4)
-NAMES = list(LAYOUT.sizes)
+NAMES, LAYERS = list(LAYOUT.sizes), LAYOUT.layers
 RULES = {
     "uniform": Rule(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 0.0)),
     "owl": Rule(
@@ -88,6 +88,10 @@ SPACES = {
     "solvers and lambdas on n of 4": space(
         pattern="n:4", solver=ALL_SOLVERS, moonshot=MOONSHOT, by="layer", high=0.75, budget=0.5
     ),
+    "layers in steps": space(by="layer", steps=32, low=0.4, high=0.8, budget=0.6),
+    "steps without a budget": space(pattern="layer", by="block", steps=12, low=0.3, high=0.8),
+    "a curve in steps": space(by="curve", steps=16, low=0.1, high=0.95, budget=0.6),
+    "a rule in steps": space([META], by="owl", steps=24, low=0.1, high=0.95, budget=0.6),
     "a fixed lambda": space(moonshot={"lambda": 0.5}, by="block", budget=0.5),
 }
 
@@ -105,8 +109,9 @@ class TestEverySpace:
         total = sum(recipe.drop.values())
         if chosen.budget is None:
             assert 0.1 <= total / LAYOUT.total <= 0.95
-        elif recipe.pattern.startswith("n:"):
-            assert total <= chosen.budget
+        elif recipe.pattern.startswith("n:") or "steps" in name:
+            smallest = min(step_of(x, chosen.layers.pattern, chosen.layers.bounds) for x in LAYERS)
+            assert chosen.budget - smallest < total <= chosen.budget
         else:
             assert total == chosen.budget
 
@@ -159,6 +164,28 @@ def test_an_n_of_m_profile_is_encoded_as_the_number_that_is_kept():
     wishes = {name: (0.25, 0.5, 0.75)[i % 3] for i, name in enumerate(NAMES)}
     recipe = chosen.decode(chosen.encode(WANDA, wishes))
     assert {n: drop / LAYOUT.sizes[n] for n, drop in recipe.drop.items()} == wishes
+
+
+def test_a_gene_in_steps_is_how_many_of_them_are_dropped():
+    chosen = SPACES["steps without a budget"]
+    assert [(gene.low, gene.high) for gene in chosen.genes] == [(4, 9)] * 3
+    recipe = chosen.decode(np.array([4.0, 6.0, 9.0]))
+    shares = [recipe.drop[layer.name] / layer.size for layer in LAYERS]
+    assert shares == [4 / 12, 4 / 12, 6 / 12, 6 / 12, 9 / 12, 9 / 12]
+    wishes = {layer.name: (0.1, 0.49, 0.99)[layer.block] for layer in LAYERS}
+    assert chosen.encode(WANDA, wishes).tolist() == [4, 6, 9]
+
+
+def test_steps_that_do_not_divide_a_layer_name_it():
+    with pytest.raises(ConfigError, match=r"blocks\.0\.attn\.q has 768 .* Choose 4 or 6"):
+        space(by="block", steps=5)
+
+
+def test_a_space_without_steps_is_written_as_before_there_were_any():
+    written = SpaceSpec.model_validate({"sparsity": {"by": "block", "budget": 0.6}}).model_dump()
+    assert "steps" not in written["sparsity"]
+    again = SpaceSpec.model_validate({"sparsity": {"by": "block", "steps": 32}}).model_dump()
+    assert again["sparsity"]["steps"] == 32
 
 
 solver_specs = st.sampled_from(
@@ -299,6 +326,21 @@ def test_the_size_of_a_space_of_choices_is_known():
         ({"sparsity": {"low": 0.5, "high": 0.4}}, "is above sparsity.high"),
         ({"sparsity": {"high": 0.5, "budget": 0.6}}, "Widen low and high"),
         ({"sparsity": {"options": [0.5], "by": "curve"}}, "needs sparsity.by"),
+        ({"sparsity": {"steps": 1}}, "sparsity.steps is 1: a layer has at least 2"),
+        (
+            {"sparsity": {"steps": 16, "low": 0.41, "high": 0.43}},
+            "no multiple of 1/16 lies in [0.41, 0.43]",
+        ),
+        (
+            {"sparsity": {"steps": 32, "low": 0.4, "high": 0.8, "budget": 0.79}},
+            "sparsity.budget 0.79 lies outside [0.40625, 0.78125], the levels of 32 steps",
+        ),
+        (
+            {"sparsity": {"steps": 32, "by": "block", "options": [0.5]}},
+            "both say which sparsities there are",
+        ),
+        ({"sparsity": {"steps": 4}, "pattern": "n:4"}, "steps of its own, 4 a layer"),
+        ({"sparsity": {"steps": 4}, "pattern": "2:4"}, "steps of its own, 4 a layer"),
         ({"pattern": "2:4", "sparsity": {"by": "block"}}, "fixes every layer's N"),
         ({"pattern": "2:4", "sparsity": {"budget": 0.6}}, "has a sparsity of 0.5"),
         ({"pattern": "rows"}, "There are: row, layer, block:128"),

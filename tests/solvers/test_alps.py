@@ -49,7 +49,7 @@ def quadratic_of(seed, weight, stats, lam):
 
 def problem_of(weight, drop, pattern, stats, quadratic=None, given=None):
     made = quadratic or reconstruction(stats)
-    return LayerProblem(weight, drop, pattern, stats, lambda: made, given)
+    return LayerProblem(weight, drop, pattern, lambda: stats, lambda: made, given)
 
 
 def hessians(quadratic, rows):

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from optishear.errors import NumericalError
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
-from optishear.solvers.masks import keep_highest
+from optishear.solvers import masks
+from optishear.solvers.masks import keep_counts, keep_highest
 
 
 def slow_keep(scores, drop, pattern):
@@ -37,20 +38,128 @@ def slow_keep(scores, drop, pattern):
     return keep
 
 
+def stable_keep(scores, counts):
+    """Strikes out the first counts[i] of row i by a stable ascending argsort."""
+    order = (scores + 0.0).argsort(dim=1, stable=True)
+    places = torch.empty_like(order).scatter_(
+        1, order, torch.arange(scores.shape[1]).expand_as(order)
+    )
+    return places >= counts[:, None]
+
+
+def tied_scores(rows, columns, *, seed=0, dtype=torch.float32):
+    """Few distinct numbers, zeros of both signs among them."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.randint(-40, 40, (rows, columns), generator=generator)
+    return (whole * torch.tensor([0.25, -0.25])[whole % 2]).to(dtype)
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.data())
 def test_masks_are_those_of_a_stable_sort_with_ties_and_in_every_dtype(data):
-    rows, groups, m = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(2, 4)))
-    dtype = data.draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
+    m = data.draw(st.one_of(st.integers(2, 4), st.integers(20, 30)))
+    rows, groups = data.draw(st.tuples(st.integers(1, 5), st.integers(1, 4)))
+    dtype = data.draw(st.sampled_from(DTYPES))
     values = st.sampled_from([-1.0, -0.0, 0.0, 0.5, 0.5, 1.0, 3.0])
     cells = data.draw(st.lists(values, min_size=rows * groups * m, max_size=rows * groups * m))
     scores = torch.tensor(cells, dtype=dtype).view(rows, groups * m)
+    if data.draw(st.booleans()):
+        scores = scores.t().contiguous().t()
     pattern = data.draw(st.sampled_from([Row(), WholeLayer(), Block(m + 1), NofM(m)]))
     if isinstance(pattern, NofM):
         drop = data.draw(st.integers(0, m)) * rows * groups
     else:
         drop = data.draw(st.integers(0, scores.numel()))
     assert torch.equal(keep_highest(scores, drop, pattern), slow_keep(scores, drop, pattern))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_each_row_loses_its_own_count(data):
+    rows, columns = data.draw(st.tuples(st.integers(1, 6), st.integers(1, 40)))
+    scores = tied_scores(rows, columns, seed=data.draw(st.integers(0, 99)))
+    counts = torch.tensor(
+        data.draw(st.lists(st.integers(0, columns), min_size=rows, max_size=rows))
+    )
+    assert torch.equal(keep_counts(scores, counts), stable_keep(scores, counts))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_matrix_of_many_runs_is_cut_alike_in_however_many_threads(threads, dtype):
+    rows, columns = 401, 576  # several runs, the last one shorter, and none ends where Row changes
+    scores = tied_scores(rows, columns, dtype=dtype)
+    assert scores.numel() > 3 * masks.CHUNK
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        by_row = keep_highest(scores, 300 * rows + 200, Row())
+        by_four = keep_highest(scores, scores.numel() // 4, NofM(4))
+        counts = torch.arange(rows) % (columns + 1)
+        by_counts = keep_counts(scores, counts)
+    finally:
+        torch.set_num_threads(before)
+    more = (torch.arange(rows) < 200).long()
+    assert torch.equal(by_row, stable_keep(scores, 300 + more))
+    ones = torch.ones(scores.numel() // 4, dtype=torch.long)
+    assert torch.equal(by_four, stable_keep(scores.reshape(-1, 4), ones).view(scores.shape))
+    assert torch.equal(by_counts, stable_keep(scores, counts))
+
+
+def test_an_error_in_a_thread_is_not_lost():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def worker(rows):
+        def work(run):
+            if run.start:
+                raise RuntimeError("of the second run")
+
+        return work
+
+    try:
+        with pytest.raises(RuntimeError, match="second run"):
+            masks.in_runs((4, masks.CHUNK), worker)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_scores_are_left_as_they_are():
+    scores = tied_scores(9, 40)
+    before = scores.clone()
+    keep_highest(scores, 100, Row())
+    keep_highest(scores, 100, WholeLayer())
+    keep_highest(scores, 90, NofM(4))
+    keep_counts(scores, torch.arange(9))
+    assert torch.equal(scores.view(torch.int32), before.view(torch.int32))
+
+
+# What other devices run, here on the CPU (the public door never takes it there), and on a GPU
+# through the public door where there is one.
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_ways_of_other_devices_choose_alike(dtype):
+    scores = tied_scores(13, 60, dtype=dtype)
+    counts = torch.arange(13) * 5
+    assert torch.equal(masks._by_order(scores, counts[:, None]), stable_keep(scores, counts))
+    for count in (1, 30, 60):
+        want = stable_keep(scores, torch.full((13,), count))
+        assert torch.equal(masks._by_order(scores, count), want)
+        assert torch.equal(masks._by_threshold(scores, count), want)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pattern", [Row(), WholeLayer(), Block(128), NofM(4), NofM(16)])
+def test_a_gpu_chooses_as_the_cpu_does(pattern, dtype):
+    scores = tied_scores(33, 576, dtype=dtype)
+    drop = scores.numel() // 2
+    kept = keep_highest(scores.cuda(), drop, pattern)
+    assert torch.equal(kept.cpu(), keep_highest(scores, drop, pattern))
+    counts = torch.arange(33) * 17
+    assert torch.equal(keep_counts(scores.cuda(), counts.cuda()).cpu(), keep_counts(scores, counts))
 
 
 def test_wanda_s_own_way_of_choosing_is_reproduced():
@@ -64,15 +173,24 @@ def test_wanda_s_own_way_of_choosing_is_reproduced():
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_scores_that_are_not_finite_are_an_error_not_a_mask(bad):
-    scores = torch.ones(3, 5)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scores_that_are_not_finite_are_an_error_not_a_mask(bad, dtype):
+    scores = torch.ones(3, 5, dtype=dtype)
     scores[1, 2] = bad
     with pytest.raises(NumericalError, match="1 of 15 scores are nan or inf"):
         keep_highest(scores, 5, Row())
+    with pytest.raises(NumericalError, match="1 of 15 scores are nan or inf"):
+        keep_counts(scores, torch.tensor([1, 2, 3]))
 
 
 @pytest.mark.parametrize(("drop", "pattern"), [(49, Row()), (-1, WholeLayer()), (5, NofM(4))])
 def test_impossible_counts_are_refused(drop, pattern):
     with pytest.raises(ValueError, match=r"Cannot drop|do not fit"):
         keep_highest(torch.rand(6, 8), drop, pattern)
+
+
+@pytest.mark.parametrize("counts", [[1, 9], [-1, 2]])
+def test_a_row_cannot_lose_more_than_it_has_or_less_than_nothing(counts):
+    with pytest.raises(ValueError, match=r"Cannot drop -?\d to \d of 8"):
+        keep_counts(torch.rand(2, 8), torch.tensor(counts))

