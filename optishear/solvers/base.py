@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,13 +52,13 @@ class LayerProblem:
         """The given mask, or all but the `drop` weights that this metric scores lowest."""
         if self.given is not None:
             return self.given
-
-        def score() -> Float[Tensor, "out in"]:
-            return metric.score(self.weight, self.stats)
-
         if self.ranks is None:
-            return keep_highest(score(), self.drop, self.pattern)
-        return self.ranks.keep(f"{self.name} {metric!r}", self.drop, self.pattern, score)
+            return keep_highest(self._scores(metric), self.drop, self.pattern)
+        key = f"{self.name} {metric!r}"
+        return self.ranks.keep(key, self.drop, self.pattern, partial(self._scores, metric))
+
+    def _scores(self, metric: Metric) -> Float[Tensor, "out in"]:
+        return metric.score(self.weight, self.stats)
 
 
 @dataclass(frozen=True)

@@ -3,26 +3,19 @@
 In every group the lowest scores go; of equal scores the one with the lower index goes first, as a
 stable ascending sort would have it, in every dtype. (A threshold `scores <= t` drops more than
 asked wherever scores repeat, and in bfloat16 they do.)
-
-On the CPU numpy selects: its partition is vectorised, and takes about a twentieth of the time of
-torch's kthvalue. It lets go of the interpreter lock, so that rows are shared out over threads.
 """
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from optishear.errors import NumericalError
 from optishear.recipe.pattern import Block, NofM, Pattern, Row, WholeLayer
+from optishear.solvers.cpu_selection import as_array, without_counts, without_lowest
 
 
-CHUNK = 65_536  # weights that a thread works on at a time: few enough to stay in its cache
-SHORT = 24  # in shorter groups every pair is compared: a partition has its overhead for each row
 LONG = 256  # in rows so long a GPU selects, with a block of threads a row; shorter ones it sorts
 
 
@@ -116,7 +109,7 @@ def keep_counts(
     if scores.device.type != "cpu":
         return _by_order(scores, counts[:, None])
     keep = torch.empty(scores.shape, dtype=torch.bool)
-    _by_sorting(as_array(scores), counts.numpy(), keep.numpy())
+    without_counts(as_array(scores), counts.numpy(), keep.numpy())
     return keep
 
 
@@ -132,152 +125,8 @@ def _without_lowest(
         selects = width >= LONG and len(groups) > 1
         return (_by_threshold if selects else _by_order)(groups, count)
     keep = torch.empty(groups.shape, dtype=torch.bool)
-    by_count = _by_pairs if width < SHORT else _by_partition
-    by_count(as_array(groups), count, keep.numpy())
+    without_lowest(as_array(groups), count, keep.numpy())
     return keep
-
-
-# --- on the CPU ---------------------------------------------------------------------------------
-
-
-def as_array(scores: Float[Tensor, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
-    """The same numbers for numpy, which has no bfloat16 and is slow with float16."""
-    wide = scores.dtype in (torch.float32, torch.float64)
-    return (scores.detach() if wide else scores.detach().float()).numpy()
-
-
-def in_runs(shape: tuple[int, ...], worker: Callable[[int], Callable[[slice], None]]) -> None:
-    """Works on run after run of a matrix's rows, in as many threads as torch has.
-
-    `worker(rows)` is called once a thread, and allocates what is needed for runs of at most so many
-    rows: fresh memory for each run would cost more than the run, in page faults. What it returns is
-    called with each run and must not depend on the other ones. It should call numpy only, since
-    torch would start threads of its own in each of these.
-    """
-    rows, columns = shape
-    step = max(1, CHUNK // max(1, columns))
-    runs = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    threads = min(torch.get_num_threads(), len(runs))
-
-    def share(first: int) -> None:
-        work = worker(min(step, rows))
-        for run in runs[first::threads]:
-            work(run)
-
-    if threads < 2:
-        share(0) if runs else None
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(share, range(threads)))  # as a list, so that an error inside is raised here
-
-
-def _by_partition(
-    scores: Float[np.ndarray, "rows columns"], count: int, keep: Bool[np.ndarray, "rows columns"]
-) -> None:
-    """Fills `keep` with all but the `count` lowest of each row; 0 < count < columns."""
-
-    def worker(rows: int) -> Callable[[slice], None]:
-        scratch = np.empty((rows, scores.shape[1]), scores.dtype)
-
-        def work(run: slice) -> None:
-            part, divided = scores[run], scratch[: run.stop - run.start]
-            np.copyto(divided, part)
-            divided.partition(count - 1, axis=1)
-            threshold = divided[:, count - 1 : count]
-            following = divided[:, count:].min(axis=1, keepdims=True)
-            _cut(part, threshold, following, count, keep[run])
-
-        return work
-
-    in_runs(scores.shape, worker)
-
-
-def _by_sorting(
-    scores: Float[np.ndarray, "rows columns"],
-    counts: Int[np.ndarray, " rows"],
-    keep: Bool[np.ndarray, "rows columns"],
-) -> None:
-    """Fills `keep` with all but the counts[i] lowest of row i: one sort serves whatever counts."""
-    columns = scores.shape[1]
-
-    def worker(rows: int) -> Callable[[slice], None]:
-        scratch = np.empty((rows, columns), scores.dtype)
-
-        def work(run: slice) -> None:
-            part, count = scores[run], counts[run, None]
-            ordered = scratch[: len(part)]
-            np.copyto(ordered, part)
-            ordered.sort(axis=1)
-            # Of a row that loses nothing or everything these are one score, a tie like others.
-            threshold = np.take_along_axis(ordered, np.maximum(count - 1, 0), axis=1)
-            following = np.take_along_axis(ordered, np.minimum(count, columns - 1), axis=1)
-            _cut(part, threshold, following, count, keep[run])
-
-        return work
-
-    in_runs(scores.shape, worker)
-
-
-def _cut(
-    scores: Float[np.ndarray, "rows columns"],
-    threshold: Float[np.ndarray, "rows 1"],
-    following: Float[np.ndarray, "rows 1"],
-    count: int | Int[np.ndarray, "rows 1"],
-    keep: Bool[np.ndarray, "rows columns"],
-) -> None:
-    """Fills `keep`, given in each row the highest score to go and the lowest one to stay."""
-    np.greater(scores, threshold, out=keep)
-    tied = (following == threshold)[:, 0]
-    if not tied.any():
-        return  # what lies above the threshold is the answer, as it usually is
-    part, at_most = scores[tied], threshold[tied]
-    equal = part == at_most
-    wanted = np.broadcast_to(count, threshold.shape)[tied] - (part < at_most).sum(1, keepdims=True)
-    # Of the scores that equal the threshold the first go, as many as the count still wants.
-    keep[tied] = (part > at_most) | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) > wanted))
-
-
-def _by_pairs(
-    scores: Float[np.ndarray, "groups m"], count: int, keep: Bool[np.ndarray, "groups m"]
-) -> None:
-    """Fills `keep` with all but the `count` lowest of each short group."""
-
-    def worker(groups: int) -> Callable[[slice], None]:
-        places_of = pairwise_places(groups, scores)
-
-        def work(run: slice) -> None:
-            keep[run] = (places_of(run) >= count).T
-
-        return work
-
-    in_runs(scores.shape, worker)
-
-
-def pairwise_places(
-    groups: int, scores: Float[np.ndarray, "all m"]
-) -> Callable[[slice], Int8[np.ndarray, "m groups"]]:
-    """For runs of at most `groups` groups of scores: each one's place in its group, 0 the lowest.
-
-    Its place is the number of those that go before it: of two, i before j, i does if s_i <= s_j.
-    Counted for all groups of a run at once, so they come last in the result. That is overwritten by
-    the next call, and of use for an m below 128.
-    """
-    m = scores.shape[1]
-    planes = np.empty((m, groups), scores.dtype)
-    places, before = np.empty((m, groups), np.int8), np.empty((m - 1, groups), np.bool_)
-
-    def of(run: slice) -> Int8[np.ndarray, "m groups"]:
-        n = run.stop - run.start
-        plane, place = planes[:, :n], places[:, :n]
-        np.copyto(plane, scores[run].T)
-        place[:] = np.arange(m - 1, -1, -1)[:, None]  # as if all the later ones went before
-        for i in range(m - 1):
-            first = np.less_equal(plane[i], plane[i + 1 :], out=before[i:, :n]).view(np.int8)
-            place[i + 1 :] += first
-            place[i] -= first.sum(axis=0, dtype=np.int8)
-        return place
-
-    return of
 
 
 # --- on other devices, without waiting for them -------------------------------------------------

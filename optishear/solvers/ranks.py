@@ -14,21 +14,11 @@ from torch import Tensor
 
 from optishear.recipe.layout import Layer
 from optishear.recipe.pattern import Block, NofM, Pattern, Row
-from optishear.solvers.masks import (
-    SHORT,
-    as_array,
-    cuts,
-    in_groups,
-    in_runs,
-    keep_highest,
-    pairwise_places,
-    refuse_not_finite,
-    stable_order,
-)
+from optishear.solvers.cpu_selection import as_array, rank
+from optishear.solvers.masks import cuts, in_groups, keep_highest, refuse_not_finite, stable_order
 
 
 NOTES = 65_536  # keys whose last use a cache remembers, of a few hundred bytes each
-LOW_HALF = 0xFFFF_FFFF
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
@@ -205,82 +195,5 @@ def _places(
     if groups.device.type != "cpu":
         from_lowest = torch.arange(width, dtype=dtype, device=groups.device)
         return places.scatter_(1, stable_order(groups), from_lowest.expand(groups.shape))
-    scores, into = as_array(groups), places.numpy()
-    in_runs(groups.shape, _short_ranker(scores, into) if width < SHORT else _ranker(scores, into))
+    rank(as_array(groups), places.numpy())
     return places
-
-
-def _short_ranker(
-    scores: Float[np.ndarray, "all m"], into: Int[np.ndarray, "all m"]
-) -> Callable[[int], Callable[[slice], None]]:
-    def worker(groups: int) -> Callable[[slice], None]:
-        places_of = pairwise_places(groups, scores)
-
-        def work(run: slice) -> None:
-            into[run] = places_of(run).T
-
-        return work
-
-    return worker
-
-
-def _ranker(
-    scores: Float[np.ndarray, "all width"], into: Int[np.ndarray, "all width"]
-) -> Callable[[int], Callable[[slice], None]]:
-    width = scores.shape[1]
-    from_lowest = np.arange(width, dtype=into.dtype)
-    fill_order = _order_32 if scores.dtype == np.float32 else _order_64
-
-    def worker(groups: int) -> Callable[[slice], None]:
-        plain = np.empty((groups, width), scores.dtype)
-        order = np.empty((groups, width), np.int64)
-        row_starts = np.arange(0, groups * width, width)[:, None]
-
-        def work(run: slice) -> None:
-            n = run.stop - run.start
-            np.add(scores[run], 0, out=plain[:n])  # -0.0 becomes the 0.0 that it equals
-            fill_order(plain[:n], order[:n])
-            order[:n] += row_starts[:n]
-            into[run].reshape(-1)[order[:n]] = from_lowest
-
-        return work
-
-    return worker
-
-
-def _order_32(
-    scores: Float[np.ndarray, "rows columns"], order: Int[np.ndarray, "rows columns"]
-) -> None:
-    """Fills `order` with each row's indices, lowest score first. Overwrites the scores; no -0.0.
-
-    numpy sorts integers several times as fast as it sorts indices, so score and index share one of
-    64 bits. Positive floats order as their bits do, read as an integer; negative ones the other way
-    round, so all but their sign bit are flipped. The index below breaks the ties.
-    """
-    bits = scores.view(np.int32)
-    bits ^= (bits >> 31) & 0x7FFF_FFFF
-    np.left_shift(bits, 32, out=order, dtype=np.int64)
-    order |= np.arange(scores.shape[1])
-    order.sort(axis=1)
-    order &= LOW_HALF
-
-
-def _order_64(
-    scores: Float[np.ndarray, "rows columns"], order: Int[np.ndarray, "rows columns"]
-) -> None:
-    """Fills `order` with each row's indices, lowest score first. No -0.0 among the scores.
-
-    numpy's fast argsort leaves equal scores in any order (its stable one takes several times as
-    long), so where there are any, the indices are sorted again below the number of distinct scores
-    before them.
-    """
-    order[:] = np.argsort(scores, axis=1)
-    ordered = np.take_along_axis(scores, order, axis=1)
-    changes = ordered[:, 1:] != ordered[:, :-1]
-    if changes.all():
-        return
-    distinct = np.zeros_like(order)
-    np.cumsum(changes, axis=1, out=distinct[:, 1:])
-    order |= distinct << 32
-    order.sort(axis=1)
-    order &= LOW_HALF

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from optishear.errors import NumericalError
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
-from optishear.solvers import masks
+from optishear.solvers import cpu_selection, masks
 from optishear.solvers.masks import keep_counts, keep_highest
 
 
@@ -92,7 +92,7 @@ def test_each_row_loses_its_own_count(data):
 def test_a_matrix_of_many_runs_is_cut_alike_in_however_many_threads(threads, dtype):
     rows, columns = 401, 576  # several runs, the last one shorter, and none ends where Row changes
     scores = tied_scores(rows, columns, dtype=dtype)
-    assert scores.numel() > 3 * masks.CHUNK
+    assert scores.numel() > 3 * cpu_selection.CHUNK
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -122,7 +122,7 @@ def test_an_error_in_a_thread_is_not_lost():
 
     try:
         with pytest.raises(RuntimeError, match="second run"):
-            masks.in_runs((4, masks.CHUNK), worker)
+            cpu_selection.in_runs((4, cpu_selection.CHUNK), worker)
     finally:
         torch.set_num_threads(before)
 

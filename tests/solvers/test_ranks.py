@@ -7,7 +7,8 @@ from optishear.errors import NumericalError
 from optishear.recipe.layout import Layer
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.solvers import ranks as ranks_module
-from optishear.solvers.masks import CHUNK, keep_highest
+from optishear.solvers.cpu_selection import CHUNK
+from optishear.solvers.masks import keep_highest
 from optishear.solvers.ranks import RankCache, keep_ranked, rank_bytes, ranked, write_kept
 
 
