@@ -19,7 +19,7 @@ over the rounds. A CSV file for each part, and a summary.md:
 import argparse
 import json
 import os
-import resource
+import re
 import statistics
 import subprocess
 import sys
@@ -50,9 +50,12 @@ from optishear.models.weights import lent, read
 from optishear.objectives import make_objective
 from optishear.objectives.base import Chunk, OutputObjective
 from optishear.pipeline import MeasureFunction, Memory, measure_on, references_of
+from optishear.pruning.oneshot import OneShot
 from optishear.recipe.pattern import Row
+from optishear.recipe.profile import uniform
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal
+from optishear.report.style import BLUE, FULL, GREY, blank, paper_style, save
 from optishear.search.driver import DriverSettings
 from optishear.search.drivers import make_driver
 from optishear.search.space import SearchSpace
@@ -142,9 +145,11 @@ def main() -> None:
         return
     bench = bench_of(given)
     lines = [f"`{given.model}`, {bench.tokens} search tokens in sequences of {given.seq_len}."]
+    frames: dict[str, pd.DataFrame] = {}
     with torch.no_grad():
         for name in given.parts.split(","):
-            frame, remarks = PARTS[name](bench, given)
+            frames[name], remarks = PARTS[name](bench, given)
+            frame = frames[name]
             text = f"## {name}\n\n{markdown(frame)}\n"
             text += "".join(f"\n{remark}" for remark in remarks)
             print(text, "\n", flush=True)
@@ -152,6 +157,8 @@ def main() -> None:
             if given.out is not None:
                 given.out.mkdir(parents=True, exist_ok=True)
                 frame.to_csv(given.out / f"{name}.csv", index=False, float_format="%.6g")
+    if given.out is not None and {"tokens", "growth"} <= frames.keys():
+        draw_lines(frames["tokens"], frames["growth"], given)
     if given.out is not None:
         head = "\n".join(f"- {line}" for line in machine(CPU, given.threads, mpax=False))
         text = "\n\n".join(["# What a candidate costs", head, *lines])
@@ -367,7 +374,25 @@ def growth(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[
     return frame, [f"Median candidate of the last eighth ÷ of the first: {last / first:.3g}."]
 
 
-CANDIDATES = 96
+CANDIDATES = 64
+
+
+def draw_lines(by_tokens: pd.DataFrame, by_number: pd.DataFrame, given: argparse.Namespace) -> None:
+    """The two lines: what a candidate costs by tokens, what a search costs by candidates."""
+    with paper_style():
+        figure = blank(f"{given.model}: cost by search tokens, and by candidates", FULL, 2.6)
+        left, right = figure.subplots(1, 2)
+        left.plot(by_tokens.tokens, by_tokens.line, color=GREY, label="least squares")
+        left.plot(by_tokens.tokens, by_tokens.seconds, "o", color=BLUE, label="measured")
+        left.set(xlabel="search tokens", ylabel="seconds a candidate", xlim=(0, None))
+        end = by_number.iloc[-1]
+        right.plot([0, end.candidates], [0, end.seconds], color=GREY, label="through 0 and the end")
+        right.plot(by_number.candidates, by_number.seconds, "o", color=BLUE, label="measured")
+        right.set(xlabel="candidates", ylabel="seconds in all", xlim=(0, None))
+        for axes in (left, right):
+            axes.set_ylim(0, None)
+            axes.legend()
+        save(figure, given.out / "lines")
 
 
 def kl(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
@@ -377,11 +402,8 @@ def kl(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]
     head = find_head(bench.model, tokens[:1])
     pieces = references_of(bench.model, tokens, head)
     loaded = load(c.loaded.name)
-    sparsities = (0.1, 0.3, 0.5, 0.6, 0.7)
+    sparsities = (0.1, 0.5, 0.7)
     names = ("kl", "kl_top@512", "kl_top@64", "kl_top@16")
-    from optishear.pruning.oneshot import OneShot
-    from optishear.recipe.profile import uniform
-
     with lent(loaded.model, c.layout) as working:
         writer = OneShot(working, c.layout, c.evidence)
         for sparsity in sparsities:
@@ -430,11 +452,13 @@ def kl(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]
 
 
 def memory(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
-    words = [sys.executable, __file__, *sys.argv[1:]]
-    words = [word for word in words if not word.startswith("--out")]
+    numbers = {"sequences": given.sequences, "seq-len": given.seq_len, "threads": given.threads}
+    words = [f"--{name}={value}" for name, value in numbers.items()]
+    words += [f"--model={given.model}", f"--text={given.text}"]
     peaks = {}
     for what in ("libraries", "model", "search"):
-        done = subprocess.run([*words, "--peak-of", what], capture_output=True, text=True)
+        command = [sys.executable, __file__, *words, f"--peak-of={what}"]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(done.stderr)
         peaks[what] = json.loads(done.stdout.splitlines()[-1])
@@ -466,7 +490,9 @@ def peak_of(given: argparse.Namespace) -> int:
         ) as measure:
             for _ in range(4):
                 measure(next(recipes), bench.tokens)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1])  # type: ignore[index]
 
 
 PARTS: dict[str, Callable[[Bench, argparse.Namespace], tuple[pd.DataFrame, list[str]]]] = {

@@ -8,7 +8,7 @@ faults. It is then called with one run after the other.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -63,12 +63,18 @@ def in_runs(shape: tuple[int, ...], make: Callable[[int], Worker]) -> None:
     runs = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
     threads = min(torch.get_num_threads(), len(runs))
     share = partial(_share, make, min(step, rows))
-    if threads == 1:
-        share(runs)
-    elif threads:
-        with ThreadPoolExecutor(threads) as pool:
-            # As a list, so that an error inside is raised here.
-            list(pool.map(share, [runs[first::threads] for first in range(threads)]))
+    if not threads:
+        return
+    others = [_pool(threads - 1).submit(share, runs[n::threads]) for n in range(1, threads)]
+    share(runs[::threads])
+    for other in others:
+        other.result()  # an error inside is raised here
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: to start them for every layer would take longer than a small one does."""
+    return ThreadPoolExecutor(threads, "selection")
 
 
 def _share(make: Callable[[int], Worker], rows: int, runs: Sequence[slice]) -> None:
