@@ -76,10 +76,11 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=16)
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--rungs", default="512,2048")
-    parser.add_argument("--keep", type=float, default=0.2)
+    parser.add_argument("--keep", type=float, default=0.1)
     parser.add_argument("--population", type=int, default=8)
     parser.add_argument("--evaluations", type=int, default=96, help="of the plain search")
-    parser.add_argument("--more", default="1.5", help="as many times more on the lowest rung")
+    parser.add_argument("--more", default="2.5", help="as many times more on the lowest rung")
+    parser.add_argument("--variations", default="free,prefix")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
@@ -99,8 +100,8 @@ def main() -> None:
     for seed in map(int, given.seeds.split(",")):
         traces = [searched(bench, space, objectives, given, seed, "one rung", (bench.tokens,), 1)]
         for more in map(float, given.more.split(",")):
-            for name, variation in (("ladder", "free"), ("ladder, prefixes", "prefix")):
-                name = f"{name}, {more:g}x"
+            for variation in given.variations.split(","):
+                name = f"ladder, {variation}, {more:g}x"
                 traces.append(
                     searched(bench, space, objectives, given, seed, name, rungs, more, variation)
                 )

@@ -31,6 +31,7 @@ from optishear.text.tokens import TokenBatches
 
 
 MeasureFunction = Callable[[Recipe, int], dict[str, float]]
+HEAD_TOKENS = 64  # of one sequence tell the form of the head: its fp64 logits are large
 BEGUN = 4096  # recipes whose sums on a lower rung are remembered: a few numbers each
 
 
@@ -104,7 +105,7 @@ class _Measure:
         self.references: list[list[Reference]] = []
         self.prefix: PrefixForward | None = None
         if any(isinstance(make_objective(name), OutputObjective) for name in quantities):
-            head = find_head(loaded.model, batches[0][:1])
+            head = find_head(loaded.model, batches[0][:1, :HEAD_TOKENS])
             self.references = [references_of(loaded.model, tokens, head) for tokens in batches]
             if prefixes:
                 try:

@@ -18,7 +18,7 @@ from optishear.errors import ConfigError
 
 LOUD = 50.0  # logits of this size tell a soft-capped head (30 in Gemma2) from a linear one
 GRAM_ROWS = 1024
-LOGITS_AT_ONCE = 2**24  # elements of [tokens, vocabulary]: 64 MiB in fp32
+LOGITS_AT_ONCE = 2**23  # elements of [tokens, vocabulary]: 32 MiB in fp32
 
 
 class _Stop(Exception):
