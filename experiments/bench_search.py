@@ -13,6 +13,7 @@ over the rounds. A CSV file for each part, and a summary.md:
   of candidates, another.
 - kl: what the ways of computing the KL cost, and how far they are from the full sum over the
   vocabulary in fp64.
+- compiled: decoder blocks through torch.compile against the same candidate as it is.
 - memory: the peak of a process that only searches (a fresh one), beside what it is made of.
 """
 
@@ -117,14 +118,19 @@ class Bench:
             hidden_states(self.model, tokens)
 
     def measure(
-        self, quantities: tuple[str, ...], memory: Memory, search: TokenBatches | None = None
+        self,
+        quantities: tuple[str, ...],
+        memory: Memory,
+        search: TokenBatches | None = None,
+        compiled: bool = False,
     ) -> Any:
         """A measure on a model of its own, so that several may be open at a time."""
         c = self.calibrated
         loaded = load(c.loaded.name)
         return measure_on(
-            loaded, c.layout, c.evidence, search or self.search, quantities, memory=memory
-        )
+            loaded, c.layout, c.evidence, search or self.search, quantities, memory=memory,
+            compiled=compiled,
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -451,6 +457,37 @@ def kl(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]
     return frame, ["`off_by`: relative, from the full sum over the vocabulary in fp64."]
 
 
+def compiled(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
+    ways = {"as it is": False, "compiled": True}
+    with ExitStack() as stack:
+        runs, first = {}, {}
+        for name, is_compiled in ways.items():
+            measure = stack.enter_context(
+                bench.measure(LEAST, Memory(ranks=2**40), compiled=is_compiled)
+            )
+            runs[name] = _next(measure, bench.candidates("ratios"), bench.tokens)
+            started = time.perf_counter()
+            values = runs[name]()
+            first[name] = (time.perf_counter() - started, values["reconstruction"])
+            runs[name]()
+        timings = in_turns(runs, bench.repeats, CPU)
+    rows = [
+        {
+            "blocks": name,
+            "seconds": timings[name].median,
+            "first_seconds": first[name][0],
+            "reconstruction": first[name][1],
+        }
+        for name in ways
+    ]
+    plain, other = (row["seconds"] for row in rows)
+    off = rows[1]["reconstruction"] / rows[0]["reconstruction"] - 1
+    return pd.DataFrame(rows), [
+        f"Compiled ÷ as it is: {other / plain:.3g}. Deviation of the first candidate's "
+        f"reconstruction error: {off:.1e}."
+    ]
+
+
 def memory(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
     numbers = {"sequences": given.sequences, "seq-len": given.seq_len, "threads": given.threads}
     words = [f"--{name}={value}" for name, value in numbers.items()]
@@ -482,7 +519,8 @@ def memory(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[
 
 def peak_of(given: argparse.Namespace) -> int:
     """Bytes resident at most in this process, which does nothing but what is asked for."""
-    load("embedded" if given.peak_of == "libraries" else given.model)  # imports what models need
+    if given.peak_of != "search":
+        load("embedded" if given.peak_of == "libraries" else given.model)  # imports what it needs
     if given.peak_of == "search":
         bench = bench_of(given)
         c, recipes = bench.calibrated, bench.candidates("ratios")
@@ -503,6 +541,7 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], tuple[pd.DataFrame, list[
     "tokens": tokens,
     "growth": growth,
     "kl": kl,
+    "compiled": compiled,
     "memory": memory,
 }
 

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
+from optishear.models.compiled import compiled_blocks
 from optishear.models.head import Head, find_head, hidden_states
 from optishear.models.load import LoadedModel
 from optishear.models.prefix import NotReusable, PrefixForward
@@ -31,7 +32,7 @@ from optishear.text.tokens import TokenBatches
 
 
 MeasureFunction = Callable[[Recipe, int], dict[str, float]]
-HEAD_TOKENS = 64  # of one sequence tell the form of the head: its fp64 logits are large
+HEAD_TOKENS = 16  # of one sequence tell the form of the head: its fp64 logits are large
 BEGUN = 4096  # recipes whose sums on a lower rung are remembered: a few numbers each
 
 
@@ -59,6 +60,7 @@ def measure_on(
     memory: Memory = Memory(),
     solved: SolvedLayers | None = None,
     notice: Callable[[str], None] = lambda text: None,
+    compiled: bool = False,
 ) -> Iterator[MeasureFunction]:
     """A function that says what a recipe is worth on so many of the first search tokens.
 
@@ -72,6 +74,7 @@ def measure_on(
       that goes on to a higher rung pays for its further tokens only.
     - `solved`: where layers that a solver has made are looked up, and kept.
     - `notice`: told what of `memory` is of no use here.
+    - `compiled`: decoder blocks run through torch.compile; prefixes are not reused then.
     """
     if (least := rank_bytes(layout.layers, Row())) > memory.ranks > 0:
         notice(
@@ -79,7 +82,11 @@ def measure_on(
             f"{memory.ranks / 1e6:,.0f} MB: some layers find their thresholds anew each time"
         )
     evidence = replace(evidence, ranks=RankCache(memory.ranks))
-    with lent(loaded.model, layout) as working, torch.no_grad():
+    if compiled and memory.prefixes:
+        memory = replace(memory, prefixes=0)
+        notice("compiled blocks always run from the first one on: no prefixes are kept")
+    compiling = compiled_blocks(loaded.model) if compiled else nullcontext()
+    with lent(loaded.model, layout) as working, torch.no_grad(), compiling:
         batches, batches_of = cut(search, rungs, batch_tokens)
         device = next(loaded.model.parameters()).device
         batches = [tokens.to(device) for tokens in batches]
@@ -212,6 +219,7 @@ def identity_of(
     batch_tokens: int,
     gradient_sequences: int | None = None,
     rungs: Sequence[int] = (),
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """All that a measured value depends on beside the recipe: what a journal belongs to.
 
@@ -233,6 +241,8 @@ def identity_of(
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
+    if compiled:
+        identity["compiled"] = True
     if rungs:
         identity["rungs"] = list(rungs)
     if gradient_sequences is not None:

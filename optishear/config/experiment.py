@@ -94,7 +94,7 @@ class Experiment(Strict):
     where something needs gradients.
     """
 
-    later = frozenset({"gradient_sequences", "memory"})
+    later = frozenset({"gradient_sequences", "compile", "memory"})
 
     name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     model: str
@@ -110,6 +110,7 @@ class Experiment(Strict):
     pick: str = ""
     baselines: tuple[str, ...] = ("magnitude", "wanda")
     gradient_sequences: int = Field(default=16, ge=1)
+    compile: bool = False
     memory: MemoryConfig = MemoryConfig()
 
     @model_validator(mode="before")

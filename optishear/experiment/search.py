@@ -97,6 +97,7 @@ def _run(
         experiment.batch_tokens,
         experiment.gradient_sequences if experiment.needs_gradients else None,
         experiment.search.rungs,
+        experiment.compile,
     )
     layers = list(calibrated.layout.sizes)
     with Journal(directory.journal, identity, layers) as journal:
@@ -122,6 +123,7 @@ def _run(
             Memory(experiment.memory.ranks, experiment.memory.prefixes),
             open_levels(experiment, calibrated, space, watcher),
             watcher.stage,
+            experiment.compile,
         ) as measure:
             evaluator = Evaluator(measure, journal, memo)
             found = _search(experiment, space, ladder, evaluator, watcher)

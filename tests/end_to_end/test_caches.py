@@ -1,5 +1,6 @@
 """What a search keeps in memory or on disk saves time and changes no bit of any value."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from optishear.calibration.collect import collect
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
-from optishear.models.discover import layout_of
+from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.load import LoadedModel
 from optishear.pipeline import Memory, measure_on
 from optishear.pruning.evidence import Evidence
@@ -185,3 +186,19 @@ def test_a_model_that_cannot_start_in_the_middle_goes_on_without(monkeypatch):
         found = [measure(recipe, line.total) for recipe in recipes]
     assert found == line.values(recipes)
     assert said == ["it cannot"]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_give_the_same_values_to_rounding_and_are_given_back():
+    line, said = Line("llama"), []
+    recipes = line.recipes(4)
+    with measure_on(
+        line.loaded, line.layout, line.evidence, line.search, QUANTITIES, 32,
+        memory=ALL, notice=said.append, compiled=True,
+    ) as measure:  # fmt: skip
+        assert all(block._compiled_call_impl for block in decoder_blocks(line.loaded.model)[1])
+        found = [measure(recipe, line.total) for recipe in recipes]
+    for got, want in zip(found, line.values(recipes), strict=True):
+        assert got == pytest.approx(want, rel=1e-3)
+    assert len(said) == 1
+    assert not any(block._compiled_call_impl for block in decoder_blocks(line.loaded.model)[1])
