@@ -188,6 +188,7 @@ def test_a_model_that_cannot_start_in_the_middle_goes_on_without(monkeypatch):
     assert said == ["it cannot"]
 
 
+@pytest.mark.filterwarnings("ignore:.*[Dd]istutils")  # by the compiler's own imports
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_give_the_same_values_to_rounding_and_are_given_back():
     line, said = Line("llama"), []
