@@ -1,6 +1,9 @@
 """What a search keeps in memory or on disk saves time and changes no bit of any value."""
 
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,9 +191,22 @@ def test_a_model_that_cannot_start_in_the_middle_goes_on_without(monkeypatch):
     assert said == ["it cannot"]
 
 
-@pytest.mark.filterwarnings("ignore:.*[Dd]istutils")  # by the compiler's own imports
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_give_the_same_values_to_rounding_and_are_given_back():
+    """In a process of its own: the compiler minds which distutils other tests have imported."""
+    here = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    code = "import test_caches; test_caches.compare_compiled()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert not done.returncode, done.stderr
+
+
+def compare_compiled():
     line, said = Line("llama"), []
     recipes = line.recipes(4)
     with measure_on(
