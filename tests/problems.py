@@ -59,3 +59,10 @@ class SmallLayer:
 
 
 KINDS = ("plain", "rank_deficient", "one_token", "dead_inputs", "bfloat16")
+
+
+def tied_scores(rows, columns, *, seed=0, dtype=torch.float32):
+    """Few distinct numbers, zeros of both signs among them."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = torch.randint(-40, 40, (rows, columns), generator=generator)
+    return (whole * torch.tensor([0.25, -0.25])[whole % 2]).to(dtype)

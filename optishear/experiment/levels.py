@@ -1,7 +1,5 @@
 """The level database of an experiment: what its solvers can be asked for, solved in advance."""
 
-from dataclasses import replace
-
 import torch
 
 from optishear.assets.fetch import cache_dir
@@ -13,8 +11,12 @@ from optishear.pruning.levels import build
 from optishear.pruning.oneshot import solve_layer
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.canonical import MASK
+from optishear.recipe.layout import Layer
+from optishear.recipe.recipe import Recipe
 from optishear.search.levels import levels_of
 from optishear.search.space import SearchSpace
+from optishear.solvers.base import LayerSolution
+from optishear.solvers.methods import solver_of
 
 
 def open_levels(
@@ -41,13 +43,13 @@ def open_levels(
     if space.layers.bounds.steps is None:
         return store
     watcher.stage("solving every layer at every level")
-    evidence, model = replace(calibrated.evidence), calibrated.loaded.model
-    failed = build(
-        lambda layer, recipe: solve_layer(layer, read(model, layer), evidence, recipe),
-        store,
-        wanted,
-        watcher.levels,
-    )
+    evidence, model = calibrated.evidence, calibrated.loaded.model
+
+    def solve(layer: Layer, recipe: Recipe) -> LayerSolution:
+        problem = evidence.problem(layer, read(model, layer), recipe)
+        return solve_layer(solver_of(recipe), layer, problem)
+
+    failed = build(solve, store, wanted, watcher.levels)
     for reason in failed:
         watcher.stage(f"not solved: {reason}")
     return store
@@ -55,15 +57,10 @@ def open_levels(
 
 def identity_of_levels(experiment: Experiment, calibrated: Calibrated) -> str:
     """All that a layer's solution depends on beside what the recipe says of it."""
-    parameter = next(calibrated.loaded.model.parameters())
     parts = [
-        calibrated.loaded.hash,
-        str(parameter.dtype).removeprefix("torch."),
-        parameter.device.type,
-        calibrated.calibration.hash,
+        calibrated.identity,
         f"batches of {calibrated.batch_tokens}",
         f"{torch.get_num_threads()} threads",
-        f"torch {torch.__version__}",
     ]
     if experiment.needs_gradients:
         parts.append(f"{experiment.gradient_sequences} gradient sequences")

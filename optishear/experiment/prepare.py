@@ -42,6 +42,15 @@ class Prepared:
         tokens = self.calibration.tokens
         return list(tokens.split(max(1, self.batch_tokens // tokens.shape[1])))
 
+    @property
+    def identity(self) -> str:
+        """What all that is cached of calibration depends on, beside what each of it adds."""
+        parameter = next(self.loaded.model.parameters())
+        return (
+            f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
+            f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
+        )
+
     def calibrate(
         self,
         needs: frozenset[Need],
@@ -53,12 +62,12 @@ class Prepared:
         Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
         told how much they take on disk, and how long it took.
         """
-        parameter = next(self.loaded.model.parameters())
-        key = (
-            f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
-            f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
+        key, model, gradients, stats = (
+            self.identity,
+            self.loaded.model,
+            {},
+            unread(self.layout.layers),
         )
-        model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if wanted := needs - {Need.GRADIENTS}:
             stats = load_or_collect(
                 cache_dir() / "statistics",

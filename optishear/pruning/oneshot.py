@@ -5,8 +5,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from optishear.errors import NumericalError
 from optishear.models.weights import WorkingWeights
@@ -18,7 +16,7 @@ from optishear.recipe.canonical import MASK
 from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
-from optishear.solvers.base import LayerSolution
+from optishear.solvers.base import LayerProblem, LayerSolution, Solver
 from optishear.solvers.methods import solver_of
 
 
@@ -36,24 +34,20 @@ def prune(
 
     Raises `NumericalError` naming the layer that cannot be solved.
     """
+    solver = solver_of(recipe)
     for layer in layers:
-        dense, buffer = working.dense(layer.name), working.view(layer.name)
-        solution = solve_layer(layer, dense, evidence, recipe, buffer)
+        buffer = working.view(layer.name)
+        problem = evidence.problem(layer, working.dense(layer.name), recipe, buffer)
+        solution = solve_layer(solver, layer, problem)
         if solution.weight is not buffer:
             working.write(layer.name, solution.weight)
         yield layer, solution
 
 
-def solve_layer(
-    layer: Layer,
-    dense: Float[Tensor, "out in"],
-    evidence: Evidence,
-    recipe: Recipe,
-    buffer: Float[Tensor, "out in"] | None = None,
-) -> LayerSolution:
-    """One layer under a recipe. `buffer`: where its new weight may be made."""
+def solve_layer(solver: Solver, layer: Layer, problem: LayerProblem) -> LayerSolution:
+    """The solver's answer, or a `NumericalError` that names the layer."""
     try:
-        return solver_of(recipe).solve(evidence.problem(layer, dense, recipe, buffer))
+        return solver.solve(problem)
     except NumericalError as error:
         raise NumericalError(f"{layer.name}: {error}") from None
 

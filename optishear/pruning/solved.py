@@ -24,6 +24,7 @@ from torch import Tensor
 from optishear.errors import StorageError
 from optishear.recipe.layout import Layer
 from optishear.solvers.base import LayerSolution
+from optishear.solvers.ranks import BITS
 
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ log = logging.getLogger(__name__)
 FORMAT = "1"
 DISK_BYTES = 20 * 10**9
 PIECE = 2**16  # weights that are expanded at once: few enough for the cache, a multiple of 8
-_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes a weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ def _expand(
 
     Positions and a plain assignment to them take a quarter of the time of `masked_scatter_`.
     """
-    whole = _WHOLE[values.itemsize]
+    whole = BITS[values.itemsize]
     kept, flat = values.view(whole).numpy(), out.view(-1).view(whole).numpy()
     packed, done = bits.numpy(), 0
     for start in range(0, flat.size, PIECE):
@@ -199,7 +199,7 @@ def _expand(
 
 def _packed(key: str, solution: LayerSolution) -> bytes:
     weight, keep = solution.weight.detach().cpu(), solution.keep.cpu()
-    if weight[~keep].view(_WHOLE[weight.itemsize]).any():
+    if weight[~keep].view(BITS[weight.itemsize]).any():
         raise ValueError(f"{key}: its solution is not exactly zero where nothing is kept.")
     bits = np.packbits(keep.contiguous().view(-1).numpy(), bitorder="little")
     about = {

@@ -87,8 +87,7 @@ class SearchSpace:
         """
         followers: dict[str, list[Layer]] = {}
         for layer in self.layers.layout.layers:
-            group = f"block.{layer.block}" if self.layers.by == "block" else layer.name
-            followers.setdefault(f"sparsity.{group}", []).append(layer)
+            followers.setdefault(f"sparsity.{self.layers.group_of(layer)}", []).append(layer)
             followers.setdefault(self.quadratic.groups.get(layer.name, ""), []).append(layer)
         return tuple(tuple(followers.get(gene.name, ())) for gene in self.genes)
 
@@ -108,7 +107,7 @@ class SearchSpace:
     def exchangeable(self) -> tuple[tuple[int, ...], ...]:
         """Groups of sparsity genes of which one step is equally many weights, as gene indices.
 
-        Only groups of two and more. None where the options are not evenly spaced.
+        Only groups of two and more, and no group where the options are not evenly spaced.
         """
         gaps = np.diff(self.layers.options or (0.0,))
         if not np.allclose(gaps, gaps[:1]):

@@ -55,7 +55,7 @@ class SparsityGenes:
         layers = self.layout.layers
         if self.by in ("block", "layer"):
             per = {group: self._wish(values[f"sparsity.{group}"]) for group in self._groups}
-            return {layer.name: per[self._group(layer)] for layer in layers}
+            return {layer.name: per[self.group_of(layer)] for layer in layers}
         level = values[LEVEL] if self.level else sparsity
         assert level is not None
         if self.by != "curve":
@@ -74,7 +74,7 @@ class SparsityGenes:
         if self.by in ("block", "layer"):
             codes = {}
             for group in self._groups:
-                members = [x for x in self.layout.layers if self._group(x) == group]
+                members = [x for x in self.layout.layers if self.group_of(x) == group]
                 mean = np.average(
                     [wishes[x.name] for x in members], weights=[x.size for x in members]
                 )
@@ -93,9 +93,10 @@ class SparsityGenes:
 
     @cached_property
     def _groups(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self._group(layer) for layer in self.layout.layers))
+        return tuple(dict.fromkeys(self.group_of(layer) for layer in self.layout.layers))
 
-    def _group(self, layer: Layer) -> str:
+    def group_of(self, layer: Layer) -> str:
+        """Whose sparsity gene the layer follows, where blocks or layers have genes of their own."""
         return f"block.{layer.block}" if self.by == "block" else layer.name
 
     def _wish_gene(self, name: str) -> Gene:

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import tied_scores
 
 from optishear.errors import NumericalError
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
@@ -45,13 +46,6 @@ def stable_keep(scores, counts):
         1, order, torch.arange(scores.shape[1]).expand_as(order)
     )
     return places >= counts[:, None]
-
-
-def tied_scores(rows, columns, *, seed=0, dtype=torch.float32):
-    """Few distinct numbers, zeros of both signs among them."""
-    generator = torch.Generator().manual_seed(seed)
-    whole = torch.randint(-40, 40, (rows, columns), generator=generator)
-    return (whole * torch.tensor([0.25, -0.25])[whole % 2]).to(dtype)
 
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]

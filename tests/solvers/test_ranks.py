@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import tied_scores
 
 from optishear.errors import NumericalError
 from optishear.recipe.layout import Layer
@@ -42,13 +43,6 @@ def slow_ranks(scores, pattern):
         for place, (i, j) in enumerate(sorted(cells, key=lambda ij: (scores[ij].item(), ij))):
             ranks[i, j] = place
     return ranks
-
-
-def tied_scores(rows, columns, *, seed=0, dtype=torch.float32):
-    """Few distinct numbers, zeros of both signs among them."""
-    generator = torch.Generator().manual_seed(seed)
-    whole = torch.randint(-40, 40, (rows, columns), generator=generator)
-    return (whole * torch.tensor([0.25, -0.25])[whole % 2]).to(dtype)
 
 
 @settings(deadline=None, max_examples=150)
