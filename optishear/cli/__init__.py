@@ -4,7 +4,7 @@ import os
 
 import typer
 
-from optishear.cli import listing_commands, model_commands, run_commands
+from optishear.cli import listing_commands, model_commands, run_commands, search_commands
 
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for commands in (run_commands, model_commands, listing_commands):
+for commands in (search_commands, run_commands, model_commands, listing_commands):
     commands.register(app)
 
 
