@@ -109,6 +109,7 @@ def _run(
             "measure": identity,
             **provenance(),
         }
+        write_json(directory.layout, calibrated.layout.to_json())
         write_json(directory.manifest, manifest)
         memo = memo_of(directory.siblings(), identity, layers)
         watcher.stage("measuring the dense model")

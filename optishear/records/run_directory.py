@@ -21,6 +21,10 @@ class RunDirectory:
         return self.path / "manifest.json"
 
     @property
+    def layout(self) -> Path:
+        return self.path / "layout.json"
+
+    @property
     def journal(self) -> Path:
         return self.path / "journal.jsonl"
 
