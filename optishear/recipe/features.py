@@ -49,6 +49,5 @@ def _settings(part: str, spec: Mapping[str, Any]) -> dict[str, Feature]:
         if isinstance(value, Mapping) and "name" in value:
             row |= _settings(f"{part}.{key}", value)
         elif key != "name":
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            row[f"{part}.{key}"] = value if number else str(value)
+            row[f"{part}.{key}"] = value if type(value) in (int, float) else str(value)
     return row
