@@ -46,7 +46,7 @@ def _settings(part: str, spec: Mapping[str, Any]) -> dict[str, Feature]:
     """`part` is the name in `spec`; a setting that is a spec itself is written the same way."""
     row: dict[str, Feature] = {part: spec["name"]}
     for key, value in spec.items():
-        if isinstance(value, Mapping) and "name" in value:
+        if isinstance(value, Mapping):
             row |= _settings(f"{part}.{key}", value)
         elif key != "name":
             row[f"{part}.{key}"] = value if type(value) in (int, float) else str(value)
