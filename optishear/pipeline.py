@@ -158,13 +158,11 @@ class _Measure:
 
     def _result(self, reports: Sequence[LayerReport]) -> PruneResult:
         layout = self.writer.layout
-        parameters = sum(p.numel() for p in self.loaded.model.parameters())
         losses = [report.taylor for report in reports if report.taylor is not None]
         return PruneResult(
             layout,
             {report.name: report.kept for report in reports},
-            parameters - layout.total,
-            self.loaded.stored_dtype.itemsize,
+            self.loaded.storage(layout),
             sum(losses) if self.writer.taylor is not None else None,
         )
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from optishear.cli.console import JsonFlag, say, say_json, say_table, speaking
+from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
 from optishear.cli.wording import how_text, number_text
 
 
@@ -15,8 +15,8 @@ RunPlace = Annotated[
 PickOption = Annotated[
     str | None,
     typer.Option(
-        help="knee, lowest:NAME, highest:NAME, or constraints such as "
-        "'sparsity>=0.6,perplexity<=25'. The experiment's own choice if left out."
+        help="knee, lowest:NAME, highest:NAME, 'nearest:sparsity=60% kl=0.4', or constraints such "
+        "as 'sparsity>=0.6,perplexity<=25'. The experiment's own choice if left out."
     ),
 ]
 
@@ -30,39 +30,49 @@ def register(app: typer.Typer) -> None:
 def front(run: RunPlace, pick: PickOption = None, json_: bool = JsonFlag) -> None:
     """Show the Pareto front, or with --pick one recipe of it.
 
+    Names in --pick are the table's columns, and bytes_dense, bytes_2:4, share_2:4.
+
     Example: optishear front results/quickstart --pick 'sparsity>=0.6,perplexity<=40'
     """
     from optishear.experiment.results import open_run
 
     found = open_run(run).front
     chosen = found.pick(pick)
+    entries = [chosen] if pick else found.entries
+    rows = [found.row(entry) for entry in entries]
     if json_:
-        entries = [chosen] if pick else found.entries
         say_json(
             {
                 "objectives": dict(found.objectives),
                 "picked": chosen.recipe.key,
                 "entries": [
-                    {"key": e.recipe.key, "values": dict(e.values), "recipe": e.recipe.to_json()}
-                    for e in entries
+                    {"key": e.recipe.key, "values": row, "recipe": e.recipe.to_json()}
+                    for e, row in zip(entries, rows, strict=True)
                 ],
             }
         )
         return
-    entries = (chosen,) if pick else found.entries
-    names = list(found.entries[0].values)
-    rows = [
+    names = [name for name in rows[0] if name != "bytes_dense"]  # is the same for all
+    if not any(row.get("share_2:4") for row in rows):
+        names = [name for name in names if not name.endswith("_2:4")]
+    lines = [
         [
             ("→ " if entry is chosen else "  ") + entry.recipe.key,
-            *[number_text(name, entry.values[name]) for name in names],
+            *[number_text(name, row[name]) for name in names],
             how_text(entry.recipe),
         ]
-        for entry in entries
+        for entry, row in zip(entries, rows, strict=True)
     ]
     title = f"{found.experiment}: {len(found.entries)} recipes on the front"
     if not pick:
         title += f" (→ {found.usual_pick})"
-    say_table(title, ["recipe", *names, "how"], rows)
+    say_table(title, ["recipe", *names, "how"], lines)
+    if dense := rows[0].get("bytes_dense"):
+        note(
+            f"Written with its zeros, every recipe takes {number_text('bytes', dense)}; bytes: as "
+            "non-zeros plus one bit a weight."
+            + (" bytes_2:4: as 2:4 hardware stores it." if "bytes_2:4" in names else "")
+        )
 
 
 @speaking

@@ -9,19 +9,21 @@ if TYPE_CHECKING:
 
 
 def number_text(name: str, value: float) -> str:
-    if name == "sparsity":
+    if name in ("sparsity", "share_2:4"):
         return f"{100 * value:.2f} %"
-    if name == "bytes":
+    if name.startswith("bytes"):
         return f"{value / 1e6:.2f} MB"
     return f"{value:.4g}"
 
 
 def how_text(recipe: "Recipe") -> str:
-    """Metric and, where they are not the plain ones, solver and λ: `wanda, refit, λ 0.2-0.9`."""
+    """Metric and, where not the plain ones, solver, pattern, λ: `wanda, refit, n:4, λ 0.2-0.9`."""
     solver, lambdas = recipe.solver["name"], recipe.quadratic.get("lambda", {}).values()
     parts = [solver] if recipe.metric["name"] == "own" else [_metric(recipe.metric)]
     if recipe.metric["name"] != "own" and solver != "mask":
         parts.append(solver)
+    if recipe.pattern != "row":
+        parts.append(recipe.pattern)
     if lambdas:
         ends = dict.fromkeys(f"{value:.2g}" for value in (min(lambdas), max(lambdas)))
         parts.append(f"λ {'-'.join(ends)}")

@@ -13,6 +13,7 @@ from optishear.errors import ConfigError
 from optishear.objectives import make_objective
 from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.storage import SIZES
 from optishear.search.drivers import DRIVERS, check_budget, check_variation
 from optishear.search.pick import Pick, parse_pick
 from optishear.search.space_file import SpaceSpec
@@ -125,7 +126,7 @@ class Experiment(Strict):
         objectives = data.get("objectives") or space.objectives or usual
         pick = data.get("pick") or ("knee" if "sparsity" in objectives else "lowest:kl")
         record = [*(data.get("record") or ()), "sparsity", "bytes"]
-        if pick.startswith("lowest:"):
+        if pick.startswith("lowest:") and pick.removeprefix("lowest:") not in SIZES:
             record.append(pick.removeprefix("lowest:"))
         record = [name for name in dict.fromkeys(record) if name not in objectives]
         return {**data, "objectives": objectives, "pick": pick, "record": record}
@@ -148,7 +149,7 @@ class Experiment(Strict):
         check_space(self.space)
         self._enough_gradients()
         for name in self.parsed_pick.quantities:
-            if name not in self.quantities:
+            if name not in (*self.quantities, *SIZES):
                 raise ConfigError(
                     f"pick {self.pick!r}: {name!r} is not measured."
                     f"{did_you_mean(name, self.quantities)} Add it to record; measured are: "

@@ -1,12 +1,13 @@
 """A finished run read from its files: its front, its picks, its held-out comparison. No torch."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.storage import Storage, sizes
 from optishear.records.run_directory import RunDirectory, find_run, read_json
 from optishear.search.pick import parse_pick
 
@@ -30,6 +31,7 @@ class Front:
     - `objectives`: {name: whether it is maximised}.
     - `usual_pick`: the experiment's own `--pick`.
     - `made_with`: model, texts and dtype, as exported recipes carry them.
+    - `storage`: what sizes in bytes depend on; runs before version 0.3 do not say.
     """
 
     experiment: str
@@ -38,13 +40,21 @@ class Front:
     layout: ModelLayout
     entries: tuple[Entry, ...]
     made_with: Mapping[str, Any]
+    storage: Storage | None = None
+
+    def row(self, entry: Entry) -> dict[str, float]:
+        """All that is known of an entry: what was measured, then the sizes of its checkpoint."""
+        if self.storage is None:
+            return dict(entry.values)
+        return {**entry.values, **sizes(entry.recipe, self.layout, self.storage)}
 
     def pick(self, text: str | None = None) -> Entry:
-        """`knee`, `lowest:NAME`, `highest:NAME` or constraints such as
+        """`knee`, `lowest:NAME`, `highest:NAME`, `nearest:NAME=NUMBER …` or constraints such as
         `sparsity>=0.6,perplexity<=25`, of which the entry lowest in KL (or the next best error
-        that was measured) is taken. None is the experiment's own choice."""
-        rows = [entry.values for entry in self.entries]
-        measured = list(rows[0]) if rows else []
+        that was measured) is taken. None is the experiment's own choice. Names are those of
+        `row`."""
+        rows = [self.row(entry) for entry in self.entries]
+        measured = list(self.entries[0].values) if rows else []
         prefer = next((n for n in PREFERRED if n in measured), next(iter(self.objectives)))
         down = {name: not maximise for name, maximise in self.objectives.items()}
         chosen = parse_pick(text or self.usual_pick).choose(
@@ -91,6 +101,7 @@ def front_to_json(front: Front, units: Mapping[str, str]) -> dict[str, Any]:
         "picked": front.pick().recipe.key if front.entries else None,
         "made_with": dict(front.made_with),
         "layout": front.layout.to_json(),
+        "storage": None if front.storage is None else asdict(front.storage),
         "entries": [
             {"key": e.recipe.key, "values": dict(e.values), "recipe": e.recipe.to_json()}
             for e in front.entries
@@ -107,4 +118,5 @@ def front_from_json(data: Mapping[str, Any]) -> Front:
         ModelLayout.from_json(data["layout"]),
         tuple(Entry(Recipe.from_json(e["recipe"], e["key"]), e["values"]) for e in entries),
         data["made_with"],
+        Storage(**data["storage"]) if data.get("storage") else None,
     )

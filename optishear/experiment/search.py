@@ -230,6 +230,7 @@ def front_of(experiment: Experiment, calibrated: Calibrated, found: Found) -> Fr
             Entry(e.recipe, {n: (e.values or {})[n] for n in experiment.quantities}) for e in chosen
         ),
         made_with(experiment, calibrated),
+        calibrated.loaded.storage(calibrated.layout),
     )
 
 

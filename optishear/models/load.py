@@ -16,7 +16,9 @@ from torch import nn
 
 from optishear.errors import ConfigError
 from optishear.models.catalog import folder_of, quiet_transformers
+from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
+from optishear.recipe.storage import Storage
 
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,11 @@ class LoadedModel:
     folder: Path
     hash: str
     stored_dtype: torch.dtype
+
+    def storage(self, layout: ModelLayout) -> Storage:
+        """What the size of a pruned checkpoint depends on, beside the recipe."""
+        parameters = sum(p.numel() for p in self.model.parameters())
+        return Storage(parameters - layout.total, self.stored_dtype.itemsize)
 
 
 def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LoadedModel:

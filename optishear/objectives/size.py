@@ -22,7 +22,7 @@ class Bytes(SizeObjective):
     description = "checkpoint size with pruned layers stored as non-zeros plus one bit a weight"
 
     def value(self, result: PruneResult) -> float:
-        return float(result.bitmask_bytes)
+        return float(result.storage.bitmask(result.layout, result.kept))
 
 
 class SparsityGap(SizeObjective):

@@ -1,8 +1,8 @@
 """What a user means by `--pick`: "knee", "lowest:perplexity", "sparsity>=60%,perplexity<=25".
 
 The language: parts separated by commas. Any number of constraints NAME OPERATOR NUMBER, and at most
-one rule, `knee`, `lowest:NAME` or `highest:NAME`, which chooses among the entries that meet them.
-Without a rule it is the best in what the caller prefers.
+one rule, which chooses among the entries that meet them: `knee`, `lowest:NAME`, `highest:NAME` or
+`nearest:NAME=NUMBER NAME=NUMBER …`. Without a rule it is the best in what the caller prefers.
 
 Numbers: 0.6, 60%, 1e9, 4.2GB (bytes: B, KB, MB, GB, TB are powers of 1000, KiB … TiB of 1024).
 Operators: `>` and `<` are strict. `>=` and `<=` forgive a millionth of the number, because a
@@ -24,7 +24,8 @@ from optishear.search.front import knee
 Row = Mapping[str, float]
 
 GRAMMAR = (
-    "Write knee, lowest:NAME, highest:NAME, or constraints such as sparsity>=60%,perplexity<=25."
+    "Write knee, lowest:NAME, highest:NAME, nearest:sparsity=60% kl=0.4, or constraints such as "
+    "sparsity>=60%,perplexity<=25."
 )
 UNITS = {"": 1.0, "%": 0.01, "b": 1.0}
 UNITS |= {f"{letter}b": 1000.0**power for power, letter in enumerate("kmgt", start=1)}
@@ -64,17 +65,23 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Pick:
-    """A parsed `--pick`. `rule` is knee, lowest, highest or, where none was given, prefer."""
+    """A parsed `--pick`.
+
+    - `rule`: knee, lowest, highest, nearest or, where none was given, prefer.
+    - `name`: of the quantity that is to be lowest or highest.
+    - `point`: (name, value) of the point that is to be nearest.
+    """
 
     text: str
     rule: str
     name: str
     constraints: tuple[Constraint, ...]
+    point: tuple[tuple[str, float], ...] = ()
 
     @property
     def quantities(self) -> tuple[str, ...]:
         """The names it mentions."""
-        named = (self.name,) if self.name else ()
+        named = (self.name,) if self.name else tuple(name for name, _ in self.point)
         return (*named, *(constraint.name for constraint in self.constraints))
 
     def choose(
@@ -88,7 +95,8 @@ class Pick:
 
         Without a rule it is the row lowest in `prefer` (highest, if `minimise` says that this
         quantity is maximised). The knee is that of `objectives` in their directions, over the rows
-        which meet the constraints.
+        which meet the constraints. What is nearest is told by Euclid, each quantity in units of its
+        spread over all rows; one in which they all agree counts nothing.
         """
         if not rows:
             raise ConfigError("There is nothing to pick from: no recipe was measured successfully.")
@@ -96,17 +104,30 @@ class Pick:
         meeting = [i for i, row in enumerate(rows) if all(c.met(row) for c in self.constraints)]
         if not meeting:
             raise ConfigError(self._nothing_meets(rows))
-        needed = tuple(objectives) if self.rule == "knee" else (self.name or prefer,)
+        needed = {
+            "knee": tuple(objectives),
+            "nearest": tuple(name for name, _ in self.point),
+        }.get(self.rule, (self.name or prefer,))
         usable = [i for i in meeting if all(isfinite(rows[i].get(n, inf)) for n in needed)]
         if not usable:
             raise ConfigError(
                 f"No entry that --pick {self.text!r} allows has a value of {', '.join(needed)}."
             )
+        if self.rule == "nearest":
+            return usable[int(np.argmin([self._distance(rows[i], rows) for i in usable]))]
         down = {"lowest": True, "highest": False}.get(self.rule)
         ways = [minimise.get(name, True) if down is None else down for name in needed]
         values = np.array([[rows[i][name] for name in needed] for i in usable], dtype=np.float64)
         values = np.where(ways, values, -values)
         return usable[knee(values) if self.rule == "knee" else int(np.argmin(values[:, 0]))]
+
+    def _distance(self, row: Row, rows: Sequence[Row]) -> float:
+        total = 0.0
+        for name, wanted in self.point:
+            values = [v for r in rows if isfinite(v := r.get(name, inf))]
+            spread = max(values) - min(values)
+            total += ((row[name] - wanted) / spread) ** 2 if spread else 0.0
+        return total
 
     def _check_names(self, rows: Sequence[Row], prefer: str, objectives: Sequence[str]) -> None:
         recorded = sorted({name for row in rows for name in row})
@@ -136,13 +157,18 @@ def parse_pick(text: str) -> Pick:
     """The meaning of the text, or a `ConfigError` which says how to write it."""
     constraints: list[Constraint] = []
     rules: list[tuple[str, str]] = []
+    point: list[tuple[str, float]] = []
     for part in (part.strip() for part in text.split(",")):
         ranked = re.fullmatch(r"(lowest|highest)\s*:\s*(\S.*)", part)
+        near = re.fullmatch(r"nearest\s*:\s*(\S.*)", part)
         compared = re.fullmatch(r"([^<>=]+?)\s*(>=|<=|==|>|<|=)\s*([^<>=]+)", part)
         if part == "knee":
             rules.append(("knee", ""))
         elif ranked:
             rules.append((ranked[1], ranked[2]))
+        elif near:
+            rules.append(("nearest", ""))
+            point += _point(text, near[1])
         elif compared:
             name, operator, number = compared.groups()
             operator = "=" if operator == "==" else operator
@@ -153,7 +179,18 @@ def parse_pick(text: str) -> Pick:
     if len(rules) > 1:
         raise ConfigError(f"--pick {text!r} has {len(rules)} rules; one can choose. {GRAMMAR}")
     rule, name = rules[0] if rules else ("prefer", "")
-    return Pick(text, rule, name, tuple(constraints))
+    return Pick(text, rule, name, tuple(constraints), tuple(point))
+
+
+def _point(text: str, words: str) -> list[tuple[str, float]]:
+    """`sparsity=60% kl=0.4` as names and numbers."""
+    point = []
+    for word in re.sub(r"\s*=\s*", "=", words).split():
+        name, equals, number = word.partition("=")
+        if not (name and equals):
+            raise ConfigError(f"--pick {text!r}: {word!r} is no NAME=NUMBER. {GRAMMAR}")
+        point.append((name, parse_number(number)))
+    return point
 
 
 def parse_number(text: str) -> float:

@@ -8,6 +8,7 @@ from small_experiment import EMBEDDED
 from typer.testing import CliRunner
 
 from optishear.cli import app
+from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import write_json
 
 
@@ -223,3 +224,26 @@ def test_plot_draws_png_and_svg(finished):
     _, printed = finished
     paths = json.loads(invoke("plot", printed["run"], "--json").stdout)["figures"]
     assert {path.rsplit(".", 1)[1] for path in paths} == {"png", "svg"}
+
+
+def test_a_front_tells_bytes_in_three_forms_and_can_be_asked_for_them(finished, tmp_path):
+    folder, _ = finished
+    [run] = (folder / "results" / "quick").iterdir()
+    data = json.loads((run / "front.json").read_text())
+    for entry in data["entries"]:  # every layer keeps two of four, or in the first entry three
+        keep = 3 if entry is data["entries"][0] else 2
+        sizes = {x["name"]: x["out_features"] * x["in_features"] for x in data["layout"]}
+        drop = {name: size // 4 * (4 - keep) for name, size in sizes.items()}
+        entry["recipe"] = {**entry["recipe"], "pattern": "n:4", "drop": drop}
+    write_json(tmp_path / "front.json", data)
+    write_json(tmp_path / "manifest.json", {})
+    shown = invoke("front", tmp_path)
+    assert "bytes_2:4" in shown.stdout
+    assert "share_2:4" in shown.stdout
+    picked = json.loads(invoke("front", tmp_path, "--pick", "share_2:4<1", "--json").stdout)
+    [entry] = picked["entries"]
+    assert entry["key"] == Recipe.from_json(data["entries"][0]["recipe"]).key
+    assert entry["values"]["bytes_2:4"] == entry["values"]["bytes_dense"]
+    smallest = json.loads(invoke("front", tmp_path, "--pick", "lowest:bytes_2:4", "--json").stdout)
+    values = smallest["entries"][0]["values"]
+    assert values["bytes_2:4"] <= values["bytes"] < values["bytes_dense"]

@@ -9,6 +9,7 @@ from optishear.models.head import Head
 from optishear.objectives import OBJECTIVES, make_objective
 from optishear.objectives.base import Chunk, OutputObjective, Reference, SizeObjective
 from optishear.pruning.result import PruneResult
+from optishear.recipe.storage import Storage
 
 
 def written(name):
@@ -336,7 +337,7 @@ def test_pruned_and_dense_states_of_other_tokens_are_refused():
 
 def test_size_objectives_read_what_the_recipe_left():
     layout = small_layout(blocks=1)
-    result = PruneResult(layout, {"blocks.0.attn.q": 12, "blocks.0.mlp.down": 30}, 100, 2)
+    result = PruneResult(layout, {"blocks.0.attn.q": 12, "blocks.0.mlp.down": 30}, Storage(100, 2))
     assert make_objective("sparsity").value(result) == pytest.approx(1 - 42 / 108)
     assert make_objective("sparsity_gap@0.5").value(result) == pytest.approx(1 - 42 / 108 - 0.5)
     # 12 and 30 non-zeros of two bytes, 48 and 60 mask bits, 100 other weights
@@ -345,7 +346,7 @@ def test_size_objectives_read_what_the_recipe_left():
 
 def test_a_dense_layer_is_never_stored_with_a_mask():
     layout = small_layout(blocks=1)
-    full = PruneResult(layout, layout.sizes, 0, 2)
+    full = PruneResult(layout, layout.sizes, Storage(0, 2))
     assert make_objective("bytes").value(full) == 2 * layout.total
 
 

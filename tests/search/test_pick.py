@@ -44,6 +44,9 @@ def chosen(text, rows=ROWS, prefer="perplexity", objectives=("perplexity", "spar
         ("perplexity<=25,lowest:bytes", 2),
         ("highest:accuracy,sparsity>=0.6", 1),
         ("knee,perplexity<=12.5", 0),
+        ("nearest:sparsity=0.72", 2),
+        ("nearest: sparsity=61% perplexity = 13", 1),
+        ("nearest:bytes=4GB,perplexity<=12", 1),
     ],
 )
 def test_a_pick_means_what_it_says(text, index):
@@ -61,6 +64,24 @@ def test_the_knee_follows_the_directions_of_the_objectives():
     pick = parse_pick("knee")
     assert pick.choose(rows, "down", {"up": False, "down": True}, ("up", "down")) == 1
     assert pick.choose(rows, "down", {"up": True, "down": True}, ("up", "down")) == 0
+
+
+def test_nearest_counts_each_quantity_in_units_of_its_spread():
+    rows = [{"x": 0.0, "y": 0.0, "z": 1.0}, {"x": 1.0, "y": 900.0, "z": 1.0},
+            {"x": 0.1, "y": 1000.0, "z": 1.0}]  # fmt: skip
+    assert chosen("nearest:x=1 y=1000", rows=rows, prefer="x", objectives=("x", "y")) == 1
+    assert chosen("nearest:z=7 x=0.09", rows=rows, prefer="x", objectives=("x", "y")) == 2
+
+
+@pytest.mark.parametrize("text", ["nearest:sparsity", "nearest:0.5", "nearest:", "nearest:x=1 y"])
+def test_a_point_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match="nearest:sparsity=60%"):
+        parse_pick(text)
+
+
+def test_a_point_in_what_was_not_recorded_is_refused():
+    with pytest.raises(ConfigError, match="no quantity 'kl'"):
+        chosen("nearest:kl=0.4")
 
 
 def test_equal_means_within_a_thousandth():
