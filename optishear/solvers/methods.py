@@ -1,6 +1,6 @@
 """The table of named methods: each is a metric x a pattern x a quadratic x a solver."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,13 +101,29 @@ METHODS: dict[str, Method] = {
     "moonshot-alps": Method(_OWN, "layer", _MOONSHOT, {"name": "alps"}, moonshot_lambda=0.5),
 }
 
-SOLVERS: dict[str, str] = {
-    "mask": "what the metric scores lowest goes, the rest stays as it is",
-    "refit": "the best weights for the mask of another solver (`of`: mask, sparsegpt or alps)",
-    "sparsegpt": "chooses and updates column by column",
-    "alps": "chooses by ADMM, then the best weights for that mask",
+
+@dataclass(frozen=True)
+class Chooser:
+    """A solver that says which weights are kept: what it does, and how a recipe's is made."""
+
+    about: str
+    make: Callable[[Recipe], Solver]
+
+
+CHOOSERS: dict[str, Chooser] = {
+    "mask": Chooser(
+        "what the metric scores lowest goes, the rest stays as it is",
+        lambda recipe: Mask(_metric_of(recipe)),
+    ),
+    "sparsegpt": Chooser("chooses and updates column by column", lambda recipe: SparseGPT()),
+    "alps": Chooser("chooses by ADMM, then the best weights for that mask", lambda recipe: ALPS()),
 }
-CHOOSERS = ("mask", "sparsegpt", "alps")  # those that a refit may follow
+REFIT = "refit"
+
+
+def solver_names() -> list[str]:
+    """What a recipe may name as its solver."""
+    return [*CHOOSERS, REFIT]
 
 
 def refitted(solver: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,12 +142,12 @@ def solver_of(recipe: Recipe) -> Solver:
     """The solver that a recipe names, with its metric inside; a `ConfigError` for unknown names."""
     settings = dict(recipe.solver)
     name = settings.pop("name", None)
-    if name not in SOLVERS:
+    if name not in solver_names():
         raise ConfigError(
-            f"No solver is called {name!r}.{did_you_mean(str(name), SOLVERS)} "
-            f"There are: {', '.join(SOLVERS)}."
+            f"No solver is called {name!r}.{did_you_mean(str(name), solver_names())} "
+            f"There are: {', '.join(solver_names())}."
         )
-    of = settings.pop("of", "mask") if name == "refit" else name
+    of = settings.pop("of", "mask") if name == REFIT else name
     if settings:
         raise ConfigError(f"Solver {name!r} has no setting {', '.join(settings)}.")
     if of not in CHOOSERS:
@@ -142,15 +158,11 @@ def solver_of(recipe: Recipe) -> Solver:
     metric = recipe.metric.get("name")
     if (metric == OWN) != (of in CHOOSES_ITSELF):
         raise ConfigError(
-            f"Solver {of!r} with the metric {metric!r}: sparsegpt and alps choose by themselves "
-            f"(metric {OWN!r}), mask needs the name of a metric."
+            f"Solver {of!r} with the metric {metric!r}: {' and '.join(CHOOSES_ITSELF)} choose by "
+            f"themselves (metric {OWN!r}), mask needs the name of a metric."
         )
-    chooser: Solver = {
-        "mask": lambda: Mask(_metric_of(recipe)),
-        "sparsegpt": SparseGPT,
-        "alps": ALPS,
-    }[of]()
-    return Refit(chooser) if name == "refit" else chooser
+    chooser = CHOOSERS[of].make(recipe)
+    return Refit(chooser) if name == REFIT else chooser
 
 
 def _metric_of(recipe: Recipe) -> Metric:

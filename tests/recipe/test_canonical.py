@@ -101,7 +101,7 @@ def test_a_mask_moves_no_weights_so_damping_is_nothing_to_it():
 
 
 def test_the_recipes_and_the_solvers_know_the_same_names():
-    assert set(CHOOSES_ITSELF) < set(methods.SOLVERS)
+    assert set(CHOOSES_ITSELF) < set(methods.CHOOSERS)
     for name, metric in METRICS.items():
         assert reads_inputs({"name": name}) == bool(metric.needs)
 

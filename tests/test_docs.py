@@ -1,0 +1,73 @@
+"""What the pages in docs/ show is run, so that it stays true."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from problems import SmallLayer
+from small_experiment import EMBEDDED
+
+from optishear.config import load_experiment
+from optishear.experiment.search import search
+from optishear.experiment.watcher import Silent
+from optishear.metrics import METRICS
+from optishear.objectives import OBJECTIVES
+from optishear.recipe.pattern import Row
+from optishear.recipe.recipe import Recipe
+from optishear.search.drivers import DRIVERS
+from optishear.solvers.methods import CHOOSERS, solver_of
+
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+TABLES = {
+    "loudness": METRICS,
+    "top_one": OBJECTIVES,
+    "climber": DRIVERS,
+    "rescaled": CHOOSERS,
+}
+
+
+@pytest.fixture
+def extended():
+    """The four examples of extending.md, in their tables for the length of a test."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
+    assert len(blocks) == len(TABLES)
+    for block in blocks:
+        exec(compile(block, "docs/extending.md", "exec"), {"__name__": "docs"})
+    yield
+    for name, table in TABLES.items():
+        del table[name]
+
+
+def test_the_examples_of_extending_search_together(extended, tmp_path):
+    path = tmp_path / "extended.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                **EMBEDDED,
+                "space": {
+                    "metric": {"name": "loudness", "alpha": {"real": [0.5, 2.0]}},
+                    "solver": [{"name": "mask"}, {"name": "rescaled"}],
+                    "sparsity": {"by": "block", "budget": 0.5},
+                },
+                "objectives": ["top_one"],
+                "pick": "lowest:top_one",
+                "search": {"driver": "climber", "population": 4, "evaluations": 12},
+            }
+        )
+    )
+    run = search(load_experiment(str(path)), tmp_path, Silent())
+    best = run.front.pick()
+    assert best.recipe.metric["name"] == "loudness"
+    assert 0 < best.values["top_one"] < 1
+    assert best.values["sparsity"] == pytest.approx(0.5, abs=1e-6)
+
+
+def test_the_solver_of_extending_does_what_it_says(extended):
+    problem = SmallLayer().problem(100, Row(), 1.0)
+    recipe = Recipe({"name": "magnitude"}, {}, "row", {"name": "rescaled"})
+    solution = solver_of(recipe).solve(problem)
+    assert int((~solution.keep).sum()) == 100
+    torch.testing.assert_close(solution.weight.norm(dim=1), problem.weight.norm(dim=1))
