@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from optishear.calibration.gradients import LayerGradients
 from optishear.recipe.layout import Layer
 
 
@@ -28,12 +29,14 @@ class LayerStats:
     - `input_sq`: sum over tokens of x_j**2, fp32. Under MOONSHOT, whose quadratic differs from row
       to row, a metric is handed one with a row for each output.
     - `gram`: sum over tokens of x x^T, fp32; only where a `Need` asks for it.
+    - `gradients`: of one layer's weight, where it was collected; no sum, and so not merged.
     """
 
     tokens: int
     sequences: int
     input_sq: Float[Tensor, "*out in"]
     gram: Float[Tensor, "in in"] | None = None
+    gradients: LayerGradients | None = None
 
     def __add__(self, other: "LayerStats") -> "LayerStats":
         if (self.gram is None) != (other.gram is None):

@@ -99,32 +99,36 @@ def export(
         Path,
         typer.Option(
             help="A folder for recipe.json, profile.csv and profile.json; or one file: "
-            "recipe*.json, or a profile as *.csv or *.json."
+            "recipe*.json, or a profile as *.csv or *.json; the file of another --format."
         ),
     ],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="optishear; llmcompressor (.yaml), evopress (.txt): for those tools; masks "
+            "(.safetensors): of a pruned checkpoint, given in place of RUN.",
+        ),
+    ] = "optishear",
+    level_step: Annotated[
+        int | None,
+        typer.Option(min=1, help="Weights between two EvoPress levels; the smallest that does."),
+    ] = None,
     pick: PickOption = None,
     json_: bool = JsonFlag,
 ) -> None:
-    """Write a recipe that `optishear prune` takes, and its sparsity profile as CSV and JSON.
+    """Write a recipe that `optishear prune` takes and its sparsity profile, or another tool's file.
 
     Example: optishear export results/quickstart --pick knee --to exported/
     """
-    from optishear.errors import ConfigError
-    from optishear.experiment.results import open_run
-    from optishear.export.recipes import write_profile, write_recipe
+    from optishear.experiment.exports import export as write
 
-    found = open_run(run).front
-    chosen = found.pick(pick)
-    if to.suffix not in ("", ".json", ".csv"):
-        raise ConfigError(f"--to {to}: name a folder, or a file ending in .json or .csv.")
-    paths = [to] if to.suffix else [to / "recipe.json", to / "profile.csv", to / "profile.json"]
-    for path in paths:
-        if path.suffix == ".json" and not path.stem.startswith("profile"):
-            write_recipe(path, chosen.recipe, found.made_with)
-        else:
-            write_profile(path, chosen.recipe, found.layout)
+    found = write(str(run), to, format_, pick, level_step)
     if json_:
-        say_json({"picked": chosen.recipe.key, "files": [str(path) for path in paths]})
+        files = [str(path) for path in found.files]
+        say_json({"picked": found.key, "files": files, "notes": list(found.notes)})
         return
-    for path in paths:
+    for line in found.notes:
+        note(line)
+    for path in found.files:
         say(str(path))

@@ -30,7 +30,7 @@ def needs_of_space(space: SpaceSpec) -> frozenset[Need]:
     needs = {Need.INPUT_SQ}  # the rules of layer sparsities read it, whatever the metric
     for template in space.solvers:
         for solver in variants_of(template):
-            for metric in map(first_of, space.metrics):
+            for metric in (m for metrics in space.metrics for m in variants_of(metrics)):
                 needs |= needs_of(_plan(metric, solver, quadratic))
     return frozenset(needs)
 

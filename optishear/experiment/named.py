@@ -1,13 +1,13 @@
-"""A recipe from words: a named method with its options, or the zeros of another checkpoint."""
+"""A recipe from words: a named method with its options, or the mask of another checkpoint."""
 
-import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
 from optishear.errors import ConfigError
+from optishear.interchange.masks import masks_hash, read_masks
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.models.weights import read
@@ -19,6 +19,9 @@ from optishear.recipe.profile import check_sparsity, uniform
 from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import METHODS, refitted
+
+
+MASK_SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -81,24 +84,34 @@ class NamedMethod:
         return where, implied
 
 
-def masks_of(model: str, layout: ModelLayout) -> dict[str, Bool[Tensor, "out in"]]:
-    """Where the weights of another checkpoint of the same architecture are not zero, by layer."""
-    other = load(model)
+def masks_of(
+    place: str, layout: ModelLayout, model_hash: str, any_model: bool = False
+) -> dict[str, Bool[Tensor, "out in"]]:
+    """What another checkpoint of the same architecture, or a mask file, keeps; by layer.
+
+    A mask file says for which model it is; `any_model` takes it for another one all the same.
+    """
+    if place.endswith(MASK_SUFFIX):
+        return read_masks(Path(place), layout, model_hash, any_model)
+    other = load(place)
     if layout_of(other.model) != layout:
-        raise ConfigError(f"--mask-from {model}: its layers are not those of the model to prune.")
-    masks = {layer.name: read(other.model, layer) != 0 for layer in layout.layers}
+        raise ConfigError(f"--mask-from {place}: its layers are not those of the model to prune.")
+    return nonzero_masks(other.model, layout, f"--mask-from {place}")
+
+
+def nonzero_masks(
+    model: nn.Module, layout: ModelLayout, where: str
+) -> dict[str, Bool[Tensor, "out in"]]:
+    """Where a pruned model's weights are not zero; a `ConfigError` for a dense one."""
+    masks = {layer.name: read(model, layer) != 0 for layer in layout.layers}
     if all(bool(mask.all()) for mask in masks.values()):
-        raise ConfigError(f"--mask-from {model}: none of its weights is zero, it is not pruned.")
+        raise ConfigError(f"{where}: none of its weights is zero, it is not pruned.")
     return masks
 
 
 def recipe_of_masks(masks: dict[str, Bool[Tensor, "out in"]], refit: bool) -> Recipe:
     """The recipe that keeps what these masks keep; it names them by a hash of their content."""
-    digest = hashlib.sha256()
-    for name in sorted(masks):
-        digest.update(name.encode())
-        digest.update(masks[name].to(torch.uint8).cpu().numpy().tobytes())
-    metric = {"name": GIVEN, "hash": digest.hexdigest()[:16]}
+    metric = {"name": GIVEN, "hash": masks_hash(masks)}
     drop = {name: int((~mask).sum()) for name, mask in masks.items()}
     solver = {"name": "mask"}
     return Recipe(metric, drop, "layer", refitted(solver) if refit else solver)

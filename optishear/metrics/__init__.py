@@ -4,6 +4,7 @@ from optishear.metrics.base import Metric as Metric
 from optishear.metrics.base import metric_from
 from optishear.metrics.classic import Magnitude, Power, Random, Ria, Wanda
 from optishear.metrics.meta import Meta
+from optishear.metrics.tree import Tree
 
 
 METRICS: dict[str, type[Metric]] = {
@@ -12,6 +13,7 @@ METRICS: dict[str, type[Metric]] = {
     "power": Power,
     "random": Random,
     "ria": Ria,
+    "tree": Tree,
     "wanda": Wanda,
 }
 

@@ -9,6 +9,7 @@ from functools import cache
 from itertools import product
 from typing import Any
 
+from optishear.recipe.formula import canonical_formula, parse_formula
 from optishear.recipe.pattern import Block, Pattern, WholeLayer
 
 
@@ -58,6 +59,8 @@ def canonical_metric(
             return _canonical_power(spec, pattern)
         case "ria" if spec.get("power", 0.5) == 0.5:
             return {"name": "ria"}
+        case "tree" if "formula" in spec:
+            return {**spec, "formula": canonical_formula(spec["formula"])}
     return dict(spec)
 
 
@@ -70,6 +73,8 @@ def reads_inputs(spec: Mapping[str, Any]) -> bool:
             return spec.get("delta", NAMED_POINTS["power"]["wanda"]["delta"]) != 0
         case "ria":
             return spec.get("power", 0.5) != 0
+        case "tree" if "formula" in spec:
+            return "X" in parse_formula(spec["formula"]).leaves
     return True
 
 

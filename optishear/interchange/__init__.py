@@ -1,0 +1,1 @@
+"""WHAT other tools read and write: masks, sparsity profiles, recipes, metrics."""

@@ -1,0 +1,207 @@
+"""A recipe for llm-compressor, as near to ours as it can say, with what it cannot say in comments.
+
+Read in and run with llm-compressor 0.14.0.1. Of its two modifiers that prune in one shot Wanda is
+ours, and SparseGPT is but for two of its habits (below). Sparsity by layer is a list in the order
+of `model.named_modules()`, one number for each module that `targets` names.
+
+- One modifier prunes in one calibration pass. Several do so one after the other, each on a model
+  that the ones before have pruned; so there is one, or one for each N of an N:M pattern.
+- Wanda drops int(inputs * sparsity) of each row. SparseGPT drops int(size * sparsity) + 1 of each
+  block of columns, for it compares with <=. The numbers here are chosen for the nearest counts.
+- N of its `mask_structure` N:M is what goes, where ours is what is kept.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from optishear.errors import ConfigError
+from optishear.interchange.profiles import Deviation, deviation, refuse_fused_experts
+from optishear.recipe.canonical import MASK
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.metric_forms import OWN
+from optishear.recipe.pattern import Block, NofM, Row
+from optishear.recipe.quadratic import damping_of, uses_gradients
+from optishear.recipe.recipe import Recipe
+
+
+VERSION = "0.14.0.1"
+WANDA, SPARSEGPT = "WandaPruningModifier", "SparseGPTModifier"
+BLOCK = 128  # columns: SparseGPT's own
+DECIMALS = 9
+
+
+@dataclass(frozen=True)
+class Written:
+    """The YAML text; how far its counts are from the recipe's; what it cannot say, in sentences."""
+
+    text: str
+    deviation: Deviation
+    lost: tuple[str, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return (f"llm-compressor: {self.deviation}", *(f"not expressed: {s}" for s in self.lost))
+
+
+def llmcompressor_recipe(
+    recipe: Recipe, layout: ModelLayout, modules: Sequence[str], made_with: Mapping[str, Any]
+) -> Written:
+    """`modules`: names of the model's Linear modules in the order of `named_modules()`.
+
+    Raises a `ConfigError` where layers are no such modules: llm-compressor would pass them over
+    without a word.
+    """
+    refuse_fused_experts(layout, "llm-compressor")
+    order = {name: position for position, name in enumerate(modules)}
+    for layer in layout.layers:
+        if layer.name not in order:
+            raise ConfigError(
+                f"{layer.name} is no nn.Linear, and llm-compressor would leave it dense without a "
+                f"word. Prune with optishear, or export the profile."
+            )
+    modifier = SPARSEGPT if recipe.metric.get("name") == OWN or recipe.solver != MASK else WANDA
+    pruned = [layer for layer in layout.layers if recipe.drop[layer.name]]
+    pruned.sort(key=lambda layer: order[layer.name])
+    groups = list(_groups(recipe, pruned, modifier))
+    got = dict.fromkeys(layout.sizes, 0)
+    for _, counts in groups:
+        got |= counts
+    deviates = deviation(recipe.drop, got, layout)
+    lost = tuple(_lost(recipe, modifier))
+    data = {
+        "pruning_stage": {
+            f"group_{index}_modifiers": {modifier: settings}
+            for index, (settings, _) in enumerate(groups)
+        }
+    }
+    head = _head(recipe, modifier, made_with, deviates, lost, len(groups))
+    body = yaml.safe_dump(data, sort_keys=False, width=100)
+    return Written(f"{head}{body}", deviates, lost)
+
+
+def _groups(
+    recipe: Recipe, layers: Sequence[Layer], modifier: str
+) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:
+    """Settings of a modifier, with the weights that it will drop by layer."""
+    extra: dict[str, Any] = {}
+    if modifier == SPARSEGPT:
+        extra = {"block_size": BLOCK, "dampening_frac": damping_of(recipe.quadratic)}
+    pattern = recipe.pattern_object
+    if not isinstance(pattern, NofM):
+        rule = sparsegpt_sparsity if modifier == SPARSEGPT else wanda_sparsity
+        found = {layer.name: rule(layer, recipe.drop[layer.name]) for layer in layers}
+        found = {name: pair for name, pair in found.items() if pair[1]}
+        if found:
+            yield (
+                {
+                    "sparsity": [sparsity for sparsity, _ in found.values()],
+                    "mask_structure": "0:0",
+                    "targets": list(found),
+                    **extra,
+                },
+                {name: count for name, (_, count) in found.items()},
+            )
+        return
+    gone = {layer.name: recipe.drop[layer.name] // pattern.step(layer) for layer in layers}
+    for n in sorted(set(gone.values())):
+        members = [layer.name for layer in layers if gone[layer.name] == n]
+        yield (
+            {
+                "sparsity": n / pattern.m,
+                "mask_structure": f"{n}:{pattern.m}",
+                "targets": members,
+                **extra,
+            },
+            {name: recipe.drop[name] for name in members},
+        )
+
+
+def wanda_sparsity(layer: Layer, drop: int) -> tuple[float, int]:
+    """The sparsity at which its Wanda drops nearest to `drop`, and how many that are."""
+    rows, width = layer.out_features, layer.in_features
+    column = min(round(drop / rows), width - 1)
+    return _least(lambda s: int(width * s), column, column / width), rows * column
+
+
+def sparsegpt_sparsity(layer: Layer, drop: int) -> tuple[float, int]:
+    """The same for its SparseGPT, which drops one more than asked in every block of columns."""
+    sizes = [
+        layer.out_features * min(BLOCK, layer.in_features - start)
+        for start in range(0, layer.in_features, BLOCK)
+    ]
+
+    def dropped(sparsity: float) -> int:
+        return sum(int(size * sparsity) + 1 for size in sizes)
+
+    start = max(0.0, (drop - len(sizes)) / layer.size)
+    nearby = [round(max(0.0, start + k * 0.25 / max(sizes)), DECIMALS) for k in range(-8, 9)]
+    best = min(nearby, key=lambda s: (abs(dropped(s) - drop), s))
+    return best, dropped(best)
+
+
+def _least(count: Callable[[float], int], wanted: int, start: float) -> float:
+    """The smallest number of so many decimals, from `start` on, at which `count` is `wanted`."""
+    unit = 10.0**-DECIMALS
+    value = round(math.floor(start / unit) * unit, DECIMALS)
+    while count(value) < wanted:
+        value = round(value + unit, DECIMALS)
+    return value
+
+
+def _lost(recipe: Recipe, modifier: str) -> Iterator[str]:
+    """What llm-compressor will do otherwise, a sentence each."""
+    metric, solver, pattern = dict(recipe.metric), dict(recipe.solver), recipe.pattern_object
+    if modifier == WANDA and metric != {"name": "wanda"}:
+        yield f"the metric is {_spelt(metric)}; Wanda's takes its place"
+    if modifier == SPARSEGPT and solver != {"name": "sparsegpt"}:
+        by = "" if metric.get("name") == OWN else f" of the metric {_spelt(metric)}"
+        yield f"the solver is {_spelt(solver)}{by}; SparseGPT takes its place, masks and weights"
+    if uses_gradients(recipe.quadratic):
+        yield "the quadratic is MOONSHOT's mix of reconstruction and Taylor loss; plain here"
+    own = Row() if modifier == WANDA else Block(BLOCK)
+    if not isinstance(pattern, NofM) and pattern != own:
+        yield f"the pattern is {recipe.pattern}; weights compete under {own.text} instead"
+    if modifier == SPARSEGPT:
+        yield "where a Hessian cannot be inverted llm-compressor goes on with the identity"
+
+
+def _head(
+    recipe: Recipe,
+    modifier: str,
+    made_with: Mapping[str, Any],
+    deviates: Deviation,
+    lost: Sequence[str],
+    groups: int,
+) -> str:
+    lines = [
+        f"optishear recipe {recipe.key} for llm-compressor {VERSION}: {modifier}",
+        f"found on: model {made_with.get('model')} ({made_with.get('model_hash')})",
+        f"calibration there: {_calibration(made_with)}",
+        "to use: oneshot(model=..., dataset=..., recipe=THIS_FILE, max_seq_length=...,",
+        "    num_calibration_samples=...); the data are not part of a recipe",
+        f"counts: {deviates}",
+        "sparsity is a list in the order of model.named_modules(), one number a target",
+    ]
+    if groups > 1:
+        lines += [
+            "several modifiers, one for each N of N:M: add pipeline='sequential' to oneshot(...),",
+            "    else each calibrates on what those before it have pruned",
+        ]
+    lines += [f"NOT EXPRESSED: {sentence}" for sentence in lost]
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _calibration(made_with: Mapping[str, Any]) -> str:
+    text = made_with.get("calibration")
+    if not isinstance(text, Mapping):
+        return "not known"
+    return ", ".join(f"{key} {value}" for key, value in text.items() if value is not None)
+
+
+def _spelt(spec: Mapping[str, Any]) -> str:
+    settings = ", ".join(f"{key}={value}" for key, value in spec.items() if key != "name")
+    return f"{spec.get('name')}({settings})" if settings else str(spec.get("name"))
