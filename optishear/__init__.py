@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from optishear.errors import NumericalError as NumericalError
     from optishear.errors import OptiShearError as OptiShearError
     from optishear.errors import StorageError as StorageError
-    from optishear.experiment.apply import evaluate as evaluate
     from optishear.experiment.apply import pruned as pruned
+    from optishear.experiment.evaluate import evaluate as evaluate
     from optishear.experiment.results import Front as Front
     from optishear.experiment.results import Run as Run
     from optishear.experiment.results import open_run as open_run
@@ -31,7 +31,7 @@ _WHERE = {
     "Recipe": "optishear.recipe.recipe",
     "Run": "optishear.experiment.results",
     "StorageError": "optishear.errors",
-    "evaluate": "optishear.experiment.apply",
+    "evaluate": "optishear.experiment.evaluate",
     "load": "optishear.models.load",
     "load_experiment": "optishear.config",
     "open_run": "optishear.experiment.results",

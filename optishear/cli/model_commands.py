@@ -1,4 +1,4 @@
-"""Commands about models: prune, evaluate."""
+"""The command that prunes a model: prune."""
 
 import json
 from collections.abc import Mapping
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    for command in (prune, evaluate):
-        app.command()(command)
+    app.command()(prune)
 
 
 @speaking
@@ -27,8 +26,15 @@ def prune(
     recipe: Annotated[Path | None, typer.Option(help="A recipe file of `export`.")] = None,
     method: Annotated[str | None, typer.Option(help="A name of `optishear methods`.")] = None,
     mask_from: Annotated[
-        str | None, typer.Option(help="A pruned checkpoint: keep what is not zero in it.")
+        str | None,
+        typer.Option(
+            help="A pruned checkpoint: keep what is not zero in it; or a mask file of `export "
+            "--format masks`."
+        ),
     ] = None,
+    any_model: Annotated[
+        bool, typer.Option("--any-model", help="Take a mask file made for another model.")
+    ] = False,
     sparsity: Annotated[float | None, typer.Option(help="Fraction to drop, in [0, 1).")] = None,
     pattern: Annotated[
         str | None, typer.Option(help="row, layer, block:128, or N:M such as 2:4.")
@@ -75,6 +81,10 @@ def prune(
         },
         refit,
     )
+    if any_model and not str(mask_from).endswith(".safetensors"):
+        from optishear.errors import ConfigError
+
+        raise ConfigError("--any-model: goes with --mask-from and a mask file (.safetensors).")
     from optishear.recipe.recipe import Recipe
 
     ready = None if recipe is None else Recipe.read(recipe)  # before torch is imported
@@ -95,6 +105,7 @@ def prune(
         How(calibration, dtype, device, not one_shot, gradient_sequences),
         None if mask_from is None else (mask_from, refit),
         Stages(),
+        any_model,
     )
     if json_:
         data = {**asdict(checked), "folder": str(checked.folder), "written": written}
@@ -144,49 +155,3 @@ def _calibration(
         made_with = json.loads(recipe.read_text(encoding="utf-8")).get(MADE_WITH, {})
         found = calibration_of(made_with, str(recipe))
     return found or usual_text(model, "train")
-
-
-@speaking
-def evaluate(
-    model: Annotated[str, typer.Argument(metavar="DIR|MODEL", help="A folder, name or Hub id.")],
-    text: Annotated[
-        str | None, typer.Option(help="SOURCE[@SPLIT] or a .txt, .jsonl, .parquet file.")
-    ] = None,
-    sequences: Annotated[int, typer.Option(min=0, help="How many; 0 means all.")] = 0,
-    seq_len: Annotated[int | None, typer.Option(min=2, help="Tokens a sequence.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    json_: bool = JsonFlag,
-) -> None:
-    """Held-out perplexity with its standard error; each sequence on its own.
-
-    Example: optishear evaluate pruned/ --text wikipedia-passages --sequences 24 --seq-len 512
-    """
-    from optishear.experiment.apply import evaluate as run
-    from optishear.experiment.texts import text_named, usual_text
-    from optishear.text.sources import TextSpec
-
-    if text is None:
-        usual = usual_text(model, "evaluation")
-        count = sequences or usual.sequences
-        spec = TextSpec(usual.source, usual.split, count, seq_len or usual.seq_len)
-    else:
-        spec = text_named(text, sequences, seq_len or 512)
-    held, hashes = run(model, spec, dtype, device)
-    several = len(held.nats) > 1
-    if json_:
-        say_json(
-            {
-                "model": model,
-                "text": held.text,
-                "perplexity": held.perplexity,
-                "standard_error": held.perplexity_error if several else None,
-                "nats_per_token": held.mean,
-                "sequences": len(held.nats),
-                "seq_len": held.seq_len,
-                **hashes,
-            }
-        )
-        return
-    error = f" ± {held.perplexity_error:.3f}" if several else ""
-    say(f"perplexity {held.perplexity:.3f}{error}  ({held.text})")

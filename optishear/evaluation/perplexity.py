@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from optishear.evaluation.paired import paired_difference, standard_error
 from optishear.models.head import find_head, hidden_states
 from optishear.text.tokens import TokenBatches
 
@@ -32,7 +33,7 @@ class HeldOut:
     @property
     def error(self) -> float:
         """Standard error of the mean over sequences, nats per token."""
-        return _standard_error(self.nats)
+        return standard_error(self.nats)
 
     @property
     def perplexity_error(self) -> float:
@@ -44,8 +45,7 @@ class HeldOut:
         of that paired difference."""
         if (self.text, len(self.nats)) != (other.text, len(other.nats)):
             raise ValueError(f"{self.text!r} and {other.text!r} are not the same sequences.")
-        differences = [b - a for a, b in zip(self.nats, other.nats, strict=True)]
-        return math.fsum(differences) / len(differences), _standard_error(differences)
+        return paired_difference(other.nats, self.nats)
 
 
 @torch.no_grad()
@@ -66,11 +66,3 @@ def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> 
                 total -= said.sum(dtype=torch.float64).item()
             nats.append(total / (length - 1))
     return HeldOut(text.source, length, tuple(nats))
-
-
-def _standard_error(values: tuple[float, ...] | list[float]) -> float:
-    n = len(values)
-    if n < 2:
-        return math.nan
-    mean = math.fsum(values) / n
-    return math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1) / n)

@@ -1,4 +1,4 @@
-"""One recipe, one model, one folder: what `optishear prune` and `optishear evaluate` do."""
+"""One recipe, one model, one folder: what `optishear prune` does."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
-from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.experiment.named import masks_of, recipe_of_masks
 from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
 from optishear.experiment.texts import usual_text
@@ -27,7 +26,6 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
 from optishear.text.sources import TextSpec
-from optishear.text.tokens import token_batches
 
 
 PROBE_TOKENS = 256  # of the calibration text: the reopened checkpoint must give equal logits
@@ -89,15 +87,17 @@ def prune_to(
     how: How,
     mask_from: tuple[str, bool] | None = None,
     watcher: Watcher = SILENT,
+    any_model: bool = False,
 ) -> tuple[Checked, bool]:
     """Writes the pruned checkpoint and checks it; False where the folder already held just this.
 
-    Either `recipe_for`, or `mask_from`: another checkpoint, and whether to refit its mask.
+    Either `recipe_for`, or `mask_from`: another checkpoint or a mask file, and whether to refit its
+    mask. `any_model` takes a mask file that was made for another model.
     """
     prepared = prepare(model, how.dtype, how.device, how.calibration)
     masks: dict[str, Bool[Tensor, "out in"]] = {}
     if mask_from is not None:
-        masks = masks_of(mask_from[0], prepared.layout)
+        masks = masks_of(mask_from[0], prepared.layout, prepared.loaded.hash, any_model)
         recipe = recipe_of_masks(masks, refit=mask_from[1])
     elif recipe_for is not None:
         recipe = recipe_for(prepared.layout)
@@ -146,15 +146,6 @@ def calibration_of(made_with: Mapping[str, Any], where: str) -> TextSpec | None:
         return TextSpec(**made_with["calibration"])
     except TypeError as error:
         raise ConfigError(f"{where}: made_with.calibration is no text: {error}.") from None
-
-
-def evaluate(
-    model: str, text: TextSpec, dtype: str = "float32", device: str = "cpu"
-) -> tuple[HeldOut, dict[str, Any]]:
-    """Perplexity of a model or pruned folder on a text, each sequence on its own."""
-    loaded = load(model, dtype=dtype, device=device)
-    tokens = token_batches(text, loaded.tokenizer)
-    return held_out(loaded.model, tokens), {"model_hash": loaded.hash, "text_hash": tokens.hash}
 
 
 def _already(folder: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> bool:

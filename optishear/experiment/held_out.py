@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optishear.evaluation.perplexity import HeldOut, held_out
-from optishear.experiment.prepare import Calibrated
+from optishear.experiment.prepare import Calibrated, Prepared
 from optishear.experiment.watcher import Watcher
 from optishear.models.weights import lent
 from optishear.pruning.oneshot import apply
@@ -21,11 +21,11 @@ SEQUENTIAL = "found, block by block"
 
 
 def baseline_recipes(
-    names: Sequence[str], picked: Recipe, pattern: Pattern, calibrated: Calibrated
+    names: Sequence[str], picked: Recipe, pattern: Pattern, prepared: Prepared
 ) -> dict[str, Recipe]:
     """Each named method with the uniform profile, dropping as many weights as `picked` does and
     on the same pattern, so that only the choice of weights differs."""
-    layout = calibrated.layout
+    layout = prepared.layout
     budget = sum(picked.drop.values())
     wish = dict.fromkeys(layout.sizes, budget / layout.total)
     drop = project(wish, layout, pattern, Bounds(), budget)

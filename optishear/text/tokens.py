@@ -66,13 +66,15 @@ class TokenBatches:
         yield from self.tokens.split(size)
 
 
-def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches:
+def token_batches(
+    spec: TextSpec, tokenizer: Callable[..., Any], lead: int | None = None
+) -> TokenBatches:
     """The windows that `spec` asks for, as `tokenizer` (a transformers one) writes them.
 
-    No special tokens are added. The choice is uniform without replacement, drawn from a generator
-    made of (seed, source, split), and kept in the order of the text. Of a streamed source the
-    choice is among the first `POOL` times as many windows. Raises `ConfigError` where the text
-    cannot be had or is too short.
+    No special tokens are added, but for `lead` before the whole stream. The choice is uniform
+    without replacement, drawn from a generator made of (seed, source, split), and kept in the order
+    of the text. Of a streamed source the choice is among the first `POOL` times as many windows.
+    Raises `ConfigError` where the text cannot be had or is too short.
     """
     source = source_of(spec.source)
     where = f"{source.name}/{spec.split}"
@@ -82,6 +84,8 @@ def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches
     stream = _stream(source, spec, tokenizer, limit)
     if len(stream) == 0:
         raise ConfigError(f"{where}: holds no text. Use another split or another source.")
+    if lead is not None:
+        stream = np.concatenate([np.array([lead], dtype=stream.dtype), stream])
     found = len(stream) // spec.seq_len
     wanted = spec.sequences or found
     if found < max(wanted, 1):

@@ -1,0 +1,202 @@
+"""The command that measures finished models: evaluate."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
+from optishear.cli.wording import number_text
+
+
+if TYPE_CHECKING:
+    from optishear.evaluation.zero_shot import Tasks
+    from optishear.text.sources import TextSpec
+
+OTHER_NAMES = {"wikitext2": "wikitext"}  # as tables of papers write it
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(evaluate)
+
+
+@speaking
+def evaluate(
+    models: Annotated[
+        list[str], typer.Argument(metavar="DIR|MODEL…", help="Folders, names or Hub ids.")
+    ],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="wikitext2, c4, SOURCE[@SPLIT], or a .txt, .jsonl, .parquet file."),
+    ] = None,
+    sequences: Annotated[int, typer.Option(min=0, help="Windows a text; 0 means all.")] = 0,
+    seq_len: Annotated[int | None, typer.Option(min=2, help="Tokens a window.")] = None,
+    bos: Annotated[
+        str, typer.Option(help="none, text (one before the text, as GPTQ for Llama), or window.")
+    ] = "none",
+    beside: Annotated[
+        str | None,
+        typer.Option(help="dense and methods, with commas, at the first folder's sparsity."),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks registered in lm-eval, with commas (from the hub).")
+    ] = None,
+    task_files: Annotated[
+        list[Path] | None, typer.Option(help="A lm-eval YAML with local data, or a folder of them.")
+    ] = None,
+    task_data: Annotated[
+        Path | None, typer.Option(help="Where their data lie, if not beside the YAML.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first so many questions of a task.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    to: Annotated[Path | None, typer.Option(help="Keep the JSON in this new file.")] = None,
+    json_: bool = JsonFlag,
+) -> None:
+    """Held-out perplexity and zero-shot accuracy, several models side by side, with errors.
+
+    Example: optishear evaluate pruned/ --beside dense,wanda --text wikitext2 --seq-len 2048
+    """
+    from optishear.errors import ConfigError
+
+    if to is not None and to.exists():
+        raise ConfigError(f"{to}: is there already. Name a new file, or remove it first.")
+    bars = sys.stderr.isatty()
+    if not bars:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
+    asked = _tasks(tasks, task_files, task_data, limit, batch_size)
+    from optishear.cli.progress import Stages
+    from optishear.experiment.evaluate import Plan, evaluate_all
+    from optishear.experiment.evaluate_json import to_json
+    from optishear.records.run_directory import write_json
+
+    texts = _texts(models[0], text, sequences, seq_len, usual=asked is None)
+    plan = Plan(tuple(texts), asked, bos, dtype, device, bars)
+    rows = evaluate_all(models, plan, beside.split(",") if beside else (), Stages())
+    found = to_json(rows, plan)
+    if to is not None:
+        write_json(to, found)
+    if json_:
+        say_json(found)
+        return
+    _say_texts(found)
+    _say_tasks(found)
+    if to is not None:
+        note(f"kept in {to}")
+
+
+def _texts(
+    model: str, named: Sequence[str] | None, sequences: int, seq_len: int | None, usual: bool
+) -> "list[TextSpec]":
+    """Those that were named; else the model's usual one, unless tasks alone were asked for."""
+    from optishear.experiment.evaluate import dense_of
+    from optishear.experiment.texts import text_named, usual_text
+    from optishear.text.sources import TextSpec
+
+    if named:
+        return [text_named(_own_name(name), sequences, seq_len or 512) for name in named]
+    if not usual:
+        return []
+    text = usual_text(dense_of(model), "evaluation")
+    count = sequences or text.sequences
+    return [TextSpec(text.source, text.split, count, seq_len or text.seq_len)]
+
+
+def _own_name(text: str) -> str:
+    source, at, split = text.partition("@")
+    return OTHER_NAMES.get(source, source) + at + split
+
+
+def _tasks(
+    names: str | None,
+    files: Sequence[Path] | None,
+    data: Path | None,
+    limit: int | None,
+    batch_size: int,
+) -> "Tasks | None":
+    from optishear.errors import ConfigError
+
+    if data is not None and not files:
+        raise ConfigError("--task-data goes with --task-files. Name the task files too.")
+    if not names and not files:
+        if limit is not None:
+            raise ConfigError("--limit goes with --tasks or --task-files. Name the tasks too.")
+        return None
+    from optishear.evaluation.task_files import read_tasks
+    from optishear.evaluation.zero_shot import Tasks
+
+    local = read_tasks(files, data) if files else ()
+    return Tasks(tuple(names.split(",")) if names else (), local, limit, batch_size)
+
+
+def _say_texts(found: Mapping[str, Any]) -> None:
+    first, rows = found["first"], found["models"]
+    for index, text in enumerate(rows[0]["texts"]):
+        lines = [
+            [
+                row["name"],
+                number_text("sparsity", row["sparsity"]),
+                _with_error(own["perplexity"], own["standard_error"], ".2f"),
+                _with_error(own["nats_per_token"], own["nats_standard_error"], ".4f"),
+                _difference(own["minus_first"], "+.4f"),
+            ]
+            for row in rows
+            for own in [row["texts"][index]]
+        ]
+        columns = ["model", "sparsity", "perplexity", "nats/token", f"minus {first}"]
+        hint = "" if "BOS" in text["text"] else f"; {found['bos']}"
+        say(f"{text['text']}{hint}; {found['dtype']}")
+        say_table("", *_sized(columns, lines))
+
+
+def _say_tasks(found: Mapping[str, Any]) -> None:
+    """A table a task, with a column for each metric and its difference to the first row."""
+    first, rows = found["first"], found["models"]
+    for task in dict.fromkeys(score["task"] for score in rows[0]["tasks"]):
+        scores = [[s for s in row["tasks"] if s["task"] == task] for row in rows]
+        columns = ["model", "sparsity"]
+        for score in scores[0]:
+            columns += [score["metric"], f"minus {first}"]
+        lines = [
+            [row["name"], number_text("sparsity", row["sparsity"])]
+            + [
+                cell
+                for score in own
+                for cell in (
+                    _with_error(score["value"], score["standard_error"], ".4f"),
+                    _difference(score["minus_first"], "+.4f"),
+                )
+            ]
+            for row, own in zip(rows, scores, strict=True)
+        ]
+        asked = scores[0][0]
+        count = "" if asked["n"] is None else f", {asked['n']} of {asked['of']} questions"
+        say(f"{task}{count}; lm-eval {found['versions']['lm_eval']}; {found['dtype']}")
+        say_table("", *_sized(columns, lines))
+
+
+def _sized(columns: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Differences to the first row are left out where it is the only one."""
+    if len(lines) > 1:
+        return columns, lines
+    keep = [index for index, name in enumerate(columns) if not name.startswith("minus ")]
+    return [columns[i] for i in keep], [[line[i] for i in keep] for line in lines]
+
+
+def _with_error(value: float, error: float | None, form: str) -> str:
+    return f"{value:{form}}" + ("" if error is None else f" ± {error:{form}}")
+
+
+def _difference(found: Mapping[str, float | None] | None, form: str) -> str:
+    if found is None:
+        return ""
+    error = found["standard_error"]
+    return f"{found['mean']:{form}}" + (
+        "" if error is None else f" ± {error:{form.removeprefix('+')}}"
+    )

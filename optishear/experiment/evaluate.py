@@ -1,0 +1,230 @@
+"""Finished models side by side, on held-out texts and zero-shot tasks: `optishear evaluate`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from optishear.errors import ConfigError
+from optishear.evaluation.perplexity import HeldOut, held_out
+from optishear.evaluation.windows import BOS, check_context, windows
+from optishear.evaluation.zero_shot import Tasks, TaskScore, check_tasks, score
+from optishear.experiment.apply import SILENT, apply_to, calibration_of
+from optishear.experiment.held_out import DENSE, baseline_recipes
+from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared
+from optishear.experiment.watcher import Watcher
+from optishear.export.checkpoint import RECIPE_FILE
+from optishear.models.discover import layout_of
+from optishear.models.load import LoadedModel, load
+from optishear.models.weights import lent, read
+from optishear.recipe.lookup import lookup
+from optishear.recipe.recipe import MADE_WITH, Recipe
+from optishear.records.run_directory import read_json
+from optishear.solvers.methods import METHODS
+from optishear.text.sources import TextSpec, source_of
+from optishear.text.tokens import token_batches
+
+
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every model is measured on, and how it is loaded; `bars` shows lm-eval's on stderr."""
+
+    texts: tuple[TextSpec, ...] = ()
+    tasks: Tasks | None = None
+    bos: str = "none"
+    dtype: str = "float32"
+    device: str = "cpu"
+    bars: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row: a model and what was found. `text_hashes` are those of the windows it read.
+
+    - `sparsity`: the share of its prunable weights that are zero, counted.
+    - `recipe`: key of the recipe that it was pruned with, where that is known.
+    """
+
+    name: str
+    model_hash: str
+    sparsity: float
+    recipe: str | None
+    texts: tuple[HeldOut, ...]
+    text_hashes: tuple[str, ...]
+    tasks: tuple[TaskScore, ...]
+
+
+def evaluate(
+    model: str,
+    text: TextSpec,
+    dtype: str = "float32",
+    device: str = "cpu",
+    bos: str = "none",
+) -> tuple[HeldOut, dict[str, Any]]:
+    """Perplexity of a model or pruned folder on a text, each window on its own.
+
+    `bos` is a key of `evaluation.windows.BOS`. The hashes of model and windows come with it.
+    """
+    [row] = evaluate_all([model], Plan(texts=(text,), bos=bos, dtype=dtype, device=device))
+    return row.texts[0], {"model_hash": row.model_hash, "text_hash": row.text_hashes[0]}
+
+
+def evaluate_all(
+    models: Sequence[str],
+    plan: Plan,
+    beside: Sequence[str] = (),
+    watcher: Watcher = SILENT,
+) -> list[Measured]:
+    """A row for each model, then for each name in `beside`, in the order given.
+
+    `beside`: `dense`, the model that the first one was pruned from; or a named method, uniform over
+    the layers at the sparsity and pattern of the first, pruned in memory with the calibration
+    text and mode that made the first. Raises `ConfigError` before anything is loaded where a
+    name, text or task is unknown, or the first model's recipe file does not say what is needed.
+    """
+    for name in beside:
+        lookup({DENSE: None, **METHODS}, name, kind="method")
+    names = [*models, *beside]
+    if doubled := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"{doubled[0]} is named twice. Name every model and method once.")
+    origin = _origin(models[0]) if beside else None
+    lookup(BOS, plan.bos, kind="place of a BOS")
+    for text in plan.texts:
+        source_of(text.source)
+    if plan.tasks is not None:
+        check_tasks(plan.tasks)
+    rows = []
+    for name in models:
+        watcher.stage(f"evaluating {name}")
+        rows.append(_measure(name, load(name, dtype=plan.dtype, device=plan.device), plan))
+    if origin is not None:
+        rows += _measure_beside(origin, beside, plan, watcher)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What the recipe file of a pruned folder says of how it was made."""
+
+    file: Path
+    recipe: Recipe
+    made_with: Mapping[str, Any]
+
+
+def _origin(folder: str) -> _Origin:
+    file = Path(folder).expanduser() / RECIPE_FILE
+    if not file.is_file():
+        raise ConfigError(
+            f"--beside: {folder} is no folder of `optishear prune` (it has no {RECIPE_FILE}), so "
+            f"nobody knows what to put beside it. Name other models after it instead."
+        )
+    data = read_json(file)
+    made_with = data.get(MADE_WITH, {}) if isinstance(data, dict) else {}
+    needed = ("model", "model_hash", "calibration", "calibration_hash", "mode")
+    if missing := [key for key in needed if key not in made_with]:
+        raise ConfigError(
+            f"--beside: {file} does not say {MADE_WITH}.{missing[0]}. Prune it anew, or name other "
+            f"models after it instead."
+        )
+    return _Origin(file, Recipe.from_json(data, str(file)), made_with)
+
+
+def dense_of(model: str) -> str:
+    """The model that this pruned folder was made from; other models are their own."""
+    if not (Path(model).expanduser() / RECIPE_FILE).is_file():
+        return model
+    return str(_origin(model).made_with["model"])
+
+
+def _measure_beside(
+    origin: _Origin, beside: Sequence[str], plan: Plan, watcher: Watcher
+) -> Iterator[Measured]:
+    made_with, file = origin.made_with, origin.file
+    watcher.stage(f"loading {made_with['model']}")
+    dense = load(made_with["model"], dtype=plan.dtype, device=plan.device)
+    if dense.hash != made_with["model_hash"]:
+        raise ConfigError(
+            f"--beside: {made_with['model']} has the hash {dense.hash}, but {file.parent} was made "
+            f"from {made_with['model_hash']}. Put the model back that it was made from."
+        )
+    layout = layout_of(dense.model)
+    prepared, recipes = None, {}
+    if methods := [name for name in beside if name != DENSE]:
+        text = calibration_of(made_with, str(file))
+        if text is None:
+            raise ValueError("An origin without calibration text.")
+        calibration = token_batches(text, dense.tokenizer)
+        if calibration.hash != made_with["calibration_hash"]:
+            raise ConfigError(
+                f"--beside: the calibration text {calibration.source} is not what it was when "
+                f"{file.parent} was pruned. Prune it anew."
+            )
+        prepared = Prepared(dense, layout, calibration, BATCH_TOKENS)
+        recipes = _uniform_recipes(methods, origin.recipe, prepared)
+    for name in beside:
+        if prepared is None or name == DENSE:
+            watcher.stage(f"evaluating {DENSE}: {made_with['model']}")
+            yield _measure(name, dense, plan)
+            continue
+        watcher.stage(f"pruning with {name}")
+        with lent(dense.model, layout) as working:
+            apply_to(
+                prepared,
+                working,
+                recipes[name],
+                made_with["mode"] == "sequential",
+                made_with.get("gradient_sequences", GRADIENT_SEQUENCES),
+                watcher=watcher,
+            )
+            watcher.stage(f"evaluating {name}")
+            yield _measure(name, dense, plan, recipes[name])
+
+
+def _uniform_recipes(
+    methods: Sequence[str], recipe: Recipe, prepared: Prepared
+) -> dict[str, Recipe]:
+    """Each method with as many weights dropped as by `recipe`, on its pattern, uniform over layers.
+
+    Where `recipe` is uniform itself, up to less than one weight of a row, its counts are taken as
+    they are: a method beside a folder that the same method made is then that very folder.
+    """
+    layout = prepared.layout
+    mean = layout.sparsity(recipe.drop)
+    if all(
+        abs(recipe.drop[layer.name] / layer.size - mean) < 1 / layer.in_features
+        for layer in layout.layers
+    ):
+        return {name: METHODS[name].recipe(layout, recipe.drop, recipe.pattern) for name in methods}
+    return baseline_recipes(methods, recipe, recipe.pattern_object, prepared)
+
+
+def _measure(name: str, loaded: LoadedModel, plan: Plan, recipe: Recipe | None = None) -> Measured:
+    """`recipe` is what the model's weights are in memory, where they are not those of its file."""
+    texts, hashes = [], []
+    for spec in plan.texts:
+        check_context(loaded.model, spec.seq_len)
+        tokens = windows(spec, loaded.tokenizer, plan.bos)
+        texts.append(held_out(loaded.model, tokens, BATCH_TOKENS))
+        hashes.append(tokens.hash)
+    tasks = ()
+    if plan.tasks is not None:
+        tasks = tuple(score(loaded.model, loaded.tokenizer, plan.tasks, plan.bars))
+    key = None if recipe is None else recipe.key
+    if key is None and (file := loaded.folder / RECIPE_FILE).is_file():
+        key = Recipe.from_json(read_json(file), str(file)).key
+    return Measured(
+        name, loaded.hash, _sparsity(loaded.model), key, tuple(texts), tuple(hashes), tasks
+    )
+
+
+def _sparsity(model: nn.Module) -> float:
+    zeros, total = 0, 0
+    for layer in layout_of(model).layers:
+        zeros += int((read(model, layer) == 0).sum())
+        total += layer.size
+    return zeros / total
