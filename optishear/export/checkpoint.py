@@ -99,10 +99,13 @@ def _save(loaded: LoadedModel, folder: Path) -> str:
     )
     before = next(model.parameters()).dtype
     dtype = wanted if lossless else before
-    state = {
-        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in model.state_dict().items()
-    }
+    state, converted = {}, {}
+    for key, tensor in model.state_dict().items():
+        # Tied weights are one tensor after the conversion too, or the file would hold them twice.
+        same = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if same not in converted:
+            converted[same] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        state[key] = converted[same]
     name = str(dtype).removeprefix("torch.")
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state)
@@ -133,7 +136,7 @@ def _check(
     for layer in layout.layers:
         check_zeros(read(again.model, layer), layer, recipe)
     tokens = probe.to(parameter.device)
-    want, got = (_logits(model, tokens) for model in (loaded.model, again.model))
+    want, got = (logits_of(model, tokens) for model in (loaded.model, again.model))
     if not torch.equal(want, got):
         raise StorageError(
             f"{folder}: the reopened checkpoint's logits differ from those of the model in memory "
@@ -142,24 +145,43 @@ def _check(
 
 
 def check_zeros(weight: Tensor, layer: Layer, recipe: Recipe) -> None:
-    """Raises a `StorageError` unless the layer has the zeros that its recipe asks for.
+    """Raises a `StorageError` unless the layer has the zeros that its recipe asks for."""
+    for wrong in (too_few_zeros(weight, layer, recipe), broken_groups(weight, layer, recipe)):
+        if wrong is not None:
+            raise StorageError(wrong)
 
-    At least as many: a kept weight may have been zero before. Under N:M every group is looked at.
+
+def too_few_zeros(weight: Tensor, layer: Layer, recipe: Recipe) -> str | None:
+    """What is wrong with the number of zeros, in a sentence, or None.
+
+    There may be more than the recipe drops: a kept weight may have been zero before.
     """
-    zeros = weight == 0
-    wanted = recipe.drop[layer.name]
-    if (found := int(zeros.sum())) < wanted:
-        raise StorageError(f"{layer.name}: {found} zeros were found, the recipe drops {wanted}.")
+    wanted, found = recipe.drop[layer.name], int((weight == 0).sum())
+    if found >= wanted:
+        return None
+    return f"{layer.name}: {found} zeros were found, the recipe drops {wanted}."
+
+
+def broken_groups(weight: Tensor, layer: Layer, recipe: Recipe) -> str | None:
+    """Under an N:M pattern, what is wrong with the groups of a layer, in a sentence, or None."""
     pattern = recipe.pattern_object
-    if isinstance(pattern, NofM):
-        each = wanted // pattern.step(layer)
-        least = int(zeros.reshape(-1, pattern.m).sum(1).min())
-        if least < each:
-            raise StorageError(
-                f"{layer.name}: a group of {pattern.m} has {least} zeros, the recipe asks for "
-                f"{each}."
-            )
+    if not isinstance(pattern, NofM):
+        return None
+    each = recipe.drop[layer.name] // pattern.step(layer)
+    zeros = zeros_by_group(weight, pattern.m)
+    if (broken := int((zeros < each).sum())) == 0:
+        return None
+    return (
+        f"{layer.name}: a group of {pattern.m} has {int(zeros.min())} zeros, the recipe asks for "
+        f"{each}; {broken} of {len(zeros)} groups have too few."
+    )
 
 
-def _logits(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Tensor:
+def zeros_by_group(weight: Tensor, m: int) -> Int[Tensor, " groups"]:
+    """How many of every m consecutive inputs of a row are zero."""
+    return (weight == 0).reshape(-1, m).sum(1)
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Tensor:
     return model(tokens, use_cache=False).logits

@@ -1,0 +1,209 @@
+"""The model that transformers makes of a folder, beside its recipe where there is one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from optishear.errors import ConfigError
+from optishear.export.checkpoint import broken_groups, logits_of, too_few_zeros, zeros_by_group
+from optishear.export.verify.check import FAILED, OK, TOLD, Check, percent
+from optishear.models.catalog import quiet_transformers
+from optishear.models.discover import is_fused_experts
+from optishear.models.load import DTYPES, load
+from optishear.models.weights import read
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.pattern import NofM
+from optishear.recipe.recipe import Recipe
+
+
+KNOWN_PATTERNS = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (8, 16))  # N kept of M
+ELIGIBLE = (2, 4)  # what sparse tensor cores take
+
+PROBE_TOKENS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model as transformers alone opens it, and which tensors it missed or had no use for."""
+
+    model: Any
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+
+def open_plainly(folder: Path, dtype: str) -> Opened:
+    """With `AutoModelForCausalLM` alone, in eval mode. A `ConfigError` says why it cannot be."""
+    import transformers
+
+    try:
+        with quiet_transformers():
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
+                trust_remote_code=False,
+            )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each architecture of transformers has its own kinds
+        first = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise ConfigError(
+            f"transformers {transformers.__version__} cannot open it "
+            f"({type(error).__name__}: {first})."
+        ) from error
+    model, told = loaded
+    model.requires_grad_(False).eval()
+    missing, unexpected = (
+        tuple(sorted(told[f"{kind}_keys"])) for kind in ("missing", "unexpected")
+    )
+    return Opened(model, missing, unexpected)
+
+
+def check_keys(opened: Opened) -> Check:
+    """Every tensor that the architecture has is there, and no other."""
+    wrong = {"missing": opened.missing, "of no use": opened.unexpected}
+    if any(wrong.values()):
+        counts = " and ".join(f"{len(names)} {what}" for what, names in wrong.items() if names)
+        return Check(
+            "keys",
+            FAILED,
+            f"Of the tensors that config.json calls for there are {counts}.",
+            tuple(f"{name}: {what}" for what, names in wrong.items() for name in names),
+        )
+    return Check("keys", OK, f"All tensors of {type(opened.model).__name__}, and no other.")
+
+
+def check_reload(folder: Path, model: Any, dtype: str) -> Check:
+    """Finite logits with transformers alone, equal to those of the model as optishear loads it."""
+    import transformers
+
+    tokens = _probe(model)
+    plain = logits_of(model, tokens)
+    if bad := int((~plain.isfinite()).sum()):
+        return Check("reload", FAILED, f"{bad} of {plain.numel():,} logits are NaN or infinite.")
+    how = ""
+    if any(is_fused_experts(module) for module in model.modules()):
+        # Another kernel rounds otherwise: what is compared is what is in the model.
+        model.set_experts_implementation("eager")
+        plain, how = logits_of(model, tokens), " (experts one by one)"
+    try:
+        ours = logits_of(load(str(folder.resolve()), dtype=dtype).model, tokens)
+    except ConfigError as error:
+        return Check("reload", FAILED, f"Opens with transformers, not with optishear: {error}")
+    if not torch.equal(plain, ours):
+        worst = (plain - ours).abs().max().item()
+        return Check("reload", FAILED, f"Logits differ from optishear's by up to {worst:.3g}.")
+    return Check(
+        "reload",
+        OK,
+        f"Opens with transformers {transformers.__version__}; logits finite, and equal through "
+        f"optishear{how}.",
+    )
+
+
+def check_recipe(recipe: Recipe, layout: ModelLayout) -> Check:
+    """The recipe is one for these layers."""
+    try:
+        recipe.check(layout)
+    except ConfigError as error:
+        return Check("recipe", FAILED, str(error))
+    return Check("recipe", OK, f"{recipe.key}: {len(layout.layers)} layers, each with its count.")
+
+
+def check_zeros_of(model: nn.Module, layout: ModelLayout, recipe: Recipe | None) -> Check:
+    """In every layer at least as many zeros as the recipe drops; without one, how many."""
+    zeros = {layer.name: int((read(model, layer) == 0).sum()) for layer in layout.layers}
+    everything = sum(p.numel() for p in model.parameters())
+    reached = (
+        f"{percent(sum(zeros.values()) / layout.total)} of the prunable weights are zero, "
+        f"{percent(sum(zeros.values()) / everything)} of all parameters"
+    )
+    by_layer = {layer.name: zeros[layer.name] / layer.size for layer in layout.layers}
+    if recipe is None:
+        ends = f"between {percent(min(by_layer.values()))} and {percent(max(by_layer.values()))}"
+        return Check("zeros", TOLD, f"{reached}; by layer {ends}.", (), by_layer)
+    beyond = {name: zeros[name] - recipe.drop[name] for name in zeros}
+    worst = sorted(layout.layers, key=lambda layer: beyond[layer.name])
+    wrong = [too_few_zeros(read(model, x), x, recipe) for x in worst if beyond[x.name] < 0]
+    if wrong:
+        return Check(
+            "zeros",
+            FAILED,
+            f"{len(wrong)} of {len(zeros)} layers have fewer zeros than the recipe drops.",
+            tuple(filter(None, wrong)),
+            by_layer,
+        )
+    more = [layer.name for layer in reversed(worst) if beyond[layer.name]]
+    return Check(
+        "zeros",
+        OK,
+        f"{reached}; the recipe drops {percent(layout.sparsity(recipe.drop))}.",
+        tuple(
+            f"{name}: {beyond[name]} more than the recipe drops (kept weights may have been zero)"
+            for name in more
+        ),
+        by_layer,
+    )
+
+
+def check_groups(model: nn.Module, layout: ModelLayout, recipe: Recipe | None) -> Check:
+    """Every group of an N:M recipe; else which N:M patterns hold, and how much is 2:4 already."""
+    n, m = ELIGIBLE
+    fits = [layer for layer in layout.layers if layer.in_features % m == 0]
+    share = {x.name: _share(read(model, x), n, m) for x in fits}
+    if recipe is not None and isinstance(recipe.pattern_object, NofM):
+        wrong = [broken_groups(read(model, layer), layer, recipe) for layer in layout.layers]
+        wrong = tuple(filter(None, wrong))
+        if wrong:
+            found = f"In {len(wrong)} of {len(layout.layers)} layers groups have too few zeros."
+            return Check("n:m groups", FAILED, found, wrong, share)
+        return Check(
+            "n:m groups",
+            OK,
+            f"{_patterns(recipe, layout)}: every group of all {len(layout.layers)} layers.",
+            (),
+            share,
+        )
+    holding = [
+        f"{n}:{m}"
+        for n, m in KNOWN_PATTERNS
+        if all(
+            layer.in_features % m == 0 and _share(read(model, layer), n, m) == 1
+            for layer in layout.layers
+        )
+    ]
+    groups = sum(layer.size // m for layer in fits)
+    held = sum(round(share[layer.name] * (layer.size // m)) for layer in fits)
+    pattern = "no recipe" if recipe is None else f"the recipe's pattern is {recipe.pattern}"
+    return Check(
+        "n:m groups",
+        TOLD,
+        f"{pattern}; in all layers hold: {', '.join(holding) or 'none'}; {n}:{m} holds in "
+        f"{sum(part == 1 for part in share.values())} of {len(layout.layers)} layers, in "
+        f"{percent(held / max(groups, 1))} of the groups.",
+        (),
+        share,
+    )
+
+
+def _patterns(recipe: Recipe, layout: ModelLayout) -> str:
+    """The N:M of the recipe's layers, the least N first: `1:4, 2:4`."""
+    pattern = recipe.pattern_object
+    kept = {(x.size - recipe.drop[x.name]) // pattern.step(x) for x in layout.layers}
+    return ", ".join(recipe.pattern.replace("n", str(n)) for n in sorted(kept))
+
+
+def _share(weight: Tensor, n: int, m: int) -> float:
+    """Of all groups of m, how many keep n at most."""
+    return (zeros_by_group(weight, m) >= m - n).double().mean().item()
+
+
+def _probe(model: Any) -> Int[Tensor, "1 seq"]:
+    """The first tokens of the vocabulary, whatever they say."""
+    return torch.arange(PROBE_TOKENS)[None] % model.get_input_embeddings().weight.shape[0]
