@@ -1,0 +1,129 @@
+"""What was found on one model, carried to another and, if asked, measured there on held-out text.
+
+Papers claim that a metric or a profile found on one model serves others: this is the experiment.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from optishear.errors import ConfigError
+from optishear.experiment.held_out import FOUND, baseline_recipes, compare
+from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
+from optishear.experiment.results import open_run
+from optishear.experiment.texts import usual_text
+from optishear.experiment.watcher import Watcher
+from optishear.export.recipes import write_recipe
+from optishear.models.discover import layout_of
+from optishear.models.load import load
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.recipe import MADE_WITH, Recipe
+from optishear.recipe.transfer import Transferred, transfer
+from optishear.solvers.methods import needs_of
+from optishear.text.disjoint import refuse_overlap, refuse_shared_text
+from optishear.text.sources import TextSpec
+from optishear.text.tokens import token_batches
+
+
+UNIFORM = "uniform, same metric"
+WANDA = "wanda"
+TRANSFERRED_FROM = "transferred_from"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recipe with the layout that it was found on, and what its file says of where."""
+
+    recipe: Recipe
+    layout: ModelLayout
+    made_with: Mapping[str, Any]
+
+    @property
+    def model(self) -> str:
+        return self.made_with["model"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Onto which model, at which sparsity (None: the source's), and how it is loaded.
+
+    - `calibration`: text for its statistics, now and when it is pruned; None is its usual one.
+    - `compare_on`: held-out text for the comparison; None makes none.
+    """
+
+    model: str
+    sparsity: float | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    calibration: TextSpec | None = None
+    compare_on: TextSpec | None = None
+
+
+def source_of_run(place: Path, pick: str | None) -> Source:
+    """A recipe of a finished run's front; the run has the layout, so nothing is loaded."""
+    front = open_run(place).front
+    return Source(front.pick(pick).recipe, front.layout, front.made_with)
+
+
+def source_of_file(path: Path) -> Source:
+    """A recipe file. It holds counts by layer name and no layout (which block, which role, how
+    big), so the model that it was made for is loaded for that."""
+    recipe = Recipe.read(path)
+    made_with = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH, {})
+    if "model" not in made_with:
+        raise ConfigError(
+            f"{path}: does not say for which model it was made (made_with.model), and a recipe "
+            f"alone holds no layout. Write it again with `optishear export`, or give its RUN."
+        )
+    return Source(recipe, layout_of(load(made_with["model"]).model), made_with)
+
+
+def transfer_to(
+    source: Source, target: Target, to: Path, watcher: Watcher
+) -> tuple[Transferred, list[dict[str, Any]] | None]:
+    """Writes the recipe for the target; with the rows of the comparison where one was asked for."""
+    calibration = target.calibration or usual_text(target.model, "train")
+    if target.compare_on is not None:
+        refuse_overlap({"calibration": calibration, "comparison": target.compare_on})
+    watcher.stage(f"loading {target.model}")
+    if target.compare_on is None:
+        loaded = load(target.model, dtype=target.dtype, device=target.device)
+        found = transfer(source.recipe, source.layout, layout_of(loaded.model), target.sparsity)
+        rows = None
+    else:
+        prepared = prepare(target.model, target.dtype, target.device, calibration)
+        loaded = prepared.loaded
+        found = transfer(source.recipe, source.layout, prepared.layout, target.sparsity)
+        rows = _compare(prepared, found.recipe, target.compare_on, watcher)
+    made_with = {
+        "model": target.model,
+        "model_hash": loaded.hash,
+        "dtype": target.dtype,
+        "calibration": asdict(calibration),
+        TRANSFERRED_FROM: {
+            "run": source.made_with.get("run"),
+            "recipe": source.recipe.key,
+            "model": source.model,
+        },
+    }
+    write_recipe(to, found.recipe, made_with)
+    return found, rows
+
+
+def _compare(
+    prepared: Prepared, recipe: Recipe, text: TextSpec, watcher: Watcher
+) -> list[dict[str, Any]]:
+    """The transferred recipe beside the same without its profile, uniform Wanda and dense."""
+    held = token_batches(text, prepared.loaded.tokenizer)
+    refuse_shared_text({"calibration": prepared.calibration, "comparison": held})
+    watcher.stage("collecting statistics")
+    needs = needs_of(recipe) | needs_of(Recipe({"name": WANDA}, {}))
+    calibrated = prepared.calibrate(needs, GRADIENT_SEQUENCES, watcher.stage)
+    [wanda] = baseline_recipes([WANDA], recipe, recipe.pattern_object, calibrated).values()
+    uniform = Recipe(recipe.metric, wanda.drop, recipe.pattern, recipe.solver, recipe.quadratic)
+    recipes = {WANDA: wanda, UNIFORM: uniform, FOUND: recipe}
+    if uniform == wanda:
+        del recipes[UNIFORM]
+    return compare(calibrated, recipes, [held], prepared.batch_tokens, watcher)
