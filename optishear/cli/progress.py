@@ -2,19 +2,19 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from optishear.cli.console import note
+from optishear.cli.progress_view import line, panel
 from optishear.experiment.watcher import Watcher
-from optishear.search.evaluator import Evaluation, minimised
-from optishear.search.front import knee, non_dominated
+from optishear.report.progress import Goal, Progress
+from optishear.search.evaluator import Evaluation
 from optishear.search.loop import Found
 
 
 LINES = 10  # in a pipe: about so many lines a search
+EVERY = 1.0  # seconds between two looks at the numbers, in a terminal
+SHARE = 0.01  # of the time that looking may take: a large front is looked at less often
 
 
 class Stages(Watcher):
@@ -40,7 +40,7 @@ class Stages(Watcher):
     def _counted(self, what: str, done: int, total: int, seconds: float = 0.0) -> None:
         """A bar in a terminal; in a pipe about ten lines."""
         if sys.stderr.isatty():
-            bar = self.bar or self._open(what, [])
+            bar = self.bar or self._open(what)
             bar.update(self.task, total=total, completed=done)
             if done == total:
                 self.close()
@@ -52,8 +52,7 @@ class Stages(Watcher):
             self.bar.stop()
             self.bar = None
 
-    def _open(self, what: str, fields: Sequence[str]) -> Any:
-        """A bar for `what`; each field is a text beside it that updates may change."""
+    def _open(self, what: str) -> Any:
         from rich import progress
         from rich.console import Console
 
@@ -62,71 +61,88 @@ class Stages(Watcher):
             progress.BarColumn(bar_width=24),
             progress.MofNCompleteColumn(),
             progress.TimeRemainingColumn(),
-            *[progress.TextColumn(f"{{task.fields[{field}]}}") for field in fields],
             console=Console(stderr=True),
         )
-        self.task = self.bar.add_task(what, total=None, **dict.fromkeys(fields, ""))
+        self.task = self.bar.add_task(what, total=None)
         self.bar.start()
         return self.bar
 
 
 class LiveWatcher(Stages):
-    """rich's progress bar on stderr where that is a terminal, plain lines where it is not.
+    """The search's numbers on stderr: redrawn in place in a terminal, some plain lines in a pipe.
 
-    - `objectives`: {name: whether it is maximised}; the best so far is the knee of the front, or
-      the lowest value of `prefer` where one quantity decides.
+    What is shown is a `report.progress.State`, as `optishear watch` computes it of the journal.
     """
 
-    def __init__(self, objectives: Mapping[str, bool], prefer: str | None):
+    def __init__(self, goal: Goal):
         super().__init__()
-        self.objectives, self.prefer = dict(objectives), prefer
-        self.measured = 0
-        self.started = time.monotonic()
+        self.goal = goal
+        self.progress: Progress | None = None
+        self.screen: Any = None
+        self._next = 0.0
 
     def stage(self, text: str) -> None:
         if text != "searching":
             super().stage(text)
             return
         self.close()
-        self.started, self.measured = time.monotonic(), 0
+        self.progress, self._next = None, 0.0
         if sys.stderr.isatty():
-            self._open(text, ["rate", "best"])
+            self._open_screen(text)
 
     def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
-        self.measured += 1
-        done, lowest = found.asked, min(found.rungs)
-        rate = self.measured / max(time.monotonic() - self.started, 1e-9)
-        if self.bar is not None:
-            self.bar.update(
-                self.task, total=total, completed=done, rate=f"{rate:.1f}/s", best=self._best(found)
-            )
-        elif evaluation.rung > lowest:
-            if len(found.rungs[evaluation.rung]) == 1:
-                note(f"  climbing to {evaluation.rung} search tokens")
-        elif done % max(1, total // LINES) == 0 or done == total:
-            left = (total - done) / rate
-            note(f"  {done}/{total}  {rate:.2f}/s  {left:.0f} s left  {self._best(found)}")
+        if self.progress is None:
+            self.progress = Progress(self.goal.on(found.rungs).of(total))
+        self.progress.add(entry_of(evaluation))
+        if self.screen is None:
+            self._say(self.progress, found, evaluation, total)
+        elif time.monotonic() >= self._next:
+            self._show(self.progress)
 
-    def _best(self, found: Found) -> str:
-        """How many recipes are on which rung, and the front so far of those on the top one."""
-        parts = []
-        if len(found.rungs) > 1:
-            on = ", ".join(f"{len(there)} on {rung}" for rung, there in found.rungs.items())
-            parts.append(f"{on} tokens")
-        if found.good:
-            parts.append(self._front(found))
-        if found.failed:
-            parts.append(f"{len(found.failed)} failed")
-        return ", ".join(parts)
+    def close(self) -> None:
+        """The screen keeps the last numbers, which may be newer than those shown."""
+        super().close()
+        if self.screen is not None:
+            if self.progress is not None:
+                self._show(self.progress)
+            self.screen.stop()
+            self.screen = None
 
-    def _front(self, found: Found) -> str:
-        names = list(self.objectives)
-        values = np.array(minimised(found.good, names, list(self.objectives.values())))
-        front = non_dominated(values)
-        if self.prefer is not None:
-            best = min((e.values or {})[self.prefer] for e in found.good)
-            text = f"lowest {self.prefer} {best:.4g}"
-        else:
-            at = found.good[front[knee(values[front])]].values or {}
-            text = "knee " + ", ".join(f"{name} {at[name]:.4g}" for name in names)
-        return f"front {len(front)}, {text}"
+    def _show(self, progress: Progress) -> None:
+        started = time.monotonic()
+        self.screen.update(panel(progress.state(), self.goal.prefer))
+        took = time.monotonic() - started
+        self._next = started + max(EVERY, took / SHARE)
+
+    def _say(self, progress: Progress, found: Found, evaluation: Evaluation, total: int) -> None:
+        rung, made = evaluation.rung, len(found.rungs[evaluation.rung])
+        if rung == min(found.rungs):
+            if made % max(1, total // LINES) == 0 or made == total:
+                note(line(progress.state(), self.goal.prefer))
+        elif made == 1:
+            note(f"  climbing to {rung} search tokens")
+        elif not progress.ladder.by_generation:
+            state = progress.state()
+            expected = state.expected[rung]
+            if made % max(1, expected // 4) == 0 or made == expected:
+                note(line(state, self.goal.prefer))
+
+    def _open_screen(self, what: str) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        self.screen = Live(Text(f"{what} …"), console=Console(stderr=True), refresh_per_second=4)
+        self.screen.start()
+
+
+def entry_of(evaluation: Evaluation) -> dict[str, Any]:
+    """What a journal keeps of an evaluation and progress needs to know."""
+    return {
+        "key": evaluation.recipe.key,
+        "rung": evaluation.rung,
+        "values": evaluation.values,
+        "reason": evaluation.reason,
+        "seconds": evaluation.seconds,
+        "memo": evaluation.remembered,
+    }

@@ -8,7 +8,7 @@ from optishear.recipe.quadratic import damping_of, lambda_of, uses_gradients
 from optishear.recipe.recipe import Recipe
 
 
-Feature = float | str
+Feature = int | float | str
 
 
 def features(recipe: Recipe, layout: ModelLayout) -> dict[str, Feature]:

@@ -100,6 +100,25 @@ def refuse_second_writer(path: Path) -> None:
     lock.release()
 
 
+def has_writer(path: Path) -> bool | None:
+    """Whether a process has this journal open; None where that cannot be told (a folder one may
+    not write to, a file system without locks, another machine's copy).
+
+    Asking takes a lock that nobody holds for as long as it takes to give it back.
+    """
+    lock = _lock_of(path)
+    if not Path(lock.lock_file).exists():
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return None
+    lock.release()
+    return False
+
+
 def _lock_of(path: Path) -> BaseFileLock:
     return FileLock(path.with_suffix(".lock"))
 

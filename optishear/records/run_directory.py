@@ -40,6 +40,15 @@ class RunDirectory:
     def figures(self) -> Path:
         return self.path / "figures"
 
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def study(self) -> Path:
+        """The evaluations as an Optuna study: made from the journal, and of no use to a search."""
+        return self.path / "optuna.log"
+
     def siblings(self) -> list[Path]:
         """Journals of all other runs under the same results folder."""
         everywhere = self.path.parent.parent.glob("*/*/journal.jsonl")

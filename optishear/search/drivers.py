@@ -12,6 +12,7 @@ from optishear.recipe.lookup import lookup
 from optishear.search.driver import Driver, DriverSettings
 from optishear.search.exhaustive_driver import ExhaustiveDriver
 from optishear.search.genes import Choice, Gene
+from optishear.search.ladder import Ladder
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ def make_driver(name: str, settings: DriverSettings) -> Driver:
             f"{len(settings.genes)}. They must come from the same search space."
         )
     return entry.make(settings)
+
+
+def make_ladder(driver: str, rungs: tuple[int, ...], keep: float, population: int) -> Ladder:
+    """The ladder of these rungs (search tokens, the last is all), climbed as the driver needs."""
+    if lookup(DRIVERS, driver, kind="driver").staged:
+        return Ladder(rungs, keep, by_generation=True)
+    return Ladder(rungs, keep, least=population)
 
 
 def check_budget(driver: str, population: int, evaluations: int, objectives: int) -> None:

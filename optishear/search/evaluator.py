@@ -18,6 +18,7 @@ class Evaluation:
     - `values`: {quantity: value}, all finite; None where the recipe failed.
     - `rung`: search tokens that it was measured on; only values of one rung are comparable.
     - `seconds`: what the measuring took; 0 where the value came from another run's journal.
+    - `remembered`: whether it did.
     """
 
     recipe: Recipe
@@ -25,6 +26,7 @@ class Evaluation:
     values: Mapping[str, float] | None
     reason: str = ""
     seconds: float = 0.0
+    remembered: bool = False
 
     @property
     def failed(self) -> bool:
@@ -53,7 +55,10 @@ class Evaluator:
             known = self.memo.get(key)
             outcome = self._measure(recipe, rung) if known is None else _remembered(known)
             entry = self.journal.append(recipe, rung, outcome)
-        return Evaluation(recipe, rung, entry["values"], entry["reason"], entry["seconds"])
+        remembered = entry.get("memo", False)
+        return Evaluation(
+            recipe, rung, entry["values"], entry["reason"], entry["seconds"], remembered
+        )
 
     def _measure(self, recipe: Recipe, rung: int) -> dict[str, Any]:
         """Only `NumericalError` and values that are not finite are failures of a recipe. Anything

@@ -46,7 +46,11 @@ class Ladder:
 
     def going_on(self, values: Points) -> list[int]:
         """Which of the candidates with these values on one rung, all minimised, go on."""
-        return promising(values, max(self.least, round(self.keep * len(values))))
+        return promising(values, self.places(len(values)))
+
+    def places(self, candidates: int) -> int:
+        """How many of so many successful candidates on one rung go on to the next."""
+        return min(candidates, max(self.least, round(self.keep * candidates)))
 
 
 def promising(values: Points, most: int) -> list[int]:

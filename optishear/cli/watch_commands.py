@@ -1,0 +1,158 @@
+"""Commands that follow a run which somebody else makes: watch, dashboard."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optishear.cli.console import FAILED_RUN, JsonFlag, note, say, say_json, speaking
+from optishear.cli.progress_view import line, look_view
+from optishear.cli.run_commands import RunPlace
+
+
+if TYPE_CHECKING:
+    from optishear.report.dashboard import Dashboard
+    from optishear.report.optuna_mirror import Mirror
+    from optishear.report.watching import Look, RunWatch
+
+
+def register(app: typer.Typer) -> None:
+    for command in (watch, dashboard):
+        app.command()(command)
+
+
+@speaking
+def watch(
+    run: RunPlace,
+    once: Annotated[bool, typer.Option("--once", help="Say how it stands, and leave.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    json_: bool = JsonFlag,
+) -> None:
+    """Follow a search from its files, here or in a folder shared with another machine.
+
+    Ends when the run does, with exit code 1 if it failed. Changes nothing. With --json one object a
+    line whenever something is new.
+
+    Example: optishear watch results/quickstart --every 5
+    """
+    from optishear.records.run_directory import find_run
+    from optishear.report.watching import FINISHED, RunWatch
+
+    looks = _looks(RunWatch(find_run(run)), every, once)
+    if json_:
+        look = _say_lines(looks, once)
+    elif once or not sys.stdout.isatty():
+        look = _say_plainly(looks)
+    else:
+        look = _redraw(looks)
+    if look.over and look.status != FINISHED:
+        raise typer.Exit(FAILED_RUN)
+
+
+@speaking
+def dashboard(
+    run: RunPlace,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the Optuna study is kept: *.db is SQLite, anything else Optuna's journal. "
+            "RUN/optuna.log if left out."
+        ),
+    ] = None,
+    rung: Annotated[
+        int | None, typer.Option(help="Search tokens; the highest rung if left out.")
+    ] = None,
+    serve: Annotated[bool, typer.Option(help="Open optuna-dashboard on it.")] = True,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 3.0,
+    json_: bool = JsonFlag,
+) -> None:
+    """Look at a search in optuna-dashboard: its evaluations as the trials of an Optuna study.
+
+    While the dashboard is open, new evaluations come in; Ctrl-C ends it. The study stays, and any
+    of Optuna's tools can read it.
+
+    Example: optishear dashboard results/quickstart --port 8081
+    """
+    from optishear.records.run_directory import find_run
+    from optishear.report.dashboard import open_dashboard
+    from optishear.report.optuna_mirror import Mirror, open_storage
+
+    directory = find_run(run)
+    file = study or directory.study
+    dashboard = open_dashboard(port) if serve else None
+    storage = open_storage(file)
+    mirror = Mirror(directory, storage, rung)
+    mirror.update()
+    numbers = {"study": mirror.name, "file": str(file), "trials": mirror.trials}
+    url = None if dashboard is None else dashboard.show(storage, mirror.study_id)
+    if json_:
+        say_json({**numbers, "failed": mirror.failed, "url": url})
+    else:
+        say(f"{mirror.trials} evaluations ({mirror.failed} failed) in {file}")
+        say(f"study: {mirror.name}" + (f"\n{url}" if url else ""))
+    if dashboard is not None:
+        try:
+            _keep_up(mirror, dashboard, every)
+        except KeyboardInterrupt:
+            note("closed")
+        finally:
+            dashboard.close()
+
+
+def _keep_up(mirror: "Mirror", dashboard: "Dashboard", every: float) -> None:
+    while True:
+        time.sleep(every)
+        new = mirror.update()
+        dashboard.study_id = mirror.study_id
+        if new:
+            note(f"{new} new, {mirror.trials} in all" + (", all anew" if mirror.anew else ""))
+
+
+def _looks(run: "RunWatch", every: float, once: bool) -> Iterator["Look"]:
+    """A look now and again until the run is over."""
+    while True:
+        look = run.look()
+        yield look
+        if once or look.over:
+            return
+        time.sleep(every)
+
+
+def _say_lines(looks: Iterator["Look"], once: bool) -> "Look":
+    said: object = None
+    for look in looks:
+        if (data := look.to_json()) != said:
+            say_json(data) if once else say(json.dumps(data, ensure_ascii=False, allow_nan=False))
+            said = data
+    return look
+
+
+def _say_plainly(looks: Iterator["Look"]) -> "Look":
+    from rich.console import Console
+
+    console, said = Console(highlight=False, markup=False), None
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=240)
+    for look in looks:
+        if said is None:
+            console.print(look_view(look, datetime.now(UTC)))
+        elif look.state is not None and look.state != said:
+            say(line(look.state, look.goal.prefer))
+        said = look.state
+    return look
+
+
+def _redraw(looks: Iterator["Look"]) -> "Look":
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
+        for look in looks:
+            live.update(look_view(look, datetime.now(UTC)), refresh=True)
+    return look

@@ -1,0 +1,268 @@
+"""A run's evaluations as the trials of an Optuna study, for Optuna's plots and dashboard.
+
+The study is a copy: it is made of the journal, brought up to date from it, and never read back.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from optishear.errors import ConfigError, StorageError
+from optishear.recipe.features import Feature, features
+from optishear.records.journal import recipe_of
+from optishear.records.run_directory import RunDirectory
+from optishear.report.evaluations import layout_of_run
+from optishear.report.watching import Look, RunWatch
+from optishear.search.optuna_driver import quiet
+
+
+SQLITE = (".db", ".sqlite", ".sqlite3")
+OURS = "optishear"  # a study's attribute: the hash of the run that it mirrors
+FRACTIONS = ("sparsity.", "lambda.")
+
+Entry = Mapping[str, Any]
+Row = Mapping[str, Feature]
+Given = Mapping[str, BaseDistribution]
+
+
+def open_storage(path: Path) -> BaseStorage:
+    """Optuna's storage in this file, which may hold other studies, too. SQLite for `*.db`,
+    `*.sqlite` and `*.sqlite3`, else Optuna's journal."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):  # says now, and in one sentence, what Optuna would say later
+            pass
+    except OSError as error:
+        raise StorageError(
+            f"{path}: could not be written ({error.strerror}). Choose another place with --study."
+        ) from error
+    with path.open("rb") as file:
+        begin = file.readline(4096)
+    sqlite = path.suffix in SQLITE
+    if begin and not (begin.startswith(b"SQLite format 3") if sqlite else _is_optuna(begin)):
+        kind = "SQLite database" if sqlite else "journal of Optuna's"
+        raise ConfigError(f"{path}: is no {kind}. Choose another file with --study.")
+    with quiet():
+        if sqlite:
+            return RDBStorage(f"sqlite:///{path.resolve()}")
+        # Its other lock is a symbolic link, which not every system has.
+        lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
+        return JournalStorage(JournalFileBackend(str(path), lock))
+
+
+class Mirror:
+    """One study that follows one run on one rung: an evaluation of the search is a trial.
+
+    - Values are the objectives in their own direction, under their names.
+    - Parameters are those of the recipe's `features` that vary. Sparsities and λ are fractions; any
+      other number lies between the ends that the search space gives it and that were seen; what
+      is no number is one of what was listed or seen.
+    - User attributes: `key`, `rung`, `seconds`, the quantities that are no objectives, `reason` of
+      a failure, `remembered` for what another run had measured.
+    - Trials start when everything before them was measured, counted from the start of the run:
+      how long each took is right, and pauses are not seen.
+
+    Optuna compares parameters only if their distributions are alike in all trials. So where a
+    further evaluation widens one, or makes another feature vary, the study is written anew.
+    """
+
+    def __init__(self, run: RunDirectory, storage: BaseStorage, rung: int | None = None):
+        self.storage = storage
+        self.name, self.study_id = "", -1
+        self.trials = self.failed = 0
+        self.anew = False  # whether the last update wrote all trials again
+        self._watch, self._run, self._asked_rung = RunWatch(run), run, rung
+        self._rows: list[tuple[str, Row]] = []  # of the entries on the rung, in their order
+
+    def update(self) -> int:
+        """Brings the study up to date; how many evaluations had not been in it."""
+        look = self._watch.look()
+        rung = _rung(look, self._asked_rung)
+        entries = self._with_starts(rung)
+        keys = [entry["key"] for entry, _ in entries]
+        if [key for key, _ in self._rows] != keys[: len(self._rows)]:
+            self._rows = []
+        if len(self._rows) < len(entries):
+            layers, layout = self._watch.reader.layers, layout_of_run(self._run)
+            self._rows += [
+                (entry["key"], features(recipe_of(entry, layers), layout))
+                for entry, _ in entries[len(self._rows) :]
+            ]
+        rows = [row for _, row in self._rows]
+        given = distributions(rows, declared(look.manifest["experiment"]["space"]))
+        begun = datetime.fromisoformat(look.manifest["started"]).astimezone()
+        objectives = list(look.goal.objectives)
+        with quiet():
+            study, before = self._open(look, rung, given)
+            stand = 0 if self.anew else before
+            for (entry, spent), row in list(zip(entries, rows, strict=True))[stand:]:
+                start = begun + timedelta(seconds=spent)
+                study.add_trial(trial_of(entry, row, given, objectives, start))
+        self.trials = len(entries)
+        self.failed = sum(entry["values"] is None for entry, _ in entries)
+        return max(self.trials - before, 0)
+
+    def _with_starts(self, rung: int) -> list[tuple[Entry, float]]:
+        """The rung's entries, each with the seconds that all before it took, on whatever rung."""
+        spent, found = 0.0, []
+        for entry in self._watch.entries:
+            if entry["rung"] == rung:
+                found.append((entry, spent))
+            spent += entry["seconds"]
+        return found
+
+    def _open(self, look: Look, rung: int, given: Given) -> tuple[optuna.Study, int]:
+        """The study, begun or emptied where it has to be, and how many trials it had."""
+        experiment, mine = look.manifest["experiment"], look.manifest["hash"]
+        self.name = f"{experiment['name']} {mine}, {rung} tokens"
+        study = self._study(look)
+        trials = study.get_trials(deepcopy=False)
+        if trials and study.user_attrs.get(OURS) != mine:
+            raise ConfigError(
+                f"The study {self.name!r} is no mirror of this run. Choose another file with "
+                f"--study."
+            )
+        self.anew = not self._stand(trials, given)
+        if self.anew:
+            optuna.delete_study(study_name=self.name, storage=self.storage)
+            study = self._study(look)
+        if self.anew or not trials:
+            study.set_user_attr(OURS, mine)
+            study.set_user_attr("model", experiment["model"])
+            study.set_metric_names(list(look.goal.objectives))
+        self.study_id = self.storage.get_study_id_from_name(self.name)
+        return study, len(trials)
+
+    def _study(self, look: Look) -> optuna.Study:
+        # Not load_if_exists, which writes a line into Optuna's journal each time.
+        if self.name in optuna.get_all_study_names(self.storage):
+            return optuna.load_study(study_name=self.name, storage=self.storage)
+        directions = [
+            StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
+            for maximise in look.goal.objectives.values()
+        ]
+        return optuna.create_study(
+            storage=self.storage, study_name=self.name, directions=directions
+        )
+
+    def _stand(self, trials: Sequence[FrozenTrial], given: Given) -> bool:
+        """Whether these trials are the first of what would be written now."""
+        return len(trials) <= len(self._rows) and all(
+            trial.user_attrs.get("key") == key
+            and trial.distributions == {name: kind for name, kind in given.items() if name in row}
+            for trial, (key, row) in zip(trials, self._rows)
+        )
+
+
+def trial_of(
+    entry: Entry, row: Row, given: Given, objectives: Sequence[str], start: datetime
+) -> FrozenTrial:
+    """One evaluation as a finished trial; `given` are the parameters, their values in `row`."""
+    values = entry["values"]
+    attributes = {"key": entry["key"], "rung": entry["rung"], "seconds": entry["seconds"]}
+    if values is None:
+        attributes["reason"] = entry["reason"]
+    else:
+        attributes |= {name: value for name, value in values.items() if name not in objectives}
+    if entry.get("memo", False):
+        attributes["remembered"] = True
+    params = {
+        name: str(row[name]) if isinstance(kind, CategoricalDistribution) else row[name]
+        for name, kind in given.items()
+        if name in row
+    }
+    trial = create_trial(
+        state=TrialState.FAIL if values is None else TrialState.COMPLETE,
+        values=None if values is None else [values[name] for name in objectives],
+        params=params,
+        distributions={name: given[name] for name in params},
+        user_attrs=attributes,
+    )
+    trial.datetime_start = start.replace(tzinfo=None)  # Optuna's are local times
+    trial.datetime_complete = trial.datetime_start + timedelta(seconds=entry["seconds"])
+    return trial
+
+
+def distributions(
+    rows: Sequence[Row], known: Mapping[str, Sequence[Feature]]
+) -> dict[str, BaseDistribution]:
+    """The features that differ between rows, with what they may be.
+
+    `known`: {feature: ends or options} beside what the rows have; may have other features, too.
+    """
+    seen: dict[str, dict[Feature, None]] = {}
+    for row in rows:
+        for name, value in row.items():
+            seen.setdefault(name, {})[value] = None
+    return {
+        name: _distribution(name, [*values, *known.get(name, ())])
+        for name, values in seen.items()
+        if len(values) > 1
+    }
+
+
+def _distribution(name: str, values: Sequence[Feature]) -> BaseDistribution:
+    numbers = [value for value in values if not isinstance(value, str)]
+    if len(numbers) < len(values):
+        return CategoricalDistribution(sorted({str(value) for value in values}))
+    if name.startswith(FRACTIONS):
+        return FloatDistribution(0.0, 1.0)
+    low, high = min(numbers), max(numbers)
+    if all(isinstance(value, int) for value in numbers):
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high)
+
+
+def declared(space: Mapping[str, Any]) -> dict[str, list[Feature]]:
+    """{feature: ends or options} of the genes that metrics and solvers have in a space's file."""
+    found: dict[str, list[Feature]] = {}
+    for part in ("metric", "solver"):
+        for template in space.get(part, ()):
+            for key, gene in template.items():
+                if isinstance(gene, Mapping) and gene.keys() <= {"choice", "real", "integer"}:
+                    for options in gene.values():
+                        found.setdefault(f"{part}.{key}", []).extend(map(_feature, options))
+    return found
+
+
+def _feature(option: Any) -> Feature:
+    return option if type(option) in (int, float) else str(option)
+
+
+def _rung(look: Look, asked: int | None) -> int:
+    rungs = look.goal.rungs
+    if asked is None:
+        if rungs is None:
+            raise ConfigError(
+                f"{look.title}: nothing is measured yet, so that the number of its search tokens "
+                f"is not known. Come back later."
+            )
+        return rungs[-1]
+    if rungs is not None and asked not in rungs:
+        raise ConfigError(
+            f"--rung {asked}: this run measures on {', '.join(map(str, rungs))} search tokens."
+        )
+    return asked
+
+
+def _is_optuna(line: bytes) -> bool:
+    try:
+        first = json.loads(line)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(first, dict) and "op_code" in first
