@@ -69,7 +69,7 @@ def load_or_collect_gradients(
     layout and tokens are added here. A damaged folder is collected anew, with a warning. `notice`
     is told how large the files will be before they are made, and how long it took after.
     """
-    folder = cache / _digest(key, layout, tokens)
+    folder = folder_of(cache, key, layout, tokens)
     try:
         if folder.exists():
             try:
@@ -81,7 +81,7 @@ def load_or_collect_gradients(
         _refuse(model, layout, tokens)
         cache.mkdir(parents=True, exist_ok=True)
         _refuse_full_disk(cache, layout, len(tokens))
-        size = 2 * layout.total * len(tokens)
+        size = gradient_bytes(layout, len(tokens))
         told = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
         if notice:
             notice(f"collecting gradients of {len(tokens)} sequences: {told} on disk")
@@ -104,11 +104,19 @@ def load_or_collect_gradients(
         ) from error
 
 
-def _digest(key: str, layout: ModelLayout, tokens: Int[Tensor, "samples seq"]) -> str:
+def folder_of(
+    cache: Path, key: str, layout: ModelLayout, tokens: Int[Tensor, "samples seq"]
+) -> Path:
+    """Where these gradients lie, if they are there."""
     ids = tokens.cpu().contiguous().numpy().astype("<i8").tobytes()
     seen = hashlib.sha256(repr(tuple(tokens.shape)).encode() + ids).hexdigest()
     wanted = [FORMAT, key, layout.hash, seen, len(tokens)]
-    return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
+    return cache / hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
+
+
+def gradient_bytes(layout: ModelLayout, samples: int) -> int:
+    """Of their numbers in fp16."""
+    return 2 * layout.total * samples
 
 
 def _refuse(model: nn.Module, layout: ModelLayout, tokens: Int[Tensor, "samples seq"]) -> None:
@@ -127,7 +135,7 @@ def _refuse(model: nn.Module, layout: ModelLayout, tokens: Int[Tensor, "samples 
 
 
 def _refuse_full_disk(cache: Path, layout: ModelLayout, samples: int) -> None:
-    needed, free = 2 * layout.total * samples, shutil.disk_usage(cache).free
+    needed, free = gradient_bytes(layout, samples), shutil.disk_usage(cache).free
     if free < needed:
         raise StorageError(
             f"Gradients of {samples} sequences take {needed:,} bytes in fp16, and {cache} has "

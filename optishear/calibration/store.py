@@ -41,12 +41,10 @@ def load_or_collect(
     What is collected and for which layers is added here. A damaged file is collected anew, with
     a warning. Statistics with Gram matrices of more than `GRAM_BYTES` are not kept.
     """
-    widths = {layer.site: layer.in_features for layer in layout.layers}
-    if Need.GRAM in needs and sum(4 * width**2 for width in widths.values()) > GRAM_BYTES:
+    path = path_of(cache, key, layout, needs)
+    if path is None:
         return collect(model, layout, batches, needs)
-    wanted = [FORMAT, key, layout.hash, sorted(need.value for need in needs)]
-    digest = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
-    path = cache / f"{digest}.safetensors"
+    widths = {layer.site: layer.in_features for layer in layout.layers}
     if path.exists():
         try:
             stats = _load(path, widths, gram=Need.GRAM in needs)
@@ -56,6 +54,21 @@ def load_or_collect(
     stats = collect(model, layout, batches, needs)
     _save(path, stats)
     return stats
+
+
+def path_of(cache: Path, key: str, layout: ModelLayout, needs: frozenset[Need]) -> Path | None:
+    """Where these statistics lie, if they are there; None where they are too many to be kept."""
+    if Need.GRAM in needs and gram_bytes(layout) > GRAM_BYTES:
+        return None
+    wanted = [FORMAT, key, layout.hash, sorted(need.value for need in needs)]
+    digest = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
+    return cache / f"{digest}.safetensors"
+
+
+def gram_bytes(layout: ModelLayout) -> int:
+    """Of the Gram matrices of all input sites."""
+    widths = {layer.site: layer.in_features for layer in layout.layers}
+    return sum(4 * width**2 for width in widths.values())
 
 
 def _save(path: Path, stats: Mapping[str, LayerStats]) -> None:

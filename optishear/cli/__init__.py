@@ -4,7 +4,18 @@ import os
 
 import typer
 
-from optishear.cli import listing_commands, model_commands, run_commands, search_commands
+from optishear.cli import (
+    evaluate_commands,
+    interchange_commands,
+    listing_commands,
+    model_commands,
+    report_commands,
+    run_commands,
+    search_commands,
+    transfer_commands,
+    verify_commands,
+    watch_commands,
+)
 
 
 app = typer.Typer(
@@ -15,7 +26,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for commands in (search_commands, run_commands, model_commands, listing_commands):
+for commands in (
+    search_commands,
+    run_commands,
+    report_commands,
+    model_commands,
+    evaluate_commands,
+    interchange_commands,
+    verify_commands,
+    transfer_commands,
+    watch_commands,
+    listing_commands,
+):
     commands.register(app)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import combinations
 from typing import Any, Literal
 
 from pydantic import ByteSize, Field, model_validator
@@ -9,12 +10,12 @@ from pydantic import ByteSize, Field, model_validator
 from optishear.allocation import RULES
 from optishear.calibration.statistics import Need
 from optishear.config.reach import check_space, needs_of_space
-from optishear.errors import ConfigError
+from optishear.errors import ConfigError, ConfigErrors, noting
 from optishear.objectives import make_objective
 from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.storage import SIZES
-from optishear.search.drivers import DRIVERS, check_budget, check_variation
+from optishear.search.drivers import check_budget, check_variation
 from optishear.search.pick import Pick, parse_pick
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
@@ -91,13 +92,15 @@ class MemoryConfig(Strict):
 class Experiment(Strict):
     """One question put to one model: everything that its answer depends on, and `memory`.
 
-    `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
-    where something needs gradients.
+    - `hypothesis`: the question in words, for reports; in a file its first comment.
+    - `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
+      where something needs gradients.
     """
 
     later = frozenset({"gradient_sequences", "compile", "memory"})
 
     name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
+    hypothesis: str = ""
     model: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
@@ -132,22 +135,51 @@ class Experiment(Strict):
         return {**data, "objectives": objectives, "pick": pick, "record": record}
 
     @model_validator(mode="after")
-    def _known_names(self) -> "Experiment":
+    def _sound(self) -> "Experiment":
+        """All that is wrong together, as `ConfigErrors`."""
+        mistakes: list[str] = []
         for name in self.quantities:
-            make_objective(name)
+            with noting(mistakes):
+                make_objective(name)
+        for name in self.baselines:
+            with noting(mistakes):
+                lookup(METHODS, name, kind="method")
+        checks = (
+            self._distinct_objectives,
+            self._known_grouping,
+            self._known_space,
+            self._pick_of_what_is_measured,
+            self._possible_search,
+            self._possible_rungs,
+        )
+        for check in checks:
+            with noting(mistakes):
+                check()
+        with noting(mistakes):
+            for pair in combinations(self.text_specs.items(), 2):
+                with noting(mistakes):
+                    refuse_overlap(dict(pair))
+        if mistakes:
+            raise ConfigErrors(mistakes)
+        return self
+
+    def _distinct_objectives(self) -> None:
         if len(set(self.objectives)) < len(self.objectives):
             raise ConfigError(f"objectives: one is named twice: {', '.join(self.objectives)}.")
-        for name in self.baselines:
-            lookup(METHODS, name, kind="method")
-        lookup(DRIVERS, self.search.driver, kind="driver")
+
+    def _known_grouping(self) -> None:
         by = self.space.sparsity.by
         if by not in (known := [*GROUPINGS, *RULES]):
             raise ConfigError(
                 f"space.sparsity.by: no {by!r}.{did_you_mean(by, known)} "
                 f"There are: {', '.join(known)}."
             )
+
+    def _known_space(self) -> None:
         check_space(self.space)
         self._enough_gradients()
+
+    def _pick_of_what_is_measured(self) -> None:
         for name in self.parsed_pick.quantities:
             if name not in (*self.quantities, *SIZES):
                 raise ConfigError(
@@ -155,16 +187,13 @@ class Experiment(Strict):
                     f"{did_you_mean(name, self.quantities)} Add it to record; measured are: "
                     f"{', '.join(self.quantities)}."
                 )
+
+    def _possible_search(self) -> None:
+        settings = self.search
         check_budget(
-            self.search.driver,
-            self.search.population,
-            self.search.evaluations,
-            len(self.objectives),
+            settings.driver, settings.population, settings.evaluations, len(self.objectives)
         )
-        check_variation(self.search.driver, self.search.variation)
-        self._possible_rungs()
-        refuse_overlap(self.text_specs)
-        return self
+        check_variation(settings.driver, settings.variation)
 
     def _possible_rungs(self) -> None:
         """What the file alone can tell; with `sequences: 0` the text decides the total."""
@@ -202,7 +231,7 @@ class Experiment(Strict):
         needs = needs_of_space(self.space)
         if "taylor" in self.quantities:
             needs |= {Need.GRADIENTS}
-        for method in map(METHODS.__getitem__, self.baselines):
+        for method in (lookup(METHODS, name, kind="method") for name in self.baselines):
             plan = Recipe(
                 method.metric, {}, method.pattern, method.solver, {"name": method.quadratic}
             )
@@ -228,5 +257,6 @@ class Experiment(Strict):
     @property
     def hash(self) -> str:
         """Of the resolved configuration: where the run lies, and what a rerun finds."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"memory"}), sort_keys=True)
+        decides = self.model_dump(mode="json", exclude={"memory", "hypothesis"})
+        text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

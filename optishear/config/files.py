@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,13 @@ import yaml
 from pydantic import ValidationError
 
 from optishear.config.experiment import Experiment
-from optishear.errors import ConfigError
+from optishear.errors import ConfigError, ConfigErrors, noting
 from optishear.recipe.lookup import did_you_mean
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
+
+
+MEANING = "whether names are known, numbers go together and texts overlap: some keys are wrong"
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,40 @@ SEARCH_SPACES = Shipped("search_spaces")
 def load_experiment(name: str, settings: Sequence[str] = ()) -> Experiment:
     """The experiment in a YAML file (or a shipped one by name), with `key=value` changes on top.
 
-    Raises `ConfigError` that names the file, the key, what was found and what is expected.
+    Raises `ConfigErrors` with everything that is wrong: each names the file, the key, what was
+    found and what is expected.
     """
     path = EXPERIMENTS.find(name)
     data = {"name": path.stem, **_yaml(path)}
+    data.setdefault("hypothesis", _first_comment(path))
+    mistakes: list[str] = []
     for setting in settings:
-        _set(data, setting)
-    space = data.get("space")
+        with noting(mistakes):
+            _set(data, setting)
+    of_space: list[str] = []
+    with noting(of_space):
+        data |= _space(data.get("space"), path)
+    if of_space:
+        data["space"] = SpaceSpec()  # so that the other keys can be checked beside a sound one
+    mistakes += of_space
+    unchecked = [MEANING] if of_space else []
+    try:
+        found = _parse(Experiment, data, str(path))
+        if not mistakes:
+            return found
+    except ConfigErrors as error:
+        # What an experiment means hangs on its space, and is told of a sound one only.
+        mistakes += error.mistakes if error.unchecked or not of_space else ()
+        unchecked = unchecked or error.unchecked
+    raise ConfigErrors(mistakes, unchecked)
+
+
+def _space(space: Any, path: Path) -> dict[str, SpaceSpec]:
+    """The `space` key of an experiment file read; nothing where it has none."""
     if isinstance(space, str):
         where = SEARCH_SPACES.find(space)
-        data["space"] = _parse(SpaceSpec, _yaml(where), str(where))
-    elif space is not None:
-        data["space"] = _parse(SpaceSpec, space, f"{path}: space")
-    return _parse(Experiment, data, str(path))
+        return {"space": _parse(SpaceSpec, _yaml(where), str(where))}
+    return {} if space is None else {"space": _parse(SpaceSpec, space, f"{path}: space")}
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -72,6 +97,14 @@ def _yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}.")
     return data
+
+
+def _first_comment(path: Path) -> str:
+    """What an experiment file opens with: its hypothesis, without the word and the hashes."""
+    lines = takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines())
+    text = " ".join(line.lstrip("#").strip() for line in lines).strip()
+    text = text.removeprefix("Hypothesis:").strip()
+    return text[:1].upper() + text[1:]
 
 
 def _set(data: dict[str, Any], setting: str) -> None:
@@ -104,27 +137,27 @@ def _set(data: dict[str, Any], setting: str) -> None:
 
 
 def _parse(kind: Any, data: Any, where: str) -> Any:
+    """`ConfigErrors` of the keys, which leave their meaning unchecked, or else of the meaning."""
+    mistakes: list[str] = []
+    unchecked = []
     try:
-        return kind.model_validate(data)
+        with noting(mistakes):
+            return kind.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_sentence(kind, error)}") from None
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+        mistakes, unchecked = [_sentence(kind, one) for one in error.errors()], [MEANING]
+    raise ConfigErrors([f"{where}: {mistake}" for mistake in mistakes], unchecked)
 
 
-def _sentence(kind: Any, error: ValidationError) -> str:
-    """The first mistake, and how many more there are."""
-    first, *more = error.errors()
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
-    if first["type"] == "extra_forbidden":
-        known = _fields_at(kind, first["loc"][:-1])
-        text = f"{key}: unknown key.{did_you_mean(str(first['loc'][-1]), known)}"
-        text += f" There are: {', '.join(known)}." if known else ""
-    elif first["type"] == "missing":
-        text = f"{key}: is missing."
-    else:
-        text = f"{key}: {first['msg']}, found {first['input']!r}."
-    return text + (f" ({len(more)} more mistakes.)" if more else "")
+def _sentence(kind: Any, mistake: Any) -> str:
+    """One of pydantic's findings in our words."""
+    key = ".".join(str(part) for part in mistake["loc"]) or "the file"
+    if mistake["type"] == "extra_forbidden":
+        known = _fields_at(kind, mistake["loc"][:-1])
+        text = f"{key}: unknown key.{did_you_mean(str(mistake['loc'][-1]), known)}"
+        return text + (f" There are: {', '.join(known)}." if known else "")
+    if mistake["type"] == "missing":
+        return f"{key}: is missing."
+    return f"{key}: {mistake['msg']}, found {mistake['input']!r}."
 
 
 def _fields_at(kind: Any, place: Sequence[int | str]) -> list[str]:

@@ -1,5 +1,7 @@
 """The level database of an experiment: what its solvers can be asked for, solved in advance."""
 
+from collections.abc import Callable
+
 import torch
 
 from optishear.assets.fetch import cache_dir
@@ -7,7 +9,7 @@ from optishear.config import Experiment
 from optishear.experiment.prepare import Calibrated
 from optishear.experiment.watcher import Watcher
 from optishear.models.weights import read
-from optishear.pruning.levels import build
+from optishear.pruning.levels import Level, build
 from optishear.pruning.oneshot import solve_layer
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.canonical import MASK
@@ -27,32 +29,45 @@ def open_levels(
     Where the space has a grid of levels (`sparsity.steps`) all of them are solved before the search
     begins, as far as the cache does not hold them yet; else they are kept as candidates come.
     """
-    levels = levels_of(space)
-    if levels is None:
-        return None
-    wanted = [(layer, recipe) for layer, recipe in levels if recipe.solver != MASK]
+    wanted = wanted_levels(space)
     if not wanted:
         return None
+    store = level_store(experiment, calibrated)
+    if space.layers.bounds.steps is None:
+        return store
+    watcher.stage("solving every layer at every level")
+    failed = build(solving(calibrated), store, wanted, watcher.levels)
+    for reason in failed:
+        watcher.stage(f"not solved: {reason}")
+    return store
+
+
+def wanted_levels(space: SearchSpace) -> list[Level]:
+    """The layers and levels that are worth keeping; none where they could be any, and no masks,
+    which are sooner made than read."""
+    return [level for level in levels_of(space) or () if level[1].solver != MASK]
+
+
+def level_store(experiment: Experiment, calibrated: Calibrated) -> SolvedLayers:
+    """Where the cache keeps this model's and calibration's solved layers."""
     memory = experiment.memory
-    store = SolvedLayers(
+    return SolvedLayers(
         cache_dir() / "levels",
         identity_of_levels(experiment, calibrated),
         memory.levels,
         memory.levels_on_disk,
     )
-    if space.layers.bounds.steps is None:
-        return store
-    watcher.stage("solving every layer at every level")
+
+
+def solving(calibrated: Calibrated) -> Callable[[Layer, Recipe], LayerSolution]:
+    """Solves a layer as a recipe says, from its dense weight and the model's statistics."""
     evidence, model = calibrated.evidence, calibrated.loaded.model
 
     def solve(layer: Layer, recipe: Recipe) -> LayerSolution:
         problem = evidence.problem(layer, read(model, layer), recipe)
         return solve_layer(solver_of(recipe), layer, problem)
 
-    failed = build(solve, store, wanted, watcher.levels)
-    for reason in failed:
-        watcher.stage(f"not solved: {reason}")
-    return store
+    return solve
 
 
 def identity_of_levels(experiment: Experiment, calibrated: Calibrated) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
@@ -51,6 +52,10 @@ class Prepared:
             f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
         )
 
+    @property
+    def statistics_key(self) -> str:
+        return f"{self.identity} {self.batch_tokens}"
+
     def calibrate(
         self,
         needs: frozenset[Need],
@@ -62,16 +67,11 @@ class Prepared:
         Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
         told how much they take on disk, and how long it took.
         """
-        key, model, gradients, stats = (
-            self.identity,
-            self.loaded.model,
-            {},
-            unread(self.layout.layers),
-        )
+        model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if wanted := needs - {Need.GRADIENTS}:
             stats = load_or_collect(
                 cache_dir() / "statistics",
-                f"{key} {self.batch_tokens}",
+                self.statistics_key,
                 model,
                 self.layout,
                 self.batches,
@@ -80,7 +80,7 @@ class Prepared:
         if Need.GRADIENTS in needs:
             tokens = self.calibration.tokens[:gradient_sequences]
             gradients = load_or_collect_gradients(
-                cache_dir() / "gradients", key, model, self.layout, tokens, notice
+                cache_dir() / "gradients", self.identity, model, self.layout, tokens, notice
             ).layers
         return Calibrated(
             self.loaded,
@@ -113,9 +113,7 @@ def rules_of(calibrated: Calibrated, names: Iterable[str]) -> dict[str, Rule]:
     c = calibrated
     found: dict[str, Rule] = {}
     for name in names:
-        identity = f"1 {name} {c.loaded.hash} {c.layout.hash} {c.calibration.hash}"
-        digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
-        path = cache_dir() / "rules" / f"{digest}.json"
+        path = rule_path(c, name)
         if not path.exists():
             views = [
                 LayerView(layer, read(c.loaded.model, layer), stats_of(c.evidence.stats, layer))
@@ -127,3 +125,11 @@ def rules_of(calibrated: Calibrated, names: Iterable[str]) -> dict[str, Rule]:
         data = read_json(path)
         found[name] = Rule(data["factor"], data["offset"])
     return found
+
+
+def rule_path(prepared: Prepared, name: str) -> Path:
+    """Where a rule's profile on this model and calibration lies, if it is there."""
+    p = prepared
+    identity = f"1 {name} {p.loaded.hash} {p.layout.hash} {p.calibration.hash}"
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
+    return cache_dir() / "rules" / f"{digest}.json"

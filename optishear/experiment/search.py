@@ -1,42 +1,26 @@
 """Run an experiment: search, keep the front, compare on held-out text. The same call resumes."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from optishear.allocation import RULES
 from optishear.config import Experiment
 from optishear.errors import ConfigError
 from optishear.experiment.held_out import FOUND, baseline_recipes, compare
 from optishear.experiment.levels import open_levels
-from optishear.experiment.prepare import Calibrated, prepare, rules_of
+from optishear.experiment.prepare import Calibrated
 from optishear.experiment.results import Entry, Front, Run, front_to_json
+from optishear.experiment.setup import Setup, directory_of, manifest_of, set_up, threads
 from optishear.experiment.watcher import Watcher
 from optishear.objectives import make_objective
-from optishear.pipeline import Memory, identity_of, measure_on
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
-from optishear.records.run_directory import RunDirectory, read_json, write_json
+from optishear.records.run_directory import RunDirectory, write_json
 from optishear.report.figures import draw_figures
-from optishear.search.driver import DriverSettings
-from optishear.search.drivers import DRIVERS, check_genes, make_driver
 from optishear.search.evaluator import Evaluator, minimised
 from optishear.search.front import non_dominated
-from optishear.search.ladder import Ladder
 from optishear.search.loop import Found, run
-from optishear.search.seeds import seed_genomes
-from optishear.search.space import SearchSpace
-from optishear.search.space_file import build_space
-from optishear.solvers.methods import METHODS
-from optishear.text.disjoint import refuse_shared_text
-from optishear.text.tokens import TokenBatches, token_batches
-
-
-SEEDED = ("wanda", "ria", "magnitude")
 
 
 def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
@@ -45,66 +29,26 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
     Raises `ConfigError` for what the user can put right before anything is lost, `StorageError`
     when the disk gives out; what was measured until then is in the journal.
     """
-    directory = RunDirectory(out / experiment.name / experiment.hash)
-    if (manifest := _manifest(directory)).get("status") == "finished":
+    directory = directory_of(experiment, out)
+    if (manifest := manifest_of(directory)).get("status") == "finished":
         watcher.stage(f"finished on {manifest['finished']}: nothing to do")
         return Run(directory)
     directory.create()
     refuse_second_writer(directory.journal)
-    with _threads(experiment.threads):
-        watcher.stage(f"loading {experiment.model}")
-        texts = experiment.text_specs
-        prepared = prepare(
-            experiment.model,
-            experiment.dtype,
-            experiment.device,
-            texts["calibration"],
-            experiment.batch_tokens,
-        )
-        tokens = {
-            purpose: token_batches(spec, prepared.loaded.tokenizer)
-            for purpose, spec in texts.items()
-            if purpose != "calibration"
-        }
-        refuse_shared_text({"calibration": prepared.calibration, **tokens})
-        ladder = ladder_of(experiment, tokens["search"])
-        watcher.stage("collecting statistics")
-        calibrated = prepared.calibrate(
-            experiment.needs, experiment.gradient_sequences, watcher.stage
-        )
-        watcher.stage("preparing the search space")
-        space = build_space(experiment.space, calibrated.layout, rules_of(calibrated, RULES))
-        check_genes(space.genes)
-        _run(experiment, directory, calibrated, tokens, space, ladder, watcher)
+    with threads(experiment.threads):
+        _run(set_up(experiment, watcher), directory, watcher)
     return Run(directory)
 
 
-def _run(
-    experiment: Experiment,
-    directory: RunDirectory,
-    calibrated: Calibrated,
-    tokens: Mapping[str, TokenBatches],
-    space: SearchSpace,
-    ladder: Ladder,
-    watcher: Watcher,
-) -> None:
-    identity = identity_of(
-        calibrated.loaded,
-        calibrated.layout,
-        calibrated.calibration,
-        tokens["search"],
-        experiment.quantities,
-        experiment.batch_tokens,
-        experiment.gradient_sequences if experiment.needs_gradients else None,
-        experiment.search.rungs,
-        experiment.compile,
-    )
-    layers = list(calibrated.layout.sizes)
+def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
+    experiment, calibrated, space = setup.experiment, setup.calibrated, setup.space
+    identity, layers = setup.identity, setup.layer_names
     with Journal(directory.journal, identity, layers) as journal:
         manifest = {
             "status": "running",
             "experiment": experiment.model_dump(mode="json"),
             "hash": experiment.hash,
+            "rungs": list(setup.ladder.rungs),
             "started": now(),
             "measure": identity,
             **provenance(),
@@ -113,21 +57,10 @@ def _run(
         write_json(directory.manifest, manifest)
         memo = memo_of(directory.siblings(), identity, layers)
         watcher.stage("measuring the dense model")
-        with measure_on(
-            calibrated.loaded,
-            calibrated.layout,
-            calibrated.evidence,
-            tokens["search"],
-            experiment.quantities,
-            experiment.batch_tokens,
-            experiment.search.rungs,
-            Memory(experiment.memory.ranks, experiment.memory.prefixes),
-            open_levels(experiment, calibrated, space, watcher),
-            watcher.stage,
-            experiment.compile,
-        ) as measure:
+        solved = open_levels(experiment, calibrated, space, watcher)
+        with setup.measuring(solved, watcher.stage) as measure:
             evaluator = Evaluator(measure, journal, memo)
-            found = _search(experiment, space, ladder, evaluator, watcher)
+            found = _search(setup, evaluator, watcher)
             front = front_of(experiment, calibrated, found)
             picked = front.pick().recipe
             recipes = baseline_recipes(
@@ -135,12 +68,11 @@ def _run(
             )
             recipes[FOUND] = picked
             watcher.stage("measuring the baselines")
-            top = ladder.rungs[-1]
+            top = setup.ladder.rungs[-1]
             searched = {name: evaluator(recipe, top).values for name, recipe in recipes.items()}
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
-        held = [text for purpose, text in tokens.items() if purpose.startswith("evaluation")]
-        rows = compare(calibrated, recipes, held, experiment.batch_tokens, watcher)
+        rows = compare(calibrated, recipes, setup.held_out, experiment.batch_tokens, watcher)
         for row in rows:
             row["search"] = searched.get(row["name"])
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})
@@ -163,48 +95,21 @@ def _ending(found: Found, evaluator: Evaluator) -> dict[str, Any]:
     }
 
 
-def ladder_of(experiment: Experiment, search: TokenBatches) -> Ladder:
-    """The experiment's rungs below all search tokens, climbed as its driver is made for."""
-    settings = experiment.search
-    rungs = (*settings.rungs, search.tokens.numel())
-    if DRIVERS[settings.driver].staged:
-        return Ladder(rungs, settings.keep, by_generation=True)
-    return Ladder(rungs, settings.keep, least=settings.population)
-
-
-def _search(
-    experiment: Experiment,
-    space: SearchSpace,
-    ladder: Ladder,
-    evaluator: Evaluator,
-    watcher: Watcher,
-) -> Found:
-    settings = experiment.search
+def _search(setup: Setup, evaluator: Evaluator, watcher: Watcher) -> Found:
+    experiment = setup.experiment
     maximise = [make_objective(name).maximise for name in experiment.objectives]
-    driver = make_driver(
-        settings.driver,
-        DriverSettings(
-            space.genes,
-            len(experiment.objectives),
-            settings.population,
-            settings.seed,
-            seed_genomes(space, [METHODS[name].metric for name in SEEDED]),
-            exchangeable=space.exchangeable,
-            gene_blocks=space.gene_blocks,
-            gene_sizes=space.gene_sizes,
-            variation=settings.variation,
-        ),
-    )
+    driver = setup.driver()
     watcher.stage("searching")
+    most = experiment.search.evaluations
     return run(
-        space,
+        setup.space,
         driver,
         evaluator,
-        settings.evaluations,
+        most,
         experiment.objectives,
         maximise,
-        ladder,
-        lambda found, evaluation: watcher.evaluated(found, evaluation, settings.evaluations),
+        setup.ladder,
+        lambda found, evaluation: watcher.evaluated(found, evaluation, most),
     )
 
 
@@ -247,17 +152,3 @@ def made_with(experiment: Experiment, calibrated: Calibrated) -> dict[str, Any]:
         "calibration_hash": calibrated.calibration.hash,
         "run": experiment.hash,
     }
-
-
-def _manifest(directory: RunDirectory) -> dict[str, Any]:
-    return read_json(directory.manifest) if directory.manifest.exists() else {}
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -30,7 +30,7 @@ def profile_figure(
     figure = style.blank(title, style.FULL, max(2.5, 1.2 + 0.2 * len(names)) + 0.16 * rows)
     left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
     _lines(left, names, roles, mean, layout.sparsity(drop))
-    _map(figure, right, names, roles)
+    heat_map(figure, right, names, roles)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside lower center", ncols=style.columns(labels, style.FULL - 0.2)
@@ -99,12 +99,15 @@ def _lines(
     axes.set(xlabel="block", ylabel="sparsity (%)")
 
 
-def _map(
+def heat_map(
     figure: "matplotlib.figure.Figure",
     axes: "matplotlib.axes.Axes",
     names: Sequence[str],
     roles: Grid,
+    annotated: int = ANNOTATED,
+    label: str = "sparsity (%)",
 ) -> None:
+    """Fractions of roles over blocks in per cent, as text too if there are few enough blocks."""
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
 
@@ -122,8 +125,8 @@ def _map(
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("block")
-    if blocks > ANNOTATED:
-        bar = figure.colorbar(image, ax=axes, label="sparsity (%)", pad=0.02, aspect=25)
+    if blocks > annotated:
+        bar = figure.colorbar(image, ax=axes, label=label, pad=0.02, aspect=25)
         bar.outline.set_visible(False)
         return
     digits = 1 if blocks <= 6 else 0

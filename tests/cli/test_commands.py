@@ -13,7 +13,9 @@ from optishear.records.run_directory import write_json
 
 
 run = CliRunner().invoke
-RUNS, MODELS = ["search", "front", "plot", "export"], ["prune", "evaluate"]
+RUNS, MODELS = ["plan", "search", "front", "plot", "export"], ["prune", "evaluate", "import"]
+MODELS += ["verify", "transfer"]
+RUNS += ["watch", "dashboard", "report"]
 LISTINGS = ["models", "methods", "metrics", "objectives"]
 COMMANDS = [*RUNS, *MODELS, *LISTINGS]
 
@@ -215,7 +217,8 @@ def test_evaluate_gives_the_perplexity_that_the_search_reported(finished, tmp_pa
     invoke("prune", "--model", "embedded", *words)
     [text] = printed["held_out"][-1]["texts"].values()
     words = ["--text", "embedded", "--sequences", "3", "--seq-len", "64", "--json"]
-    answer = json.loads(invoke("evaluate", tmp_path / "pruned", *words).stdout)
+    [row] = json.loads(invoke("evaluate", tmp_path / "pruned", *words).stdout)["models"]
+    [answer] = row["texts"]
     assert answer["perplexity"] == pytest.approx(text["perplexity"], rel=1e-6)
     assert answer["standard_error"] == pytest.approx(text["error"], rel=1e-5)
 

@@ -331,3 +331,14 @@ def test_yaml_that_is_no_mapping_or_not_safe_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"not readable as YAML|expected keys and values"):
         load_experiment(str(path))
+
+
+def test_a_file_opens_with_its_hypothesis_which_no_hash_depends_on(tmp_path):
+    shipped = load_experiment("quickstart")
+    assert shipped.hypothesis.startswith("On the embedded model, a searched metric")
+    text = EXPERIMENTS.find("quickstart").read_text(encoding="utf-8")
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("#"))
+    (tmp_path / "quickstart.yaml").write_text(f"# Hypothesis:  it\n# holds.\n{body}\n# no more")
+    other = load_experiment(str(tmp_path / "quickstart.yaml"))
+    assert other.hypothesis == "It holds."
+    assert other.hash == shipped.hash

@@ -39,6 +39,7 @@ def test_the_wheel_holds_the_embedded_model_the_spaces_and_the_experiments(wheel
         "optishear/models/embedded/tokens.npz",
         "optishear/shipped/experiments/quickstart.yaml",
         "optishear/shipped/search_spaces/metric_and_blocks.yaml",
+        *(f"optishear/report/page/{name}" for name in ("page.html", "page.css", "page.js")),
     ):
         assert name in names
     model = [i for i in ZipFile(wheel).infolist() if "/models/embedded/" in i.filename]

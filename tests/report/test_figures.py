@@ -12,124 +12,29 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
+from drawable_run import BOTH, MIXTURE, make_run
 from matplotlib.image import imread
 from matplotlib.text import Text
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.pattern import parse_pattern
-from optishear.recipe.profile import Bounds, project
-from optishear.recipe.recipe import Recipe
-from optishear.records.journal import Journal
 from optishear.records.run_directory import RunDirectory, read_json, write_json
+from optishear.report import figures
 from optishear.report.figures import draw_figures, make_figures
 from optishear.report.front_figure import extent
 from optishear.report.profile_figure import short_names, sparsities
+from optishear.report.run_view import read_run
 from optishear.report.style import Quantity, paper_style
-from optishear.search.front import knee, non_dominated
 
 
-FIGURES = ("front", "profile", "convergence")
-OBJECTIVES = {
-    "sparsity": {"name": "sparsity", "maximise": True, "unit": "fraction of prunable weights"},
-    "reconstruction": {"name": "reconstruction", "maximise": False, "unit": "‖Δ logits‖_F"},
-    "kl": {"name": "kl", "maximise": False, "unit": "nats/token"},
-    "perplexity": {"name": "perplexity", "maximise": False, "unit": "perplexity (search text)"},
+ALWAYS = ("front", "profile", "convergence", "heatmap")
+FIGURES = (*ALWAYS, "parallel", "importance")
+# Too few evaluations succeeded to tell importance from chance, or nothing varied at all.
+WITHOUT = {
+    "eighty blocks of a mixture": {"importance"},
+    "one evaluation of one block": {"parallel", "importance"},
+    "one point on the front": {"importance"},
 }
-BOTH = ("sparsity", "reconstruction")
-LLAMA = {
-    "self_attn.q_proj": (16, 24), "self_attn.k_proj": (8, 24), "self_attn.v_proj": (8, 24),
-    "self_attn.o_proj": (24, 16), "mlp.gate_proj": (40, 24), "mlp.up_proj": (40, 24),
-    "mlp.down_proj": (24, 40),
-}  # fmt: skip
-EXPERTS = {f"mlp.experts.{part}": (12, 24) for part in ("gate_proj", "up_proj", "down_proj")}
-SHARED = {f"mlp.shared_expert.{part}": (20, 24) for part in ("gate_proj", "up_proj", "down_proj")}
-MIXTURE = {**dict(list(LLAMA.items())[:4]), **EXPERTS, **SHARED, "mlp.router": (4, 24)}
-
-
-def layout_of(blocks, roles=LLAMA, experts=1):
-    layers = []
-    for block in range(blocks):
-        for role, (rows, columns) in roles.items():
-            for expert in range(experts if ".experts." in role else 1):
-                name = f"layers.{block}.{role}.{expert}"
-                layers.append(Layer(name, block, role, rows, columns, name))
-    return ModelLayout(tuple(layers))
-
-
-def values_of(layout, drop, wish, random, wild):
-    """Sparser is worse, and further from a good profile is worse; a few are lost altogether."""
-    sparsity = layout.sparsity(drop)
-    error = 3 * np.exp(3.2 * sparsity + 1.2 * np.std(list(wish.values())) + 0.1 * random.normal())
-    if wild:
-        error *= 1e4
-    kl = 0.002 * error * np.exp(0.5 * random.normal() - 0.8 * sparsity)
-    return {"sparsity": sparsity, "reconstruction": error, "kl": kl, "perplexity": 20 + error}
-
-
-def make_run(
-    path, *, objectives=BOTH, blocks=6, roles=LLAMA, experts=1, candidates=60, failing=0,
-    wild=0, baselines=True, same_sparsity=False, pick="knee", far=3.1, decades=0,
-    title=("quickstart", "embedded"),
-):  # fmt: skip
-    run, random, layout = (
-        RunDirectory(path),
-        np.random.default_rng(0),
-        layout_of(blocks, roles, experts),
-    )
-    run.create()
-    depth = {layer.name: layer.block / max(blocks - 1, 1) for layer in layout.layers}
-    bias = dict(zip(layout.roles, random.normal(0, 0.08, len(layout.roles))))
-    recipes, rows = [], []
-    with Journal(run.journal, {"model": "made up"}, list(layout.sizes)) as journal:
-        for index in range(candidates):
-            settled = 1 - 0.8 * index / candidates
-            mean = 0.6 if same_sparsity else random.uniform(0.3, 0.75)
-            wish = {
-                layer.name: mean + 0.1 * (depth[layer.name] - 0.5) + bias[layer.role]
-                + settled * random.normal(0, 0.12)
-                for layer in layout.layers
-            }  # fmt: skip
-            budget = int(mean * layout.total)
-            drop = project(wish, layout, parse_pattern("layer"), Bounds(0.05, 0.95), budget)
-            recipe = Recipe(
-                {"name": "power", "alpha": round(random.uniform(0.5, 2), 4)}, drop, "layer"
-            )
-            values = values_of(layout, drop, wish, random, wild=5 <= index < 5 + wild)
-            values["kl"] *= 10 ** (decades * random.uniform())
-            failed = failing and index % max(candidates // failing, 1) == 2
-            outcome = {"values": None if failed else values, "reason": "x" * failed, "seconds": 0.1}
-            journal.append(recipe, 4096, outcome)
-            if not failed:
-                recipes.append(recipe)
-                rows.append(values)
-    signs = [-1 if OBJECTIVES[name]["maximise"] else 1 for name in objectives]
-    points = np.array([[row[name] for name in objectives] for row in rows]) * signs
-    front, picked = non_dominated(points), knee(points)
-    entries = [
-        {"key": recipes[i].key, "values": rows[i], "recipe": recipes[i].to_json()} for i in front
-    ]
-    content = {
-        "format": "optishear-front/1", "experiment": title[0], "model": title[1],
-        "objectives": [OBJECTIVES[name] for name in objectives], "pick": pick,
-        "picked": recipes[picked].key, "layout": layout.to_json(),
-        "entries": sorted(entries, key=lambda entry: [entry["values"][o] for o in objectives]),
-    }  # fmt: skip
-    write_json(run.front, content)
-    if baselines:
-        found, texts = rows[picked], {"held out": {"perplexity": 32.1, "error": 0.4}}
-        magnitude = {
-            name: value * (1 if name == "sparsity" else far) for name, value in found.items()
-        }
-        wanda = {name: value * (1 if name == "sparsity" else 1.35) for name, value in found.items()}
-        searched = {"dense": None, "magnitude": magnitude, "wanda": wanda, "found": found}
-        table = [
-            {"name": name, "sparsity": found["sparsity"], "search": values, "texts": texts}
-            for name, values in searched.items()
-        ]
-        write_json(run.evaluation, {"picked": recipes[picked].key, "rows": table})
-    return run
-
 
 RUNS = {
     "two objectives": {"candidates": 200},
@@ -163,6 +68,18 @@ def made(request, tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("made"), **RUNS[request.param])
 
 
+@pytest.fixture(scope="module")
+def drawn(made):
+    with paper_style():
+        return make_figures(read_run(made))
+
+
+@pytest.fixture
+def expected(request):
+    without = WITHOUT.get(request.node.callspec.params["made"], set())
+    return [name for name in FIGURES if name not in without]
+
+
 def words(path):
     """What is written in an SVG; matplotlib puts each text before its outlines, as a comment."""
     return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
@@ -184,12 +101,15 @@ def written(figure, monkeypatch):
 
 
 class TestEveryRun:
-    def test_each_figure_is_a_picture_and_a_drawing_of_which_nothing_is_cut_off(self, made):
+    def test_each_figure_is_a_picture_and_a_drawing_of_which_nothing_is_cut_off(
+        self, made, drawn, expected, monkeypatch
+    ):
+        monkeypatch.setattr(figures, "make_figures", lambda view: drawn)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             paths = draw_figures(made)
 
-        names = [f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")]
+        names = [f"{name}.{kind}" for name in expected for kind in ("png", "svg")]
         assert [path.name for path in paths] == names
         assert sorted(made.figures.iterdir()) == sorted(paths)
         for path in paths[::2]:
@@ -201,9 +121,9 @@ class TestEveryRun:
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
             assert len(words(path)) > 5
 
-    def test_no_two_texts_overlap_and_all_are_on_the_page(self, made, monkeypatch):
+    def test_no_two_texts_overlap_and_all_are_on_the_page(self, drawn, monkeypatch):
         with paper_style():
-            for name, figure in make_figures(made).items():
+            for name, figure in drawn.items():
                 texts = written(figure, monkeypatch)
                 width, height = figure.canvas.get_width_height()
                 assert len(texts) > 5
@@ -268,7 +188,7 @@ class TestWhatIsSaid:
         text = words(run.figures / "front.svg")
         picked = read_json(run.front)["picked"]
         values = next(e["values"] for e in read_json(run.front)["entries"] if e["key"] == picked)
-        for name in FIGURES:
+        for name in (*ALWAYS, "parallel"):
             assert "cheap $1 a $2 run" in " ".join(words(run.figures / f"{name}.svg"))
         assert any(f"sparsity {100 * values['sparsity']:.1f} %" in line for line in text)
         assert "magnitude" in text

@@ -1,0 +1,168 @@
+"""What stands before the first candidate: model, texts, statistics, space. `search` and `plan`."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from optishear.allocation import RULES
+from optishear.config import Experiment
+from optishear.experiment.prepare import Calibrated, prepare, rules_of
+from optishear.experiment.watcher import Watcher
+from optishear.pipeline import MeasureFunction, Memory, identity_of, measure_on
+from optishear.pruning.solved import SolvedLayers
+from optishear.records.run_directory import RunDirectory, read_json
+from optishear.search.driver import Driver, DriverSettings
+from optishear.search.drivers import check_genes, make_driver, make_ladder
+from optishear.search.ladder import Ladder
+from optishear.search.seeds import seed_genomes
+from optishear.search.space import SearchSpace
+from optishear.search.space_file import build_space
+from optishear.solvers.methods import METHODS
+from optishear.text.disjoint import refuse_shared_text
+from optishear.text.tokens import TokenBatches, token_batches
+
+
+SEEDED = ("wanda", "ria", "magnitude")
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """An experiment that was read, loaded and calibrated; `tokens` by purpose, calibration's not
+    among them."""
+
+    experiment: Experiment
+    calibrated: Calibrated
+    tokens: Mapping[str, TokenBatches]
+    ladder: Ladder
+    space: SearchSpace
+
+    @property
+    def held_out(self) -> list[TokenBatches]:
+        return [text for name, text in self.tokens.items() if name.startswith("evaluation")]
+
+    @property
+    def layer_names(self) -> list[str]:
+        return list(self.calibrated.layout.sizes)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the run's journal belongs to."""
+        experiment = self.experiment
+        return identity_of(
+            self.calibrated.loaded,
+            self.calibrated.layout,
+            self.calibrated.calibration,
+            self.tokens["search"],
+            experiment.quantities,
+            experiment.batch_tokens,
+            experiment.gradient_sequences if experiment.needs_gradients else None,
+            experiment.search.rungs,
+            experiment.compile,
+        )
+
+    @property
+    def seeds(self) -> Float[np.ndarray, "seeds genes"]:
+        """The known methods that the first population opens with."""
+        return seed_genomes(self.space, [METHODS[name].metric for name in SEEDED])
+
+    def driver(self) -> Driver:
+        """The experiment's driver, about to ask for its first generation."""
+        settings, space = self.experiment.search, self.space
+        return make_driver(
+            settings.driver,
+            DriverSettings(
+                space.genes,
+                len(self.experiment.objectives),
+                settings.population,
+                settings.seed,
+                self.seeds,
+                exchangeable=space.exchangeable,
+                gene_blocks=space.gene_blocks,
+                gene_sizes=space.gene_sizes,
+                variation=settings.variation,
+            ),
+        )
+
+    def measuring(
+        self, solved: SolvedLayers | None, notice: Callable[[str], None]
+    ) -> AbstractContextManager[MeasureFunction]:
+        """What measures candidates while it is open; see `pipeline.measure_on`."""
+        experiment = self.experiment
+        return measure_on(
+            self.calibrated.loaded,
+            self.calibrated.layout,
+            self.calibrated.evidence,
+            self.tokens["search"],
+            experiment.quantities,
+            experiment.batch_tokens,
+            experiment.search.rungs,
+            Memory(experiment.memory.ranks, experiment.memory.prefixes),
+            solved,
+            notice,
+            experiment.compile,
+        )
+
+
+def set_up(experiment: Experiment, watcher: Watcher) -> Setup:
+    """Loads, reads, checks and calibrates; the first mistake is a `ConfigError`."""
+    watcher.stage(f"loading {experiment.model}")
+    texts = experiment.text_specs
+    prepared = prepare(
+        experiment.model,
+        experiment.dtype,
+        experiment.device,
+        texts["calibration"],
+        experiment.batch_tokens,
+    )
+    tokens = {
+        purpose: token_batches(spec, prepared.loaded.tokenizer)
+        for purpose, spec in texts.items()
+        if purpose != "calibration"
+    }
+    refuse_shared_text({"calibration": prepared.calibration, **tokens})
+    ladder = ladder_of(experiment, tokens["search"])
+    watcher.stage("collecting statistics")
+    calibrated = prepared.calibrate(experiment.needs, experiment.gradient_sequences, watcher.stage)
+    watcher.stage("preparing the search space")
+    return Setup(experiment, calibrated, tokens, ladder, space_of(experiment, calibrated))
+
+
+def ladder_of(experiment: Experiment, search: TokenBatches) -> Ladder:
+    """The experiment's rungs below all search tokens, climbed as its driver is made for."""
+    settings = experiment.search
+    rungs = (*settings.rungs, search.tokens.numel())
+    return make_ladder(settings.driver, rungs, settings.keep, settings.population)
+
+
+def space_of(experiment: Experiment, calibrated: Calibrated) -> SearchSpace:
+    """The experiment's space on this model, its genes checked."""
+    space = build_space(experiment.space, calibrated.layout, rules_of(calibrated, RULES))
+    check_genes(space.genes)
+    return space
+
+
+def directory_of(experiment: Experiment, out: Path) -> RunDirectory:
+    """Where the experiment's run lies, or would lie."""
+    return RunDirectory(out / experiment.name / experiment.hash)
+
+
+def manifest_of(directory: RunDirectory) -> dict[str, Any]:
+    """What the run says of itself; empty where there is none."""
+    return read_json(directory.manifest) if directory.manifest.exists() else {}
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """So many of torch's threads while it is open; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,100 @@
+"""What was asked, and how, from the configuration in the manifest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optishear.report.page.contents import Contents
+from optishear.report.page.wording import counted, listed, percent
+
+
+Terms = tuple[tuple[str, str], ...]
+
+SEARCHED = {"block": "sparsity by block", "layer": "sparsity by layer"}
+SEARCHED["curve"] = "sparsity over depth and role"
+LAMBDAS = {"global": "one λ", "role": "λ by role", "block": "λ by block"}
+
+
+def hypothesis(contents: Contents) -> str | None:
+    """What the experiment file opens with, where the manifest has kept it."""
+    return contents.experiment.get("hypothesis") or None
+
+
+def question(contents: Contents) -> str:
+    """The same in the configuration's terms."""
+    experiment = contents.experiment
+    budget = (experiment["space"].get("sparsity") or {}).get("budget")
+    at = "" if budget is None else f" at exactly {percent(budget)} sparsity"
+    return (
+        f"Which {listed(varied(experiment['space']))} is best for {experiment['model']}{at}, "
+        f"judged by {listed(experiment['objectives'])}?"
+    )
+
+
+def varied(space: Mapping[str, Any]) -> list[str]:
+    """What the search may choose, in words."""
+    sparsity, moonshot = space.get("sparsity") or {}, space.get("moonshot") or {}
+    parts = []
+    if _open(space.get("metric", [])):
+        parts.append("metric")
+    by = sparsity.get("by", "uniform")
+    if by in SEARCHED:
+        parts.append(SEARCHED[by])
+    elif sparsity.get("budget") is None:
+        parts.append(f"sparsity ({by})")
+    if str(space["pattern"]).startswith("n:"):
+        parts.append(f"N of {space['pattern'].removeprefix('n:')} by layer")
+    if _open(space.get("solver") or []):
+        parts.append("solver")
+    if moonshot and moonshot.get("lambda") is None:
+        parts.append(LAMBDAS.get(moonshot.get("by", "global"), "λ"))
+    return parts or ["recipe"]
+
+
+def _open(specs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether there is a choice: several specs, or a setting that is a gene."""
+    return len(specs) > 1 or any(
+        isinstance(value, Mapping) for spec in specs for key, value in spec.items() if key != "name"
+    )
+
+
+def configuration(contents: Contents) -> Terms:
+    """In short, for a reader who does not know the file format."""
+    experiment = contents.experiment
+    search, space = experiment["search"], experiment["space"]
+    budget = (space.get("sparsity") or {}).get("budget")
+    metrics = listed([spec["name"] for spec in space.get("metric", [])] or ["own"])
+    solvers = listed([spec["name"] for spec in space.get("solver") or []] or ["mask"])
+    texts = experiment["text"]
+    evaluation = texts["evaluation"]
+    held = evaluation if isinstance(evaluation, list) else [evaluation]
+    rungs = search.get("rungs") or []
+    terms = [
+        ("Model", f"{experiment['model']}, {experiment['dtype']} on {experiment['device']}"),
+        ("Searched", listed(varied(space))),
+        ("Metric, solver", f"{metrics}; {solvers}"),
+        ("Pattern", f"{space['pattern']}: where the count of dropped weights applies"),
+        (
+            "Budget",
+            "none: sparsity is searched too" if budget is None else f"exactly {percent(budget)}",
+        ),
+        ("Objectives", listed(experiment["objectives"])),
+        (
+            "Driver",
+            f"{search['driver']}, population {search['population']}, "
+            f"{counted(search['evaluations'], 'evaluation')}, seed {search['seed']}",
+        ),
+        ("Calibration text", text_words(texts["calibration"])),
+        ("Search text", text_words(texts["search"])),
+        ("Held-out text", "; ".join(text_words(text) for text in held)),
+        ("Pick", f"{experiment['pick']}: which recipe of the front is compared"),
+        ("Baselines", listed(experiment["baselines"]) if experiment["baselines"] else "none"),
+    ]
+    if rungs:
+        ladder = f"measured on {listed([f'{rung:,}' for rung in rungs])} tokens first"
+        terms.append(("Ladder", f"{ladder}; the best go on to all"))
+    return tuple(terms)
+
+
+def text_words(text: Mapping[str, Any]) -> str:
+    many = "all" if not text["sequences"] else text["sequences"]
+    return f"{text['source']}, {text['split']}: {many} × {text['seq_len']} tokens"

@@ -1,0 +1,138 @@
+"""A finished search as its figures see it: the front, all that was measured beside it, the pick."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from optishear.errors import ConfigError
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.recipe import Recipe
+from optishear.records.run_directory import RunDirectory, read_json
+from optishear.report.convergence_figure import Outcome
+from optishear.report.evaluations import evaluations_table
+from optishear.report.front_figure import FrontView
+from optishear.report.style import Quantity
+
+
+FORMAT = "optishear-front/1"
+# Rows of evaluation.json that are no baselines: the start, and the pick in both modes.
+OWN_ROWS = ("dense", "found", "found, block by block")
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the figures of one run are drawn from.
+
+    - `evaluations`: rows of `evaluations_table` at the front's rung, in the order made; values of
+      other rungs cannot be compared with them.
+    - `outcomes`: their objectives, None for a failure.
+    - `found`: the row of `evaluations` that is the pick.
+    """
+
+    title: str
+    layout: ModelLayout
+    pick: Recipe
+    front: FrontView
+    front_keys: tuple[str, ...]
+    evaluations: pd.DataFrame
+    outcomes: tuple[Outcome, ...]
+    found: int
+
+    @property
+    def made(self) -> pd.DataFrame:
+        """The evaluations that succeeded."""
+        return self.evaluations.query("reason == ''")
+
+    def values(self, quantity: str) -> pd.Series:
+        """A recorded quantity of every evaluation; missing where it failed."""
+        return pd.Series(self.evaluations[f"value.{quantity}"])
+
+
+def read_run(run: RunDirectory) -> RunView:
+    """From front.json, journal.jsonl and, where it is there, evaluation.json.
+
+    A run without an evaluation has no baselines to show. A `ConfigError` says which file is
+    missing, or does not go with the others.
+    """
+    front = read_front(run)
+    quantities = tuple(
+        Quantity(data["name"], data["unit"], data["maximise"]) for data in front["objectives"]
+    )
+    names = [quantity.name for quantity in quantities]
+    keys = [entry["key"] for entry in front["entries"]]
+    evaluations = _at_the_fronts_rung(run, keys)
+    outcomes = [
+        None if row[0] is None else tuple(row)
+        for row in evaluations[[f"value.{name}" for name in names]]
+        .astype(object)
+        .where(evaluations.reason == "", None)
+        .to_numpy()
+        .tolist()
+    ]
+    layout, picked = ModelLayout.from_json(front["layout"]), keys.index(front["picked"])
+    view = FrontView(
+        quantities=quantities,
+        candidates=np.array([outcome for outcome in outcomes if outcome is not None]),
+        front=np.array([_point(entry["values"], names) for entry in front["entries"]]),
+        picked=picked,
+        pick=front["pick"],
+        baselines=_baselines(run, names),
+        failed=outcomes.count(None),
+    )
+    return RunView(
+        title=f"{front['experiment']} · {front['model']}",
+        layout=layout,
+        pick=Recipe.from_json(front["entries"][picked]["recipe"], where=str(run.front)),
+        front=view,
+        front_keys=tuple(keys),
+        evaluations=evaluations,
+        outcomes=tuple(outcomes),
+        found=evaluations.key.tolist().index(front["picked"]),
+    )
+
+
+def read_front(run: RunDirectory) -> Mapping[str, Any]:
+    """The content of front.json, refused where this version cannot read it."""
+    front = read_json(run.front)
+    found = front.get("format") if isinstance(front, dict) else None
+    if found != FORMAT:
+        raise ConfigError(f"{run.front}: format is {found!r}, this version reads {FORMAT!r}.")
+    if front["picked"] not in [entry["key"] for entry in front["entries"]]:
+        raise ConfigError(
+            f"{run.front}: the picked recipe {front['picked']!r} is none of its "
+            f"{len(front['entries'])} entries. Run the search again to write it anew."
+        )
+    return front
+
+
+def _at_the_fronts_rung(run: RunDirectory, keys: list[str]) -> pd.DataFrame:
+    """The evaluations of the rung that the front is from, which is the one with most tokens."""
+    if not run.journal.exists():
+        raise ConfigError(f"{run.journal}: is not there, and the figures show what is in it.")
+    table = evaluations_table(run)
+    top = table.rung[table.key.isin(keys)].max()
+    table = pd.DataFrame(table[table.rung == top]).reset_index(drop=True)
+    if missing := sorted(set(keys) - set(table.key)):
+        raise ConfigError(
+            f"{run.journal}: {len(missing)} of the {len(keys)} recipes in {run.front.name} were "
+            f"not evaluated here, first {missing[0]!r}. Run the search again to go on."
+        )
+    return table
+
+
+def _baselines(run: RunDirectory, names: list[str]) -> dict[str, tuple[float, ...]]:
+    if not run.evaluation.exists():
+        return {}
+    rows = read_json(run.evaluation)["rows"]
+    return {
+        row["name"]: _point(row["search"], names)
+        for row in rows
+        if row["name"] not in OWN_ROWS and row["search"] and set(names) <= set(row["search"])
+    }
+
+
+def _point(values: Mapping[str, float], names: list[str]) -> tuple[float, ...]:
+    return tuple(float(values[name]) for name in names)
