@@ -12,7 +12,9 @@ demo: $(VENV)/ready
 	$(BIN)/optishear front $(OUT)/results/quickstart
 	$(BIN)/optishear plot $(OUT)/results/quickstart
 	$(BIN)/optishear export $(OUT)/results/quickstart --pick knee --to $(OUT)/knee
+	$(BIN)/optishear report $(OUT)/results/quickstart
 	$(BIN)/optishear prune --model embedded --recipe $(OUT)/knee/recipe.json --to $(OUT)/pruned
+	$(BIN)/optishear verify $(OUT)/pruned
 
 test: lint types contracts tests
 

@@ -107,7 +107,7 @@ def _say_times(times: Times) -> None:
     rows.append(["all that is to come", seconds_text(times.seconds), ""])
     _say_table("time, an estimate", ["stage", "takes", "rests on"], rows)
     tried = times.run
-    per = ", ".join(f"{kind} {seconds:.3g} s" for kind, seconds in times.price.steady.items())
+    per = " or ".join(f"{seconds:.3g} s ({kind})" for kind, seconds in times.price.steady.items())
     say(
         f"{len(tried.lowest) + len(tried.higher)} candidates were measured; once warm, one on the "
         f"lowest rung took {per}. The estimate takes the search's recipes for random ones, the "

@@ -2,10 +2,10 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -107,7 +107,7 @@ def dashboard(
 
 def _keep_up(mirror: "Mirror", dashboard: "Dashboard", every: float) -> None:
     while True:
-        time.sleep(every)
+        sleep(every)
         new = mirror.update()
         dashboard.study_id = mirror.study_id
         if new:
@@ -121,7 +121,7 @@ def _looks(run: "RunWatch", every: float, once: bool) -> Iterator["Look"]:
         yield look
         if once or look.over:
             return
-        time.sleep(every)
+        sleep(every)
 
 
 def _say_lines(looks: Iterator["Look"], once: bool) -> "Look":

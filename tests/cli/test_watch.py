@@ -82,7 +82,7 @@ def test_it_follows_until_the_manifest_says_finished(tmp_path, monkeypatch):
         assert seconds == 7
         go_on(directory, until=next(naps))
 
-    monkeypatch.setattr("optishear.cli.watch_commands.time.sleep", meanwhile)
+    monkeypatch.setattr("optishear.cli.watch_commands.sleep", meanwhile)
     lines = invoke("watch", directory.path, "--every", 7, "--json").stdout.splitlines()
     assert [json.loads(line)["state"]["asked"] for line in lines] == [0, 10, 30, 60]
     assert json.loads(lines[-1])["ended"]
@@ -92,7 +92,7 @@ def test_in_a_pipe_it_says_one_line_whenever_something_is_new(tmp_path, monkeypa
     directory = begin(tmp_path)
     naps = iter([10, 10, None])
     monkeypatch.setattr(
-        "optishear.cli.watch_commands.time.sleep", lambda _: go_on(directory, until=next(naps))
+        "optishear.cli.watch_commands.sleep", lambda _: go_on(directory, until=next(naps))
     )
     lines = invoke("watch", directory.path).stdout.splitlines()
     assert [line.split()[0] for line in lines if "/60" in line and "/s" in line] == [
@@ -158,7 +158,7 @@ def test_the_dashboard_shows_the_study_and_what_comes_while_it_is_open(tmp_path,
         go_on(directory)
 
     monkeypatch.setattr(Dashboard, "show", remember)
-    monkeypatch.setattr("optishear.cli.watch_commands.time.sleep", meanwhile)
+    monkeypatch.setattr("optishear.cli.watch_commands.sleep", meanwhile)
     result = invoke("dashboard", directory.path, "--port", 0)
     assert urls[0] in result.stdout
     assert "40 new, 60 in all" in result.stderr
