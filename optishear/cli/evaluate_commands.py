@@ -72,14 +72,14 @@ def evaluate(
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     asked = _tasks(tasks, task_files, task_data, limit, batch_size)
     from optishear.cli.progress import Stages
-    from optishear.experiment.evaluate import Plan, evaluate_all
+    from optishear.experiment.evaluate import Conditions, evaluate_all
     from optishear.experiment.evaluate_json import to_json
     from optishear.records.run_directory import write_json
 
     texts = _texts(models[0], text, sequences, seq_len, usual=asked is None)
-    plan = Plan(tuple(texts), asked, bos, dtype, device, bars)
-    rows = evaluate_all(models, plan, beside.split(",") if beside else (), Stages())
-    found = to_json(rows, plan)
+    on = Conditions(tuple(texts), asked, bos, dtype, device, bars)
+    rows = evaluate_all(models, on, beside.split(",") if beside else (), Stages())
+    found = to_json(rows, on)
     if to is not None:
         write_json(to, found)
     if json_:

@@ -32,21 +32,24 @@ def register(app: typer.Typer) -> None:
 ExperimentName = Annotated[
     str, typer.Argument(metavar="EXPERIMENT.yaml", help="A file, or a shipped one by name.")
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. search.seed=3."),
+]
+RunsFolder = Annotated[Path, typer.Option("--out", help="Where runs are kept.")]
 
 
 @speaking
 def plan(
     experiment: ExperimentName,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. search.seed=3."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("results"),
+    set_: Settings = None,
+    out: RunsFolder = Path("results"),
     json_: bool = JsonFlag,
 ) -> None:
     """What a search would cost, by a dry run of a few candidates, and all that is wrong with it.
 
     Fills the cache with what the search needs; writes no run. Exit code 2 if it would be refused.
+
     Example: optishear plan smollm2_60 --set search.evaluations=600
     """
     import time
@@ -74,11 +77,8 @@ def plan(
 @speaking
 def search(
     experiment: ExperimentName,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. search.seed=3."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("results"),
+    set_: Settings = None,
+    out: RunsFolder = Path("results"),
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress as JSON lines, and only these, on stderr.")
     ] = False,

@@ -31,7 +31,7 @@ BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True)
-class Plan:
+class Conditions:
     """What every model is measured on, and how it is loaded; `bars` shows lm-eval's on stderr."""
 
     texts: tuple[TextSpec, ...] = ()
@@ -70,13 +70,13 @@ def evaluate(
 
     `bos` is a key of `evaluation.windows.BOS`. The hashes of model and windows come with it.
     """
-    [row] = evaluate_all([model], Plan(texts=(text,), bos=bos, dtype=dtype, device=device))
+    [row] = evaluate_all([model], Conditions(texts=(text,), bos=bos, dtype=dtype, device=device))
     return row.texts[0], {"model_hash": row.model_hash, "text_hash": row.text_hashes[0]}
 
 
 def evaluate_all(
     models: Sequence[str],
-    plan: Plan,
+    on: Conditions,
     beside: Sequence[str] = (),
     watcher: Watcher = SILENT,
 ) -> list[Measured]:
@@ -93,17 +93,17 @@ def evaluate_all(
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{doubled[0]} is named twice. Name every model and method once.")
     origin = _origin(models[0]) if beside else None
-    lookup(BOS, plan.bos, kind="place of a BOS")
-    for text in plan.texts:
+    lookup(BOS, on.bos, kind="place of a BOS")
+    for text in on.texts:
         source_of(text.source)
-    if plan.tasks is not None:
-        check_tasks(plan.tasks)
+    if on.tasks is not None:
+        check_tasks(on.tasks)
     rows = []
     for name in models:
         watcher.stage(f"evaluating {name}")
-        rows.append(_measure(name, load(name, dtype=plan.dtype, device=plan.device), plan))
+        rows.append(_measure(name, load(name, dtype=on.dtype, device=on.device), on))
     if origin is not None:
-        rows += _measure_beside(origin, beside, plan, watcher)
+        rows += _measure_beside(origin, beside, on, watcher)
     return rows
 
 
@@ -142,11 +142,11 @@ def dense_of(model: str) -> str:
 
 
 def _measure_beside(
-    origin: _Origin, beside: Sequence[str], plan: Plan, watcher: Watcher
+    origin: _Origin, beside: Sequence[str], on: Conditions, watcher: Watcher
 ) -> Iterator[Measured]:
     made_with, file = origin.made_with, origin.file
     watcher.stage(f"loading {made_with['model']}")
-    dense = load(made_with["model"], dtype=plan.dtype, device=plan.device)
+    dense = load(made_with["model"], dtype=on.dtype, device=on.device)
     if dense.hash != made_with["model_hash"]:
         raise ConfigError(
             f"--beside: {made_with['model']} has the hash {dense.hash}, but {file.parent} was made "
@@ -169,7 +169,7 @@ def _measure_beside(
     for name in beside:
         if prepared is None or name == DENSE:
             watcher.stage(f"evaluating {DENSE}: {made_with['model']}")
-            yield _measure(name, dense, plan)
+            yield _measure(name, dense, on)
             continue
         watcher.stage(f"pruning with {name}")
         with lent(dense.model, layout) as working:
@@ -182,7 +182,7 @@ def _measure_beside(
                 watcher=watcher,
             )
             watcher.stage(f"evaluating {name}")
-            yield _measure(name, dense, plan, recipes[name])
+            yield _measure(name, dense, on, recipes[name])
 
 
 def _uniform_recipes(
@@ -203,17 +203,19 @@ def _uniform_recipes(
     return baseline_recipes(methods, recipe, recipe.pattern_object, prepared)
 
 
-def _measure(name: str, loaded: LoadedModel, plan: Plan, recipe: Recipe | None = None) -> Measured:
+def _measure(
+    name: str, loaded: LoadedModel, on: Conditions, recipe: Recipe | None = None
+) -> Measured:
     """`recipe` is what the model's weights are in memory, where they are not those of its file."""
     texts, hashes = [], []
-    for spec in plan.texts:
+    for spec in on.texts:
         check_context(loaded.model, spec.seq_len)
-        tokens = windows(spec, loaded.tokenizer, plan.bos)
+        tokens = windows(spec, loaded.tokenizer, on.bos)
         texts.append(held_out(loaded.model, tokens, BATCH_TOKENS))
         hashes.append(tokens.hash)
     tasks = ()
-    if plan.tasks is not None:
-        tasks = tuple(score(loaded.model, loaded.tokenizer, plan.tasks, plan.bars))
+    if on.tasks is not None:
+        tasks = tuple(score(loaded.model, loaded.tokenizer, on.tasks, on.bars))
     key = None if recipe is None else recipe.key
     if key is None and (file := loaded.folder / RECIPE_FILE).is_file():
         key = Recipe.from_json(read_json(file), str(file)).key

@@ -6,21 +6,21 @@ from typing import Any
 from optishear.evaluation.paired import paired_difference
 from optishear.evaluation.windows import BOS
 from optishear.evaluation.zero_shot import Tasks, harness_version
-from optishear.experiment.evaluate import Measured, Plan
+from optishear.experiment.evaluate import Conditions, Measured
 from optishear.records.manifest import provenance
 
 
-def to_json(rows: Sequence[Measured], plan: Plan) -> dict[str, Any]:
+def to_json(rows: Sequence[Measured], on: Conditions) -> dict[str, Any]:
     """All that was measured, each row also against the first, with what it depends on."""
     origin = provenance()
-    if plan.tasks is not None:
+    if on.tasks is not None:
         origin["versions"]["lm_eval"] = harness_version()
     return {
         "first": rows[0].name,
-        "dtype": plan.dtype,
-        "device": plan.device,
-        "bos": BOS[plan.bos],
-        "tasks": None if plan.tasks is None else _protocol(plan.tasks),
+        "dtype": on.dtype,
+        "device": on.device,
+        "bos": BOS[on.bos],
+        "tasks": None if on.tasks is None else _protocol(on.tasks),
         "models": [
             {
                 "name": row.name,

@@ -20,5 +20,5 @@ class Given(Metric):
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
         raise ConfigError(
             f"The recipe keeps what the mask {self.hash!r} keeps, but no mask was handed over. "
-            f"Use `optishear prune --mask-from` with the checkpoint that has it."
+            f"Use `optishear prune --mask-from` with the checkpoint or mask file that has it."
         )
