@@ -1,16 +1,22 @@
-"""The command that makes a page of a run: report."""
+"""Commands that put runs into words: report, table."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optishear.cli.console import JsonFlag, note, say, say_json, speaking
+from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
 from optishear.cli.run_commands import RunPlace
 
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
 def register(app: typer.Typer) -> None:
-    app.command()(report)
+    for command in (report, table):
+        app.command()(command)
 
 
 @speaking
@@ -40,3 +46,56 @@ def report(
     for sentence in found.left_out:
         note(sentence)
     say(f"{found.path}: {found.bytes / 1e6:.2f} MB")
+
+
+@speaking
+def table(
+    places: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Runs, or folders that hold some.")
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="Write it to this file, ending in .csv or .md.")
+    ] = None,
+    dirty: Annotated[
+        bool, typer.Option("--dirty", help="Runs of a changed checkout as well.")
+    ] = False,
+    json_: bool = JsonFlag,
+) -> None:
+    """Finished runs side by side: where their configurations differ, and what came of each.
+
+    Example: optishear table results/ --to table.csv
+    """
+    import pandas as pd
+
+    from optishear.errors import ConfigError
+    from optishear.records.run_directory import replace_file
+    from optishear.report.run_table import brief_table, finished_runs, markdown, run_table
+
+    if to is not None and to.suffix not in (".csv", ".md"):
+        raise ConfigError(f"--to {to}: name a file ending in .csv or .md.")
+    runs = finished_runs(places, dirty)
+    if not runs:
+        raise ConfigError(
+            f"{', '.join(map(str, places))}: holds no finished run"
+            + ("." if dirty else " of an unchanged checkout (--dirty takes the others).")
+        )
+    tables = {name: run_table(group) for name, group in runs.items()}
+    if to is not None and to.suffix == ".md":
+        pages = [f"## {name}\n\n{markdown(table)}" for name, table in tables.items()]
+        replace_file(to, "\n".join(pages).encode())
+    elif to is not None:
+        named = [table.assign(experiment=name) for name, table in tables.items()]
+        replace_file(to, pd.concat(named).to_csv(index=False).encode())
+    if json_:
+        say_json({name: _records(table) for name, table in tables.items()})
+    elif to is not None:
+        say(str(to))
+    else:
+        for name, group in runs.items():
+            brief = brief_table(group)
+            say_table(name, list(brief.columns), brief.to_numpy().tolist())
+
+
+def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """What does not apply to a row is null there."""
+    return json.loads(table.to_json(orient="records", double_precision=15) or "[]")

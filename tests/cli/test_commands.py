@@ -13,9 +13,8 @@ from optishear.records.run_directory import write_json
 
 
 run = CliRunner().invoke
-RUNS, MODELS = ["plan", "search", "front", "plot", "export"], ["prune", "evaluate", "import"]
-MODELS += ["verify", "transfer"]
-RUNS += ["watch", "dashboard", "report"]
+RUNS = ["plan", "search", "watch", "dashboard", "front", "plot", "export", "report", "table"]
+MODELS = ["prune", "evaluate", "verify", "transfer", "import"]
 LISTINGS = ["models", "methods", "metrics", "objectives"]
 COMMANDS = [*RUNS, *MODELS, *LISTINGS]
 
@@ -250,3 +249,24 @@ def test_a_front_tells_bytes_in_three_forms_and_can_be_asked_for_them(finished, 
     smallest = json.loads(invoke("front", tmp_path, "--pick", "lowest:bytes_2:4", "--json").stdout)
     values = smallest["entries"][0]["values"]
     assert values["bytes_2:4"] <= values["bytes"] < values["bytes_dense"]
+
+
+def test_several_runs_are_made_cheap_ones_first_and_one_that_fails_stops_no_other(finished):
+    """The runs of a file's `vary` and of a second file; the finished ones are only read."""
+    folder, _ = finished
+    vary = [{"search.evaluations": [20, 8]}, {"search.population": [9], "model": ["no/model"]}]
+    path = folder / "several" / "quick.yaml"
+    path.parent.mkdir()
+    path.write_text("# It runs.\n" + yaml.safe_dump({**QUICK, "vary": vary}))
+    words = ["search", path, folder / "quick.yaml", "--out", folder / "results"]
+    result = run(app, [str(word) for word in [*words, "--json"]])
+    assert result.exit_code == 1
+    told = json.loads(result.stdout)
+    assert [r["evaluations"] for r in told["runs"]] == [8, 20, 20]
+    assert told["runs"][1] == told["runs"][2]  # the same run, asked for twice
+    [failed] = told["failed"]
+    assert "no/model" in failed
+    assert "1 of 4: quick" in result.stderr
+    assert f"error: {failed}" in result.stderr
+    shown = invoke("table", folder / "results", "--dirty").stdout
+    assert shown.count("embedded/evaluation") == 2

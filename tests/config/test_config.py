@@ -5,8 +5,15 @@ import pytest
 import yaml
 
 from optishear.calibration.statistics import Need
-from optishear.config import EXPERIMENTS, SEARCH_SPACES, Experiment, load_experiment
+from optishear.config import (
+    EXPERIMENTS,
+    SEARCH_SPACES,
+    Experiment,
+    load_experiment,
+    load_experiments,
+)
 from optishear.errors import ConfigError
+from optishear.experiment.several import in_order_of_cost
 from optishear.search.space_file import SpaceSpec
 
 
@@ -29,8 +36,7 @@ def experiment(tmp_path, changes=None, settings=()):
 
 @pytest.mark.parametrize("path", sorted(EXPERIMENTS.path.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_experiment_is_sound_and_opens_with_its_hypothesis(path):
-    found = load_experiment(path.stem)
-    assert found.name == path.stem
+    assert {found.name for found in load_experiments(path.stem)} == {path.stem}
     assert path.read_text().startswith("# Hypothesis:")
 
 
@@ -342,3 +348,66 @@ def test_a_file_opens_with_its_hypothesis_which_no_hash_depends_on(tmp_path):
     other = load_experiment(str(tmp_path / "quickstart.yaml"))
     assert other.hypothesis == "It holds."
     assert other.hash == shipped.hash
+
+
+class TestVary:
+    """One file, several runs."""
+
+    def written(self, tmp_path, vary):
+        text = EXPERIMENTS.find("quickstart").read_text(encoding="utf-8")
+        path = tmp_path / "q.yaml"
+        path.write_text(f"{text}\n{yaml.safe_dump({'vary': vary})}")
+        return str(path)
+
+    def test_every_mapping_makes_all_combinations_of_its_values(self, tmp_path):
+        vary = [
+            {"search.driver": ["nsga2", "random"], "search.seed": [0, 1, 2]},
+            {"search.driver": ["exhaustive"], "space": ["optishear_metric"]},
+        ]
+        runs = load_experiments(self.written(tmp_path, vary))
+        told = [(run.search.driver, run.search.seed) for run in runs]
+        assert told == [
+            *[("nsga2", seed) for seed in range(3)],
+            *[("random", seed) for seed in range(3)],
+            ("exhaustive", 0),
+        ]
+        assert len({run.hash for run in runs}) == 7
+        assert runs[-1].space != runs[0].space
+        assert {run.name for run in runs} == {"q"}
+
+    def test_the_same_run_twice_is_one_and_the_command_line_has_the_last_word(self, tmp_path):
+        path = self.written(tmp_path, [{"search.seed": [0, 1]}])
+        [run] = load_experiments(path, ["search.seed=7"])
+        assert run.search.seed == 7
+        assert load_experiment(path, ["search.seed=7"]) == run
+
+    def test_a_run_of_a_varied_file_is_that_of_the_plain_one(self, tmp_path):
+        [run] = load_experiments(self.written(tmp_path, [{"search.seed": [0]}]))
+        assert run.hash == load_experiment("quickstart", ["name=q"]).hash
+
+    @pytest.mark.parametrize("vary", [3, {"search.seed": [0]}, [{"search.seed": 0}], [{"a": []}]])
+    def test_what_is_no_list_of_lists_is_refused(self, tmp_path, vary):
+        with pytest.raises(ConfigError, match="vary is a list of mappings"):
+            load_experiments(self.written(tmp_path, vary))
+
+    def test_a_wrong_value_names_the_file_and_what_was_meant(self, tmp_path):
+        path = self.written(tmp_path, [{"search.drivr": ["nsga2"]}])
+        with pytest.raises(ConfigError, match="Did you mean 'driver'"):
+            load_experiments(path)
+        path = self.written(tmp_path, [{"model.name": ["x"]}])
+        with pytest.raises(ConfigError, match=r"vary model\.name: there is nothing called 'name'"):
+            load_experiments(path)
+
+    def test_where_one_is_asked_for_many_are_refused(self, tmp_path):
+        with pytest.raises(ConfigError, match="vary makes 2 runs of it"):
+            load_experiment(self.written(tmp_path, [{"search.seed": [0, 1]}]))
+
+
+def test_cheap_experiments_come_first_and_models_nobody_knows_last():
+    small = load_experiment("quickstart")
+    few = load_experiment("quickstart", ["search.evaluations=48"])
+    rungs = load_experiment("quickstart", ["search.rungs=[256]"])
+    large = load_experiment("smollm2_60")
+    other = load_experiment("quickstart", ["model=some/folder"])
+    asked = [other, large, small, few, rungs]
+    assert in_order_of_cost(asked) == [rungs, few, small, large, other]

@@ -1,0 +1,144 @@
+"""Runs side by side as one table, from their files alone: what differed, and what came of it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from optishear.errors import ConfigError
+from optishear.records.run_directory import RunDirectory, read_json
+
+
+ASIDE = ("hypothesis", "memory", "name")  # of a configuration: they change no result
+DENSE, FOUND, SEQUENTIAL = "dense", "found", "found, block by block"
+
+
+def finished_runs(places: Sequence[Path], dirty: bool = False) -> dict[str, list[RunDirectory]]:
+    """The finished runs in and below these folders by experiment, in order of their paths.
+
+    Runs of a changed checkout are left out unless asked for: nobody could make them again.
+    """
+    found: dict[str, list[RunDirectory]] = {}
+    for place in places:
+        if not place.exists():
+            raise ConfigError(f"{place}: there is no such folder. Name a run, or where runs are.")
+        for path in sorted(place.rglob("manifest.json")):
+            manifest = read_json(path)
+            clean = dirty or not manifest.get("code", {}).get("dirty", False)
+            if manifest.get("status") == "finished" and clean:
+                found.setdefault(manifest["experiment"]["name"], []).append(
+                    RunDirectory(path.parent)
+                )
+    return found
+
+
+def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
+    """One row a run of one experiment, in the order given.
+
+    Columns: `run`; every key of the configuration in which the runs differ; `recipes`, `failed`,
+    `seconds`; `found.QUANTITY` of the pick on the search text; and for each held-out text
+    `TEXT: ROW` and `TEXT: ROW ±` (perplexity and its standard error) of dense, every baseline and
+    what was found, with `TEXT: gain over ROW` and `… ±` in nats per token, paired.
+    """
+    rows = []
+    for run, manifest, differing in _with_differences(runs):
+        evaluation = read_json(run.evaluation)["rows"]
+        searched = next(row["search"] for row in evaluation if row["name"] == FOUND) or {}
+        row = {
+            "run": manifest["hash"],
+            **differing,
+            **{key: manifest[key] for key in ("evaluations", "failed", "seconds")},
+            **{f"found.{name}": value for name, value in searched.items()},
+        }
+        for text in evaluation[0]["texts"]:
+            for method, numbers in _of(evaluation, text).items():
+                name = f"{_short(text)}: {method}"
+                row |= {name: numbers["perplexity"], f"{name} ±": numbers["error"]}
+                if method not in (DENSE, FOUND, SEQUENTIAL):
+                    gain = numbers["fewer_nats"].get(FOUND, {"mean": None, "error": None})
+                    mean = None if gain["mean"] is None else -gain["mean"]
+                    name = f"{_short(text)}: gain over {method}"
+                    row |= {name: mean, f"{name} ±": gain["error"]}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
+    """A row for each run and held-out text, in few columns of text: dense, the best baseline, what
+    was found, and the gain of this over that in nats per token, paired."""
+    rows = []
+    for run, manifest, differing in _with_differences(runs):
+        evaluation = read_json(run.evaluation)["rows"]
+        of_run = {"run": manifest["hash"]}
+        of_run |= {key.rpartition(".")[2]: _text(value) for key, value in differing.items()}
+        of_run |= {"recipes": str(manifest["evaluations"]), "seconds": f"{manifest['seconds']:.0f}"}
+        for text in evaluation[0]["texts"]:
+            numbers = _of(evaluation, text)
+            row = {**of_run, "held-out text": _short(text), "dense": _with_error(numbers[DENSE])}
+            fixed = [name for name in numbers if name not in (DENSE, FOUND, SEQUENTIAL)]
+            best = min(fixed, key=lambda name: numbers[name]["perplexity"], default=None)
+            if best is not None:
+                row["best baseline"] = f"{best} {_with_error(numbers[best])}"
+            row["found"] = _with_error(numbers[FOUND])
+            if best is not None and (gain := numbers[best]["fewer_nats"].get(FOUND)):
+                row["gain (nats/token)"] = f"{-gain['mean']:+.4f} ± {gain['error']:.4f}"
+            rows.append(row)
+    return pd.DataFrame(rows).fillna("")
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table for a page; numbers to four digits, `value ± error` in one cell."""
+    columns = [str(column) for column in table.columns if not str(column).endswith(" ±")]
+    lines = [columns, ["---"] * len(columns)]
+    for row in table.to_dict(orient="records"):
+        errors = [_text(row.get(f"{column} ±")) for column in columns]
+        cells = [_text(row[column]) for column in columns]
+        lines.append([f"{c} ± {e}" if e else c for c, e in zip(cells, errors, strict=True)])
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
+
+
+def _with_differences(
+    runs: Sequence[RunDirectory],
+) -> list[tuple[RunDirectory, dict[str, Any], dict[str, Any]]]:
+    """Each run with its manifest and what of its configuration is not the same in all of them."""
+    manifests = [read_json(run.manifest) for run in runs]
+    flat = [_flat(manifest["experiment"]) for manifest in manifests]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    varying = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
+    return [
+        (run, manifest, {key: settings.get(key) for key in varying})
+        for run, manifest, settings in zip(runs, manifests, flat, strict=True)
+    ]
+
+
+def _of(evaluation: Sequence[Mapping[str, Any]], text: str) -> dict[str, Mapping[str, Any]]:
+    return {row["name"]: row["texts"][text] for row in evaluation}
+
+
+def _short(text: str) -> str:
+    """`SOURCE/SPLIT` of a text's full description."""
+    return text.partition(",")[0]
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; a list is one value."""
+    if not isinstance(data, Mapping):
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if prefix or key not in ASIDE:
+            flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _with_error(numbers: Mapping[str, Any]) -> str:
+    error = "" if numbers["error"] is None else f" ± {numbers['error']:.2f}"
+    return f"{numbers['perplexity']:.2f}{error}"
+
+
+def _text(value: Any) -> str:
+    if value is None or value != value:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
