@@ -15,8 +15,8 @@ Every object has `event` and `time` (UTC, ISO 8601). Events:
 - `warning`: `text`, from a library or from ours.
 - `finished`: `run` (the directory), `hash`, `evaluations`, `failed`, `measured_now`, `seconds`,
   `ended` (why) and `front` (its size), as in the manifest.
-- `error`: `text` and `exit_code`. The last line of a search that did not finish. (A bug's traceback
-  follows it, and is the only text on stderr that is no JSON.)
+- `error`: `text` and `exit_code`. The last line of a search that did not finish; of several the
+  others go on. (A bug's traceback follows it, and is the only text on stderr that is no JSON.)
 """
 
 import json

@@ -94,24 +94,27 @@ def search(
 
     Example: optishear search quickstart --set search.evaluations=96
     """
-    from optishear.cli.json_log import json_on_stderr
+    from optishear.cli.json_log import emit, json_on_stderr
     from optishear.config import load_experiments
     from optishear.errors import OptiShearError
     from optishear.experiment.several import in_order_of_cost
 
-    asked = [run for name in experiments for run in load_experiments(name, set_ or ())]
+    def tell(event: str, text: str, **more: Any) -> None:
+        emit(event, text=text, **more) if log_json else note(text)
+
     runs, failed = [], []
     with json_on_stderr() if log_json else nullcontext():
+        asked = [run for name in experiments for run in load_experiments(name, set_ or ())]
         for place, experiment in enumerate(in_order_of_cost(asked)):
-            if len(asked) > 1 and not log_json:
-                note(f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")
+            if len(asked) > 1:
+                tell("stage", f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")
             try:
                 runs.append((experiment, _followed(experiment, out, log_json)))
             except OptiShearError as error:
                 if len(asked) == 1:
                     raise
                 failed.append(f"{experiment.name} {experiment.hash}: {error}")
-                note(f"error: {failed[-1]}")
+                tell("error", f"error: {failed[-1]}", exit_code=FAILED_RUN)
     if json_:
         told = [_told(run) for _, run in runs]
         say_json(told[0] if len(asked) == 1 else {"runs": told, "failed": failed})

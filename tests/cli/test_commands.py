@@ -268,5 +268,8 @@ def test_several_runs_are_made_cheap_ones_first_and_one_that_fails_stops_no_othe
     assert "no/model" in failed
     assert "1 of 4: quick" in result.stderr
     assert f"error: {failed}" in result.stderr
+    logged = run(app, [str(word) for word in [*words, "--log-json"]])
+    events = [json.loads(line) for line in logged.stderr.splitlines()]
+    assert [e["event"] for e in events if e["event"] in ("finished", "error")].count("error") == 1
     shown = invoke("table", folder / "results", "--dirty").stdout
     assert shown.count("embedded/evaluation") == 2
