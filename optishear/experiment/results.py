@@ -31,7 +31,7 @@ class Front:
     - `objectives`: {name: whether it is maximised}.
     - `usual_pick`: the experiment's own `--pick`.
     - `made_with`: model, texts and dtype, as exported recipes carry them.
-    - `storage`: what sizes in bytes depend on; runs before version 0.3 do not say.
+    - `storage`: what sizes in bytes depend on; older runs do not say.
     """
 
     experiment: str

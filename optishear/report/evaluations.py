@@ -32,7 +32,7 @@ def evaluations_table(run: RunDirectory) -> pd.DataFrame:
 
 
 def layout_of_run(run: RunDirectory) -> ModelLayout:
-    """The layers of the model that the run is about; runs of version 0.2.0 say it in the front."""
+    """The layers of the model that the run is about; older runs say it in the front."""
     if run.layout.exists():
         return ModelLayout.from_json(read_json(run.layout))
     return ModelLayout.from_json(read_json(run.front)["layout"])
