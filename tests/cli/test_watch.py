@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import urllib.error
@@ -94,11 +95,9 @@ def test_in_a_pipe_it_says_one_line_whenever_something_is_new(tmp_path, monkeypa
     monkeypatch.setattr(
         "optishear.cli.watch_commands.sleep", lambda _: go_on(directory, until=next(naps))
     )
-    lines = invoke("watch", directory.path).stdout.splitlines()
-    assert [line.split()[0] for line in lines if "/60" in line and "/s" in line] == [
-        "10/60",
-        "60/60",
-    ]
+    printed = invoke("watch", directory.path).stdout
+    # Whatever follows: a made-up evaluation can be too fast to have a rate.
+    assert re.findall(r"^ +(\d+/60)", printed, re.MULTILINE) == ["10/60", "60/60"]
 
 
 def test_a_run_that_failed_ends_with_exit_code_1(tmp_path):
