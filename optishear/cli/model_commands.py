@@ -1,6 +1,5 @@
 """The command that prunes a model: prune."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -146,12 +145,12 @@ def _calibration(
     """What the user names, else what the recipe was found with, else the model's usual text."""
     from optishear.experiment.apply import calibration_of
     from optishear.experiment.texts import text_named, usual_text
-    from optishear.recipe.recipe import MADE_WITH
+    from optishear.recipe.recipe import Recipe
 
     if text is not None:
         return text_named(text if "@" in text else f"{text}@train", sequences, seq_len)
     found = None
     if recipe is not None:
-        made_with = json.loads(recipe.read_text(encoding="utf-8")).get(MADE_WITH, {})
+        _, made_with = Recipe.read_with_origin(recipe)
         found = calibration_of(made_with, str(recipe))
     return found or usual_text(model, "train")

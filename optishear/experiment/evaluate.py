@@ -218,7 +218,7 @@ def _measure(
         tasks = tuple(score(loaded.model, loaded.tokenizer, on.tasks, on.bars))
     key = None if recipe is None else recipe.key
     if key is None and (file := loaded.folder / RECIPE_FILE).is_file():
-        key = Recipe.from_json(read_json(file), str(file)).key
+        key = Recipe.read(file).key
     return Measured(
         name, loaded.hash, _sparsity(loaded.model), key, tuple(texts), tuple(hashes), tasks
     )

@@ -3,7 +3,6 @@
 Papers claim that a metric or a profile found on one model serves others: this is the experiment.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from optishear.export.recipes import write_recipe
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.recipe import MADE_WITH, Recipe
+from optishear.recipe.recipe import Recipe
 from optishear.recipe.transfer import Transferred, transfer
 from optishear.solvers.methods import needs_of
 from optishear.text.disjoint import refuse_overlap, refuse_shared_text
@@ -70,8 +69,7 @@ def source_of_run(place: Path, pick: str | None) -> Source:
 def source_of_file(path: Path) -> Source:
     """A recipe file. It holds counts by layer name and no layout (which block, which role, how
     big), so the model that it was made for is loaded for that."""
-    recipe = Recipe.read(path)
-    made_with = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH, {})
+    recipe, made_with = Recipe.read_with_origin(path)
     if "model" not in made_with:
         raise ConfigError(
             f"{path}: does not say for which model it was made (made_with.model), and a recipe "

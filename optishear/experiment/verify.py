@@ -38,7 +38,7 @@ from optishear.models.load import LoadedModel, load
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import GIVEN
-from optishear.recipe.recipe import MADE_WITH, Recipe
+from optishear.recipe.recipe import Recipe
 from optishear.text.tokens import token_batches
 
 
@@ -185,11 +185,10 @@ def _recipe(
         tell(Check("recipe", UNCHECKED, f"There is no {RECIPE_FILE} in the folder."))
         return None, {}
     try:
-        recipe = Recipe.read(path)
+        return Recipe.read_with_origin(path)
     except ConfigError as error:
         tell(Check("recipe", FAILED, str(error)))
         return None, {}
-    return recipe, json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH, {})
 
 
 def _again(

@@ -93,13 +93,19 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> "Recipe":
         """The recipe in a JSON file."""
+        return cls.read_with_origin(path)[0]
+
+    @classmethod
+    def read_with_origin(cls, path: Path) -> tuple["Recipe", dict[str, Any]]:
+        """The recipe in a JSON file, and what stands beside it of where it was found."""
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ConfigError(f"{path}: there is no such recipe file.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: not a JSON recipe ({error}).") from None
-        return cls.from_json(data, where=str(path))
+        recipe = cls.from_json(data, where=str(path))
+        return recipe, data.get(MADE_WITH, {})
 
     def check(self, layout: ModelLayout) -> None:
         """Raises a `ConfigError` unless every count fits the layer that it names."""
