@@ -12,12 +12,12 @@ from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
+from optishear.report.run_view import OWN_ROWS
 from optishear.solvers.methods import METHODS
 from optishear.text.tokens import TokenBatches
 
 
-DENSE, FOUND = "dense", "found"
-SEQUENTIAL = "found, block by block"
+DENSE, FOUND, SEQUENTIAL = OWN_ROWS
 
 
 def baseline_recipes(

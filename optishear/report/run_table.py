@@ -8,10 +8,11 @@ import pandas as pd
 
 from optishear.errors import ConfigError
 from optishear.records.run_directory import RunDirectory, read_json
+from optishear.report.run_view import OWN_ROWS
 
 
 ASIDE = ("hypothesis", "memory", "name")  # of a configuration: they change no result
-DENSE, FOUND, SEQUENTIAL = "dense", "found", "found, block by block"
+DENSE, FOUND, _ = OWN_ROWS
 
 
 def finished_runs(places: Sequence[Path], dirty: bool = False) -> dict[str, list[RunDirectory]]:
@@ -55,7 +56,7 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             for method, numbers in _of(evaluation, text).items():
                 name = f"{_short(text)}: {method}"
                 row |= {name: numbers["perplexity"], f"{name} ±": numbers["error"]}
-                if method not in (DENSE, FOUND, SEQUENTIAL):
+                if method not in OWN_ROWS:
                     gain = numbers["fewer_nats"].get(FOUND, {"mean": None, "error": None})
                     mean = None if gain["mean"] is None else -gain["mean"]
                     name = f"{_short(text)}: gain over {method}"
@@ -76,7 +77,7 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
         for text in evaluation[0]["texts"]:
             numbers = _of(evaluation, text)
             row = {**of_run, "held-out text": _short(text), "dense": _with_error(numbers[DENSE])}
-            fixed = [name for name in numbers if name not in (DENSE, FOUND, SEQUENTIAL)]
+            fixed = [name for name in numbers if name not in OWN_ROWS]
             best = min(fixed, key=lambda name: numbers[name]["perplexity"], default=None)
             if best is not None:
                 row["best baseline"] = f"{best} {_with_error(numbers[best])}"
