@@ -33,7 +33,7 @@ from bench_search import PlainLoop, bench_of
 from optishear.allocation import RULES
 from optishear.config.files import SEARCH_SPACES
 from optishear.errors import NumericalError
-from optishear.experiment.prepare import rules_of
+from optishear.experiment.prepare import rule_of
 from optishear.models.load import load
 from optishear.objectives import make_objective
 from optishear.pipeline import Memory, measure_on
@@ -90,7 +90,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     bench = bench_of(given)
     spec = yaml.safe_load(SEARCH_SPACES.find(given.space).read_text(encoding="utf-8"))
-    rules = rules_of(bench.calibrated, RULES)
+    rules = {name: rule_of(bench.calibrated, name) for name in RULES}
     space = build_space(SpaceSpec.model_validate(spec), bench.calibrated.layout, rules)
     objectives = given.objectives.split(",")
     lower = tuple(int(rung) for rung in given.rungs.split(","))

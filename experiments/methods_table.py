@@ -2,15 +2,20 @@
 
     python experiments/methods_table.py --model smollm2-135m --out results/methods_smollm2
 
-One row of methods.csv for each method, setting and calibration seed, written as soon as it is
-measured; what the file already has is not measured again. summary.md holds the table that people
-read: perplexity and its standard error over sequences, one column a setting.
+Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
+sparsities; `--recipes` puts recipe files of `optishear export` beside them. One row of methods.csv
+for each method, setting, calibration seed and text, written as soon as it is measured; what the
+file already has is not measured again. summary.md holds the tables that people read: perplexity
+and its standard error over sequences, one column a setting, and for each recipe what it gains on
+the best fixed method of its setting.
 """
 
 import argparse
 import json
 import os
 import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 
@@ -19,11 +24,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pandas as pd
 import torch
 
+from optishear.evaluation.paired import paired_difference
 from optishear.evaluation.perplexity import held_out
 from optishear.experiment.apply import apply_to
 from optishear.experiment.named import NamedMethod
 from optishear.experiment.prepare import Prepared, prepare
 from optishear.models.weights import lent
+from optishear.recipe.recipe import Recipe
 from optishear.records.manifest import provenance
 from optishear.solvers.methods import METHODS
 from optishear.text.sources import TextSpec
@@ -37,17 +44,18 @@ EXTRA = {  # named methods with an option
     "ria + refit": ("ria", {"refit": True}),
     "optima, moonshot": ("optima", {"moonshot_lambda": 0.5}),
 }
-DENSE = "dense"
+DENSE, FOUND = "dense", "found: "
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--text", default="wikipedia-passages")
+    parser.add_argument("--text", default="wikipedia-passages", help="for calibration")
     parser.add_argument("--settings", default="0.5,0.6,0.7,2:4")
     parser.add_argument("--methods", default=",".join([*METHODS, *EXTRA]))
+    parser.add_argument("--recipes", nargs="*", default=[], metavar="NAME=FILE")
     parser.add_argument("--calibration", default="16x512")
-    parser.add_argument("--evaluation", default="24x512")
+    parser.add_argument("--evaluation", nargs="+", default=["wikipedia-passages@evaluation:24x512"])
     parser.add_argument("--gradient-sequences", type=int, default=16)
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--device", default="cpu")
@@ -64,82 +72,95 @@ def main() -> None:
 def measure(given: argparse.Namespace, seed: int) -> None:
     calibration = TextSpec(given.text, "train", *counts(given.calibration), seed=seed)
     prepared = prepare(given.model, "float32", given.device, calibration)
-    evaluation = TextSpec(given.text, "evaluation", *counts(given.evaluation), seed=0)
-    text = token_batches(evaluation, prepared.loaded.tokenizer)
+    texts = [token_batches(spec_of(text), prepared.loaded.tokenizer) for text in given.evaluation]
     path = given.out / "methods.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    done = {(row["method"], str(row["setting"]), row["seed"]) for row in rows}
-    todo = [(DENSE, "")] if (DENSE, "nan", 0) not in done and seed == 0 else []
-    # One method after the other at each setting, so that an early stop leaves whole columns.
-    todo += [(m, s) for s in given.settings.split(",") for m in given.methods.split(",")]
-    for method, setting in todo:
-        if (method, setting, seed) in done:
+    done = {(row["method"], str(row["setting"]), row["seed"], row["evaluation"]) for row in rows}
+    for method, setting, recipe in planned(given, prepared):
+        # The dense model needs no calibration: its seed is 0 in every table.
+        key = (method, setting or "nan", seed if recipe else 0)
+        missing = [text for text in texts if (*key, text.source) not in done]
+        if not missing:
             continue
-        rows.append(row_of(given, prepared, text, method, setting, seed))
+        done |= {(*key, text.source) for text in missing}
+        for row in rows_of(given, prepared, missing, recipe):
+            named = {"method": method, "setting": setting, "seed": key[2], **row}
+            rows.append(named)
+            print(method, setting, f"{named['perplexity']:.2f}", named["evaluation"], flush=True)
         pd.DataFrame(rows).to_csv(path, index=False)
-        print(rows[-1]["setting"], method, f"{rows[-1]['perplexity']:.2f}", flush=True)
 
 
-def row_of(
+Planned = tuple[str, str, Callable[[], Recipe] | None]
+
+
+def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
+    """Method, setting, and what makes its recipe (nothing for the dense model).
+
+    One method after the other at each setting, so that an early stop leaves whole columns.
+    """
+    yield DENSE, "", None
+    for setting in filter(None, given.settings.split(",")):
+        for method in filter(None, given.methods.split(",")):
+            name, _, profile = method.partition("@")
+            name, options = EXTRA.get(name, (name, {}))
+            where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
+            options = {**options, **where, "profile": profile or "uniform"}
+            yield method, setting, partial(NamedMethod(name, **options).on, prepared)
+    for named in given.recipes:
+        name, _, file = named.partition("=")
+        recipe = Recipe.read(Path(file))
+        setting = f"{prepared.layout.sparsity(recipe.drop):.4g}"
+        yield f"{FOUND}{name}", setting, partial(Recipe.read, Path(file))
+
+
+def rows_of(
     given: argparse.Namespace,
     prepared: Prepared,
-    text: TokenBatches,
-    method: str,
-    setting: str,
-    seed: int,
-) -> dict[str, object]:
+    texts: Sequence[TokenBatches],
+    make: Callable[[], Recipe] | None,
+) -> Iterator[dict[str, object]]:
     started, notes, sparsity = time.perf_counter(), [], 0.0
     with lent(prepared.loaded.model, prepared.layout) as working:
-        if method != DENSE:
-            name, options = EXTRA.get(method, (method, {}))
-            where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
-            recipe = NamedMethod(name, **{**options, **where}).recipe(prepared.layout)
+        if make is not None:
+            recipe = make()
+            recipe.check(prepared.layout)
             sparsity = prepared.layout.sparsity(recipe.drop)
             reports = apply_to(prepared, working, recipe, True, given.gradient_sequences)
             notes = [f"{r.name}: {note}" for r in reports for note in r.notes]
         pruned = time.perf_counter() - started
-        held = held_out(prepared.loaded.model, text)
-    return {
-        "method": method,
-        "setting": setting,
-        "seed": seed,
-        "sparsity": round(sparsity, 6),
-        "perplexity": round(held.perplexity, 4),
-        "error": round(held.perplexity_error, 4),
-        "nats": round(held.mean, 6),
-        "prune_seconds": round(pruned, 1),
-        "calibration": prepared.calibration.source,
-        "evaluation": text.source,
-        "notes": "; ".join(notes),
-        "sequence_nats": json.dumps([round(x, 5) for x in held.nats]),
-    }
+        for text in texts:
+            held = held_out(prepared.loaded.model, text)
+            yield {
+                "sparsity": round(sparsity, 6),
+                "perplexity": round(held.perplexity, 4),
+                "error": round(held.perplexity_error, 4),
+                "nats": round(held.mean, 6),
+                "prune_seconds": round(pruned, 1),
+                "calibration": prepared.calibration.source,
+                "evaluation": text.source,
+                "notes": "; ".join(notes),
+                "sequence_nats": json.dumps([round(x, 5) for x in held.nats]),
+            }
 
 
 def summarise(given: argparse.Namespace) -> None:
     table = pd.read_csv(given.out / "methods.csv", dtype={"setting": str})
-    dense = table[table.method == DENSE].iloc[0]
     pruned = table[table.method != DENSE]
     seeds = ", ".join(map(str, sorted(set(pruned.seed))))
     lines = [
         f"# {given.model}: every named method, block by block",
         "",
-        f"Held-out text: {dense.evaluation}. Calibration: {given.calibration} tokens of "
-        f"{given.text}, train split, seed {seeds}; {given.gradient_sequences} gradient sequences "
-        f"for MOONSHOT (λ = 0.5, attention layers). Perplexity ± standard error over sequences; "
-        f"where there are several calibration seeds, their mean and (range).",
-        "",
-        f"Dense: {dense.perplexity:.2f} ± {dense.error:.2f}.",
+        f"Calibration: {given.calibration} tokens of {given.text}, train split, seed {seeds}; "
+        f"{given.gradient_sequences} gradient sequences for MOONSHOT (λ = 0.5, attention layers). "
+        f"Perplexity ± standard error over sequences; where there are several calibration seeds, "
+        f"their mean and (range). METHOD@RULE has the layer sparsities of a published rule, "
+        f"`found` was searched.",
         "",
     ]
-    settings = list(dict.fromkeys(pruned.setting))
-    lines += ["| method | " + " | ".join(map(heading, settings)) + " |"]
-    lines += ["| --- |" + " --- |" * len(settings)]
-    for method in dict.fromkeys(pruned.method):
-        cells = [cell(pruned[(pruned.method == method) & (pruned.setting == s)]) for s in settings]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    for text, rows in table.groupby("evaluation", sort=False):
+        lines += [f"## {text}", "", *table_of(rows)]
     code = provenance()
     lines += [
-        "",
         "Seconds to prune (median over settings): "
         + ", ".join(
             f"{method} {rows.prune_seconds.median():.0f}"
@@ -155,6 +176,32 @@ def summarise(given: argparse.Namespace) -> None:
     (given.out / "summary.md").write_text("\n".join(lines), encoding="utf-8")
 
 
+def table_of(rows: pd.DataFrame) -> list[str]:
+    """All methods on one text, one column a setting; then what the found recipes gain."""
+    dense, pruned = rows[rows.method == DENSE].iloc[0], rows[rows.method != DENSE]
+    settings = sorted(set(pruned.setting), key=lambda s: (":" in s, s))
+    lines = [f"Dense: {dense.perplexity:.2f} ± {dense.error:.2f}.", ""]
+    lines += ["| method | " + " | ".join(map(heading, settings)) + " |"]
+    lines += ["| --- |" + " --- |" * len(settings)]
+    for method in dict.fromkeys(pruned.method):
+        cells = [cell(pruned[(pruned.method == method) & (pruned.setting == s)]) for s in settings]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for _, found in pruned[pruned.method.str.startswith(FOUND)].iterrows():
+        fixed = pruned[(pruned.setting == found.setting) & (pruned.seed == found.seed)]
+        fixed = fixed[~fixed.method.str.startswith(FOUND)]
+        if fixed.empty:
+            continue
+        best = fixed.loc[fixed.perplexity.idxmin()]
+        gain, error = paired_difference(*(json.loads(x.sequence_nats) for x in (best, found)))
+        lines += [
+            f"{found.method} at {heading(found.setting)}: better by {gain:+.4f} ± {error:.4f} nats "
+            f"per token (paired) than the best of {len(fixed)} fixed methods, {best.method}.",
+            "",
+        ]
+    return lines
+
+
 def heading(setting: str) -> str:
     return setting if ":" in setting else f"{100 * float(setting):g} %"
 
@@ -167,6 +214,13 @@ def cell(rows: pd.DataFrame) -> str:
         return f"{row.perplexity:.2f} ± {row.error:.2f}"
     low, high = rows.perplexity.min(), rows.perplexity.max()
     return f"{rows.perplexity.mean():.2f} ({low:.2f} to {high:.2f}, {len(rows)} seeds)"
+
+
+def spec_of(text: str) -> TextSpec:
+    """SOURCE@SPLIT:SEQUENCESxLENGTH; SOURCE alone (a file) has no split."""
+    where, _, size = text.rpartition(":")
+    source, _, split = where.partition("@")
+    return TextSpec(source, split or "all", *counts(size), seed=0)
 
 
 def counts(text: str) -> tuple[int, int]:

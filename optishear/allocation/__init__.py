@@ -14,3 +14,5 @@ RULES: dict[str, RuleFunction] = {
     "owl": owl,
     "alphapruning": alphapruning,
 }
+UNIFORM = "uniform"
+READS_INPUTS = frozenset({"owl"})  # those that need calibration

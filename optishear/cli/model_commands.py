@@ -38,6 +38,9 @@ def prune(
     pattern: Annotated[
         str | None, typer.Option(help="row, layer, block:128, or N:M such as 2:4.")
     ] = None,
+    profile: Annotated[
+        str, typer.Option(help="Layer sparsities: uniform, owl or alphapruning.")
+    ] = "uniform",
     refit: Annotated[
         bool, typer.Option("--refit", help="Then the best weights for the mask (OPTIMA's problem).")
     ] = False,
@@ -77,6 +80,7 @@ def prune(
             "--pattern": pattern,
             "--moonshot-lambda": moonshot_lambda,
             "--damping": damping,
+            "--profile": None if profile == "uniform" else profile,
         },
         refit,
     )
@@ -91,11 +95,11 @@ def prune(
     from optishear.experiment.apply import How, prune_to
     from optishear.experiment.named import NamedMethod
 
-    recipe_for = None if ready is None else lambda _layout: ready
+    recipe_for = None if ready is None else lambda _prepared: ready
     if method is not None:
         recipe_for = NamedMethod(
-            method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping
-        ).recipe
+            method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping, profile
+        ).on
     calibration = _calibration(model, text, sequences, seq_len, recipe)
     checked, written = prune_to(
         model,

@@ -9,18 +9,17 @@ from pydantic import ByteSize, Field, model_validator
 
 from optishear.allocation import RULES
 from optishear.calibration.statistics import Need
+from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
 from optishear.errors import ConfigError, ConfigErrors, noting
 from optishear.objectives import make_objective
-from optishear.recipe.lookup import did_you_mean, lookup
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.storage import SIZES
 from optishear.search.drivers import check_budget, check_variation
 from optishear.search.pick import Pick, parse_pick
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
 from optishear.search.sparsity_genes import GROUPINGS
-from optishear.solvers.methods import METHODS, needs_of
 from optishear.text.disjoint import refuse_overlap
 from optishear.text.sources import TextSpec
 
@@ -143,7 +142,7 @@ class Experiment(Strict):
                 make_objective(name)
         for name in self.baselines:
             with noting(mistakes):
-                lookup(METHODS, name, kind="method")
+                parse_baseline(name)
         checks = (
             self._distinct_objectives,
             self._known_grouping,
@@ -231,12 +230,7 @@ class Experiment(Strict):
         needs = needs_of_space(self.space)
         if "taylor" in self.quantities:
             needs |= {Need.GRADIENTS}
-        for method in (lookup(METHODS, name, kind="method") for name in self.baselines):
-            plan = Recipe(
-                method.metric, {}, method.pattern, method.solver, {"name": method.quadratic}
-            )
-            needs |= needs_of(plan)
-        return needs
+        return needs.union(*(parse_baseline(name).needs for name in self.baselines))
 
     @property
     def needs_gradients(self) -> bool:

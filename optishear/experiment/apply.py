@@ -22,7 +22,6 @@ from optishear.models.weights import WorkingWeights, lent
 from optishear.pruning.oneshot import apply
 from optishear.pruning.result import LayerReport
 from optishear.pruning.sequential import apply_sequentially
-from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
 from optishear.text.sources import TextSpec
@@ -82,7 +81,7 @@ def apply_to(
 
 def prune_to(
     model: str,
-    recipe_for: Callable[[ModelLayout], Recipe] | None,
+    recipe_for: Callable[[Prepared], Recipe] | None,
     folder: Path,
     how: How,
     mask_from: tuple[str, bool] | None = None,
@@ -100,7 +99,7 @@ def prune_to(
         masks = masks_of(mask_from[0], prepared.layout, prepared.loaded.hash, any_model)
         recipe = recipe_of_masks(masks, refit=mask_from[1])
     elif recipe_for is not None:
-        recipe = recipe_for(prepared.layout)
+        recipe = recipe_for(prepared)
     else:
         raise ValueError("Neither a recipe nor a mask was given.")
     recipe.check(prepared.layout)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from optishear.allocation import UNIFORM
+from optishear.config.baselines import parse_baseline
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.evaluation.windows import BOS, check_context, windows
@@ -22,7 +24,6 @@ from optishear.models.weights import lent, read
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.records.run_directory import read_json
-from optishear.solvers.methods import METHODS
 from optishear.text.sources import TextSpec, source_of
 from optishear.text.tokens import token_batches
 
@@ -82,13 +83,14 @@ def evaluate_all(
 ) -> list[Measured]:
     """A row for each model, then for each name in `beside`, in the order given.
 
-    `beside`: `dense`, the model that the first one was pruned from; or a named method, uniform over
-    the layers at the sparsity and pattern of the first, pruned in memory with the calibration
-    text and mode that made the first. Raises `ConfigError` before anything is loaded where a
-    name, text or task is unknown, or the first model's recipe file does not say what is needed.
+    `beside`: `dense`, the model that the first one was pruned from; or a METHOD, uniform over
+    the layers, or METHOD@RULE, at the sparsity and pattern of the first, pruned in memory with the
+    calibration text and mode that made the first. Raises `ConfigError` before anything is loaded
+    where a name, text or task is unknown, or the first model's recipe does not say what is needed.
     """
     for name in beside:
-        lookup({DENSE: None, **METHODS}, name, kind="method")
+        if name != DENSE:
+            parse_baseline(name)
     names = [*models, *beside]
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{doubled[0]} is named twice. Name every model and method once.")
@@ -165,7 +167,7 @@ def _measure_beside(
                 f"{file.parent} was pruned. Prune it anew."
             )
         prepared = Prepared(dense, layout, calibration, BATCH_TOKENS)
-        recipes = _uniform_recipes(methods, origin.recipe, prepared)
+        recipes = _recipes_beside(methods, origin.recipe, prepared)
     for name in beside:
         if prepared is None or name == DENSE:
             watcher.stage(f"evaluating {DENSE}: {made_with['model']}")
@@ -185,22 +187,26 @@ def _measure_beside(
             yield _measure(name, dense, on, recipes[name])
 
 
-def _uniform_recipes(
+def _recipes_beside(
     methods: Sequence[str], recipe: Recipe, prepared: Prepared
 ) -> dict[str, Recipe]:
-    """Each method with as many weights dropped as by `recipe`, on its pattern, uniform over layers.
+    """Each method with as many weights dropped as by `recipe`, on its pattern.
 
-    Where `recipe` is uniform itself, up to less than one weight of a row, its counts are taken as
-    they are: a method beside a folder that the same method made is then that very folder.
+    Where `recipe` is uniform itself, up to less than one weight of a row, uniform methods take its
+    counts as they are: one beside a folder that the same method made is then that very folder.
     """
     layout = prepared.layout
     mean = layout.sparsity(recipe.drop)
+    found = baseline_recipes(methods, recipe, recipe.pattern_object, prepared)
     if all(
         abs(recipe.drop[layer.name] / layer.size - mean) < 1 / layer.in_features
         for layer in layout.layers
     ):
-        return {name: METHODS[name].recipe(layout, recipe.drop, recipe.pattern) for name in methods}
-    return baseline_recipes(methods, recipe, recipe.pattern_object, prepared)
+        for baseline in map(parse_baseline, methods):
+            if baseline.rule == UNIFORM:
+                own = baseline.method.recipe(layout, recipe.drop, recipe.pattern)
+                found[baseline.name] = own
+    return found
 
 
 def _measure(

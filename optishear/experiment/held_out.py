@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optishear.config.baselines import parse_baseline
 from optishear.evaluation.perplexity import HeldOut, held_out
-from optishear.experiment.prepare import Calibrated, Prepared
+from optishear.experiment.prepare import Calibrated, Prepared, rule_of
 from optishear.experiment.watcher import Watcher
 from optishear.models.weights import lent
 from optishear.pruning.oneshot import apply
@@ -13,7 +14,6 @@ from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.report.run_view import OWN_ROWS
-from optishear.solvers.methods import METHODS
 from optishear.text.tokens import TokenBatches
 
 
@@ -23,13 +23,16 @@ DENSE, FOUND, SEQUENTIAL = OWN_ROWS
 def baseline_recipes(
     names: Sequence[str], picked: Recipe, pattern: Pattern, prepared: Prepared
 ) -> dict[str, Recipe]:
-    """Each named method with the uniform profile, dropping as many weights as `picked` does and
-    on the same pattern, so that only the choice of weights differs."""
+    """Each METHOD or METHOD@RULE, dropping as many weights as `picked` does and on the same
+    pattern, so that only the choice of weights differs."""
     layout = prepared.layout
     budget = sum(picked.drop.values())
-    wish = dict.fromkeys(layout.sizes, budget / layout.total)
-    drop = project(wish, layout, pattern, Bounds(), budget)
-    return {name: METHODS[name].recipe(layout, drop, pattern.text) for name in names}
+    found = {}
+    for baseline in map(parse_baseline, names):
+        wish = rule_of(prepared, baseline.rule).wishes(budget / layout.total)
+        drop = project(wish, layout, pattern, Bounds(), budget)
+        found[baseline.name] = baseline.method.recipe(layout, drop, pattern.text)
+    return found
 
 
 def compare(

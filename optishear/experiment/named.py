@@ -6,7 +6,9 @@ from pathlib import Path
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from optishear.allocation import RULES, UNIFORM
 from optishear.errors import ConfigError
+from optishear.experiment.prepare import Prepared, rule_of
 from optishear.interchange.masks import masks_hash, read_masks
 from optishear.models.discover import layout_of
 from optishear.models.load import load
@@ -15,7 +17,7 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.metric_forms import GIVEN
 from optishear.recipe.pattern import Pattern, parse_n_of_m, parse_pattern
-from optishear.recipe.profile import check_sparsity, uniform
+from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
 from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import METHODS, refitted
@@ -26,8 +28,10 @@ MASK_SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class NamedMethod:
-    """A method of the table with the uniform profile, counted as its own code counts.
+    """A method of the table, uniform over layers and counted as its own code counts, or with
+    layer sparsities by a published rule.
 
+    - `profile`: a name of `optishear.allocation.RULES`; the sparsity is then met exactly.
     - `pattern`: None is the method's own; under N:M the sparsity follows from it.
     - `refit`: afterwards, the best weights for the mask.
     - `moonshot_lambda`: weight of the reconstruction against the Taylor loss; None is the method's
@@ -42,29 +46,47 @@ class NamedMethod:
     moonshot_lambda: float | None = None
     moonshot_roles: str = "attention"
     damping: float | None = None
+    profile: str = UNIFORM
 
     def __post_init__(self) -> None:
         """What can be checked before a model is loaded."""
         lookup(METHODS, self.method, kind="method")
+        lookup(RULES, self.profile, kind="rule of layer sparsities")
         self._where()
+        if self.profile != UNIFORM and self.pattern and (fixed := parse_n_of_m(self.pattern)):
+            raise ConfigError(
+                f"--pattern {self.pattern} fixes every layer's N, so --profile {self.profile} has "
+                f"nothing to say. Leave one of them out, or use --pattern n:{fixed[1].m}."
+            )
         lam = self.moonshot_lambda
         if lam is not None and not 0 <= lam <= 1:
             raise ConfigError(f"--moonshot-lambda {lam:g}: it must lie in [0, 1]; 1 is plain.")
 
-    def recipe(self, layout: ModelLayout) -> Recipe:
+    def recipe(self, layout: ModelLayout, rule: Rule | None = None) -> Recipe:
+        """On a model with these layers; `rule` is the profile's there, None the uniform one."""
         where, sparsity = self._where()
         for layer in layout.layers:
             where.check(layer)
+        if rule is None:
+            drop = uniform(layout, where, sparsity)
+        else:
+            budget = round(sparsity * layout.total)
+            drop = project(rule.wishes(sparsity), layout, where, Bounds(), budget)
         roles = self.moonshot_roles
         return METHODS[self.method].recipe(
             layout,
-            uniform(layout, where, sparsity),
+            drop,
             where.text,
             refit=self.refit,
             moonshot_lambda=self.moonshot_lambda,
             moonshot_roles=roles.split(",") if "," in roles else roles,
             damping=USUAL_DAMPING if self.damping is None else self.damping,
         )
+
+    def on(self, prepared: Prepared) -> Recipe:
+        """On this model; a profile other than uniform is that of its weights and calibration."""
+        rule = None if self.profile == UNIFORM else rule_of(prepared, self.profile)
+        return self.recipe(prepared.layout, rule)
 
     def _where(self) -> tuple[Pattern, float]:
         """The pattern, and the sparsity that goes with it."""

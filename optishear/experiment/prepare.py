@@ -1,7 +1,7 @@
 """What every candidate of a search shares: model, texts, statistics, the rules' profiles."""
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from optishear.allocation import RULES, LayerView
+from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_store import load_or_collect_gradients
-from optishear.calibration.statistics import Need, stats_of, unread
+from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
@@ -56,6 +56,11 @@ class Prepared:
     def statistics_key(self) -> str:
         return f"{self.identity} {self.batch_tokens}"
 
+    @property
+    def input_stats(self) -> Mapping[str, LayerStats]:
+        """What the layers of the dense model read, at least as sums of squares."""
+        return self.calibrate(frozenset({Need.INPUT_SQ})).evidence.stats
+
     def calibrate(
         self,
         needs: frozenset[Need],
@@ -97,6 +102,10 @@ class Calibrated(Prepared):
 
     evidence: Evidence
 
+    @property
+    def input_stats(self) -> Mapping[str, LayerStats]:
+        return self.evidence.stats
+
 
 def prepare(
     model: str, dtype: str, device: str, text: TextSpec, batch_tokens: int = 2048
@@ -108,28 +117,27 @@ def prepare(
     )
 
 
-def rules_of(calibrated: Calibrated, names: Iterable[str]) -> dict[str, Rule]:
-    """The published rules' profiles on this model, kept in the cache: spectra take a while."""
-    c = calibrated
-    found: dict[str, Rule] = {}
-    for name in names:
-        path = rule_path(c, name)
-        if not path.exists():
-            views = [
-                LayerView(layer, read(c.loaded.model, layer), stats_of(c.evidence.stats, layer))
-                for layer in c.layout.layers
-            ]
-            rule = RULES[name](views)
-            write_json(path, {"factor": dict(rule.factor), "offset": dict(rule.offset)})
-        # Read back even when just computed, so that a later run has the very same numbers.
-        data = read_json(path)
-        found[name] = Rule(data["factor"], data["offset"])
-    return found
+def rule_of(prepared: Prepared, name: str) -> Rule:
+    """A published rule's profile on this model, kept in the cache: spectra take a while."""
+    p = prepared
+    path = rule_path(p, name)
+    if not path.exists():
+        stats = p.input_stats if name in READS_INPUTS else unread(p.layout.layers)
+        views = [
+            LayerView(layer, read(p.loaded.model, layer), stats_of(stats, layer))
+            for layer in p.layout.layers
+        ]
+        rule = RULES[name](views)
+        write_json(path, {"factor": dict(rule.factor), "offset": dict(rule.offset)})
+    # Read back even when just computed, so that a later run has the very same numbers.
+    data = read_json(path)
+    return Rule(data["factor"], data["offset"])
 
 
 def rule_path(prepared: Prepared, name: str) -> Path:
-    """Where a rule's profile on this model and calibration lies, if it is there."""
+    """Where a rule's profile on this model, and calibration if it reads it, lies if it is there."""
     p = prepared
-    identity = f"1 {name} {p.loaded.hash} {p.layout.hash} {p.calibration.hash}"
+    calibration = p.calibration.hash if name in READS_INPUTS else "any"
+    identity = f"1 {name} {p.loaded.hash} {p.layout.hash} {calibration}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return cache_dir() / "rules" / f"{digest}.json"

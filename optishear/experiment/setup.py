@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from optishear.allocation import RULES
 from optishear.config import Experiment
-from optishear.experiment.prepare import Calibrated, prepare, rules_of
+from optishear.experiment.prepare import Calibrated, prepare, rule_of
 from optishear.experiment.watcher import Watcher
 from optishear.pipeline import MeasureFunction, Memory, identity_of, measure_on
 from optishear.pruning.solved import SolvedLayers
@@ -142,7 +142,8 @@ def ladder_of(experiment: Experiment, search: TokenBatches) -> Ladder:
 
 def space_of(experiment: Experiment, calibrated: Calibrated) -> SearchSpace:
     """The experiment's space on this model, its genes checked."""
-    space = build_space(experiment.space, calibrated.layout, rules_of(calibrated, RULES))
+    rules = {name: rule_of(calibrated, name) for name in RULES}
+    space = build_space(experiment.space, calibrated.layout, rules)
     check_genes(space.genes)
     return space
 

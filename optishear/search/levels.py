@@ -1,14 +1,16 @@
 """Which single layers, at which levels, the recipes of a space are made of, if these are few."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from optishear.recipe.canonical import canonical_recipe
+from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer
 from optishear.recipe.pattern import NofM
 from optishear.recipe.profile import counts_within, project
+from optishear.recipe.quadratic import canonical_quadratic
 from optishear.recipe.recipe import Recipe
 from optishear.search.genes import Choice, Gene, Integer
 from optishear.search.space import SearchSpace
@@ -16,28 +18,57 @@ from optishear.search.template_genes import TemplateGenes
 
 
 def levels_of(space: SearchSpace) -> Iterator[tuple[Layer, Recipe]] | None:
-    """Each layer with recipes for it alone, in the order of the layout, that all recipes of the
-    space are made of: every count in reach x every metric, solver and quadratic.
+    """Each layer with recipes that drop weights of it alone, in the order of the layout, that all
+    recipes of the space are made of: every count in reach x every metric, solver, damping and λ.
 
     None where a metric, a solver, λ or the counts are continuous: nothing can be listed then. A
     budget may keep some of them out of reach.
     """
     metrics, solvers = _settings(space.metric), _settings(space.solver)
-    counts = _counts(space)
-    if metrics is None or solvers is None or counts is None or space.quadratic.genes:
+    counts, layers = _counts(space), space.layers.layout.layers
+    listable = all(space.quadratic.lambdas_of(layer.name) is not None for layer in layers)
+    if metrics is None or solvers is None or counts is None or not listable:
         return None
-    quadratic, pattern = space.quadratic.decode({}), space.layers.pattern
-    made = [
-        canonical_recipe(metric, {}, pattern, solver, quadratic)
-        for metric, solver in product(metrics, solvers)
-    ]
-    distinct = list({recipe.key: recipe for recipe in made}.values())
+    chosen = list(product(metrics, solvers))
     return (
         (layer, replace(recipe, drop={layer.name: count}))
-        for layer in space.layers.layout.layers
-        for recipe in distinct
+        for layer in layers
+        for recipe in _recipes(space, layer, chosen)
         for count in counts[layer.name]
     )
+
+
+def _recipes(
+    space: SearchSpace, layer: Layer, chosen: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+) -> list[Recipe]:
+    """All that recipes of the space can say of this layer but its count, each once.
+
+    What they say of other layers has a part in it: the form of a metric depends on whether λ is
+    mixed anywhere. So of every λ there is one recipe that mixes elsewhere and one that does not.
+    """
+    pattern, found = space.layers.pattern, {}
+    for (metric, solver), quadratic in product(chosen, _quadratics(space, layer)):
+        recipe = canonical_recipe(metric, {layer.name: 0}, pattern, solver, quadratic)
+        found.setdefault(layer_keys(recipe)[layer.name], recipe)
+    return list(found.values())
+
+
+def _quadratics(space: SearchSpace, layer: Layer) -> list[dict[str, Any]]:
+    """Every λ of this layer, with all others plain and with one mixed, as far as can be."""
+    genes = space.quadratic
+    others = {
+        other.name: genes.lambdas_of(other.name) or ()
+        for other in space.layers.layout.layers
+        if other is not layer
+    }
+    mixed = {name: min(options) for name, options in others.items() if min(options) < 1}
+    elsewhere = [dict(list(mixed.items())[:1])] if mixed else []
+    if all(1 in options for options in others.values()):
+        elsewhere.append({})
+    return [
+        canonical_quadratic({**rest, layer.name: lam}, genes.damping)
+        for rest, lam in product(elsewhere, genes.lambdas_of(layer.name) or ())
+    ]
 
 
 def _settings(templates: TemplateGenes) -> list[dict[str, Any]] | None:

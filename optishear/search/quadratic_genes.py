@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.quadratic import USUAL_DAMPING, blended_layers, canonical_quadratic
-from optishear.search.genes import Gene, Real
+from optishear.search.genes import Choice, Gene, Real
 from optishear.search.space_parts import MoonshotSpec
 
 
@@ -21,17 +23,21 @@ class QuadraticGenes:
 
     - `groups`: mixed layer -> name of the gene that it follows; all other layers have λ = 1.
     - `low`, `high`: what λ may be; equal where it is fixed, and then there is no gene.
+    - `options`: the only λ there are between them, ascending, if given.
     """
 
     groups: Mapping[str, str] = field(default_factory=dict)
     low: float = 0.0
     high: float = 1.0
     damping: float = USUAL_DAMPING
+    options: tuple[float, ...] | None = None
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
         if self.low == self.high:
             return ()
+        if self.options is not None:
+            return tuple(Choice(name, self.options) for name in self._names)
         return tuple(Real(name, self.low, self.high) for name in self._names)
 
     def decode(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +51,15 @@ class QuadraticGenes:
 
     def encode(self, value: float) -> dict[str, float]:
         """Gene codes that come nearest to this λ in every mixed layer, once they are cleaned."""
+        if self.options is not None:
+            value = float(np.argmin(np.abs(np.array(self.options) - value)))
         return {gene.name: value for gene in self.genes}
+
+    def lambdas_of(self, layer: str) -> tuple[float, ...] | None:
+        """All that λ may be in this layer; None where it is continuous."""
+        if layer not in self.groups:
+            return (1.0,)
+        return (self.low,) if self.low == self.high else self.options
 
     @cached_property
     def _names(self) -> tuple[str, ...]:
@@ -67,5 +81,8 @@ def quadratic_genes(
             groups = {layer.name: f"{NAME}.{layer.role}" for layer in mixed}
         case "block":
             groups = {layer.name: f"{NAME}.block.{layer.block}" for layer in mixed}
+    if spec.options is not None:
+        options = tuple(sorted(set(spec.options)))
+        return QuadraticGenes(groups, options[0], options[-1], damping, options)
     low, high = (spec.low, spec.high) if spec.fixed is None else (spec.fixed, spec.fixed)
     return QuadraticGenes(groups, low, high, damping)

@@ -94,14 +94,18 @@ class SparsitySpec(Strict):
 class MoonshotSpec(Strict):
     """`by`: one λ for all mixed layers, for each of their roles or each block; or a fixed one.
 
-    `roles` says which layers are mixed: attention, all, or roles by name.
+    `roles` says which layers are mixed: attention, all, or roles by name. `options` are the only λ
+    there are, so that solvers need to solve each layer only a few times.
     """
+
+    later = frozenset({"options"})
 
     by: Literal["global", "role", "block"] = "global"
     low: float = Field(default=0.0, ge=0, le=1)
     high: float = Field(default=1.0, ge=0, le=1)
     roles: tuple[str, ...] = ("attention",)
     fixed: float | None = Field(default=None, ge=0, le=1, alias="lambda")
+    options: tuple[float, ...] | None = None
 
     @field_validator("roles", mode="before")
     @classmethod
@@ -115,7 +119,9 @@ class MoonshotSpec(Strict):
                 f"moonshot.roles is {list(self.roles)}: write attention, all, or a list of the "
                 f"model's own roles."
             )
-        if self.fixed is None:
+        if self.options is not None:
+            self._check_options(self.options)
+        elif self.fixed is None:
             if self.low >= self.high:
                 raise ConfigError(
                     f"moonshot.low {self.low:g} is not below moonshot.high {self.high:g}. Write "
@@ -131,3 +137,14 @@ class MoonshotSpec(Strict):
                 f"out either lambda, or by, low and high."
             )
         return self
+
+    def _check_options(self, options: tuple[float, ...]) -> None:
+        if self.fixed is not None or (self.low, self.high) != (0, 1):
+            raise ConfigError(
+                "moonshot.options already says which λ there are. Leave out lambda, low and high."
+            )
+        if len(set(options)) < 2 or not all(0 <= option <= 1 for option in options):
+            raise ConfigError(
+                f"moonshot.options {list(options)}: give two or more different numbers in [0, 1], "
+                f"or write lambda for a fixed one."
+            )

@@ -27,7 +27,7 @@ def invoke(*words, code=0):
 def good(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "pruned"
     how = How(TextSpec("embedded", "train", 2, 64))
-    prune_to("embedded", NamedMethod("magnitude", 0.5, "row").recipe, folder, how)
+    prune_to("embedded", NamedMethod("magnitude", 0.5, "row").on, folder, how)
     return folder
 
 

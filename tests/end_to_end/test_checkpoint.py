@@ -36,7 +36,7 @@ def saved(name, place, dtype):
 
 
 def wanda(sparsity=0.5, pattern=None):
-    return NamedMethod("wanda", sparsity, pattern).recipe
+    return NamedMethod("wanda", sparsity, pattern).on
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox", "mixtral"])

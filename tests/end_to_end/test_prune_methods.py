@@ -35,7 +35,7 @@ def dense(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_named_method_writes_a_checked_checkpoint(dense, tmp_path, method, sequential):
     plan = NamedMethod(method, 0.5)
-    checked, written = prune_to(dense, plan.recipe, tmp_path / "p", how(sequential=sequential))
+    checked, written = prune_to(dense, plan.on, tmp_path / "p", how(sequential=sequential))
     assert written
     recipe = Recipe.read(tmp_path / "p" / "optishear_recipe.json")
     assert checked.sparsity == pytest.approx(0.5, abs=0.02)
@@ -43,7 +43,7 @@ def test_every_named_method_writes_a_checked_checkpoint(dense, tmp_path, method,
     assert [layer["size"] - layer["kept"] for layer in layers] == list(recipe.drop.values())
     moved = METHODS[method].solver["name"] != "mask"
     assert all((layer["cost"] is not None) == moved for layer in layers)
-    assert not prune_to(dense, plan.recipe, tmp_path / "p", how(sequential=sequential))[1]
+    assert not prune_to(dense, plan.on, tmp_path / "p", how(sequential=sequential))[1]
 
 
 @pytest.mark.parametrize("pattern", ["row", "layer", "block:16", "2:4"])
@@ -51,14 +51,14 @@ def test_every_named_method_writes_a_checked_checkpoint(dense, tmp_path, method,
 def test_methods_take_any_pattern_and_a_refit(dense, tmp_path, method, pattern):
     sparsity = None if ":4" in pattern else 0.5
     plan = NamedMethod(method, sparsity, pattern, refit=True, moonshot_lambda=0.5)
-    checked, _ = prune_to(dense, plan.recipe, tmp_path / "p", how())
+    checked, _ = prune_to(dense, plan.on, tmp_path / "p", how())
     assert checked.sparsity == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_two_modes_differ_from_the_second_block_on(dense, tmp_path):
     plan = NamedMethod("sparsegpt", 0.5)
     for mode in (True, False):
-        prune_to(dense, plan.recipe, tmp_path / str(mode), how(sequential=mode))
+        prune_to(dense, plan.on, tmp_path / str(mode), how(sequential=mode))
     one, two = (load(str(tmp_path / str(mode))).model for mode in (True, False))
     layout = layout_of(one)
     same = {
@@ -74,7 +74,7 @@ def test_the_two_modes_differ_from_the_second_block_on(dense, tmp_path):
 
 
 def test_a_mask_from_another_checkpoint_is_kept_and_its_weights_refitted(dense, tmp_path):
-    prune_to(dense, NamedMethod("magnitude", 0.5).recipe, tmp_path / "mask", how())
+    prune_to(dense, NamedMethod("magnitude", 0.5).on, tmp_path / "mask", how())
     folder = str(tmp_path / "mask")
     for refit in (False, True):
         prune_to(dense, None, tmp_path / str(refit), how(), mask_from=(folder, refit))
@@ -92,7 +92,7 @@ def test_updated_weights_are_written_in_the_dtype_that_loses_nothing(tmp_path):
     """A bf16 checkpoint, pruned in fp32: masks keep its dtype, new weights need the wider one."""
     dense = str(saved("llama", tmp_path / "dense", torch.bfloat16))
     for method, dtype in (("wanda", "bfloat16"), ("optima", "float32")):
-        checked, _ = prune_to(dense, NamedMethod(method, 0.5).recipe, tmp_path / method, how())
+        checked, _ = prune_to(dense, NamedMethod(method, 0.5).on, tmp_path / method, how())
         assert checked.dtype == dtype
 
 
@@ -119,7 +119,7 @@ def test_a_lambda_below_one_moves_weights_towards_less_taylor_loss(dense, tmp_pa
     layout = layout_of(model)
     losses = {}
     for lam, plan in plans.items():
-        prune_to(dense, plan.recipe, tmp_path / str(lam), how(sequential=False))
+        prune_to(dense, plan.on, tmp_path / str(lam), how(sequential=False))
         small = load(str(tmp_path / str(lam))).model
         tokens = token_batches(TEXT, load(dense).tokenizer).tokens[:2]
         store = load_or_collect_gradients(tmp_path / "g", "key", model, layout, tokens)

@@ -33,7 +33,7 @@ def saved(name, place, dtype=torch.float32, **changes):
 
 
 def pruned_to(dense, to, method="wanda", sparsity=None, pattern=None):
-    prune_to(str(dense), NamedMethod(method, sparsity, pattern).recipe, to, TEXT)
+    prune_to(str(dense), NamedMethod(method, sparsity, pattern).on, to, TEXT)
     return to
 
 

@@ -52,6 +52,12 @@ LISTED = {
     "a fixed lambda": space(
         [META], SOLVERS, moonshot={"lambda": 0.5}, by="layer", steps=8, budget=0.5
     ),
+    "few lambdas": space(
+        [META], SOLVERS, moonshot={"by": "role", "options": [0.5, 1]}, by="layer", steps=8
+    ),
+    "few lambdas, none plain": space(
+        [META], SOLVERS, moonshot={"options": [0.2, 0.5]}, by="layer", steps=8
+    ),
     "options": space(by="block", options=[0.45, 0.5, 0.55]),
     "n of 4": space(pattern="n:4", by="layer", high=0.75, budget=0.5),
     "2:4": space([META], SOLVERS, pattern="2:4"),
