@@ -1,13 +1,15 @@
 """After the search: the chosen recipe beside dense and baselines, on text no search has seen."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from optishear.config.baselines import parse_baseline
 from optishear.evaluation.perplexity import HeldOut, held_out
+from optishear.experiment.held_out_memo import keep, known, place_of
 from optishear.experiment.prepare import Calibrated, Prepared, rule_of
 from optishear.experiment.watcher import Watcher
-from optishear.models.weights import lent
+from optishear.models.weights import WorkingWeights, lent
 from optishear.pruning.oneshot import apply
 from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.pattern import Pattern
@@ -48,26 +50,10 @@ def compare(
     called found once more block by block, as `optishear prune` does: the gap between the two.
     `fewer_nats` are paired: nats per token fewer than each other row, and the standard error.
     """
-    found: dict[str, list[HeldOut]] = {}
     recipes = {**recipes, SEQUENTIAL: recipes[FOUND]}
     with lent(calibrated.loaded.model, calibrated.layout) as working:
-        for name, recipe in [(DENSE, None), *recipes.items()]:
-            watcher.stage(f"comparing on held-out text: {name}")
-            if recipe is None:
-                working.restore()
-            elif name == SEQUENTIAL:
-                apply_sequentially(
-                    calibrated.loaded.model,
-                    working,
-                    calibrated.layout,
-                    recipe,
-                    calibrated.batches,
-                    gradients=calibrated.evidence.gradients,
-                    progress=watcher.pruned,
-                )
-            else:
-                apply(working, calibrated.layout, calibrated.evidence, recipe)
-            found[name] = [held_out(calibrated.loaded.model, t, batch_tokens) for t in texts]
+        bench = _Bench(calibrated, working, texts, batch_tokens, watcher)
+        found = {name: bench.measured(name, recipes.get(name)) for name in (DENSE, *recipes)}
     return [
         {
             "name": name,
@@ -80,6 +66,50 @@ def compare(
         }
         for name, results in found.items()
     ]
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A model that lent its weights, and what to measure them on."""
+
+    calibrated: Calibrated
+    working: WorkingWeights
+    texts: Sequence[TokenBatches]
+    batch_tokens: int
+    watcher: Watcher
+
+    def measured(self, name: str, recipe: Recipe | None) -> list[HeldOut]:
+        """One row, pruned and measured as far as the cache does not know it."""
+        self.watcher.stage(f"comparing on held-out text: {name}")
+        calibrated, batch_tokens = self.calibrated, self.batch_tokens
+        mode = "sequential" if name == SEQUENTIAL else "one-shot"
+        places = [place_of(calibrated, recipe, mode, text, batch_tokens) for text in self.texts]
+        if any(not place.exists() for place in places):
+            self._apply(recipe, mode)
+        results = []
+        for place, text in zip(places, self.texts, strict=True):
+            if (result := known(place)) is None:
+                result = held_out(calibrated.loaded.model, text, batch_tokens)
+                keep(place, result)
+            results.append(result)
+        return results
+
+    def _apply(self, recipe: Recipe | None, mode: str) -> None:
+        calibrated, working = self.calibrated, self.working
+        if recipe is None:
+            working.restore()
+        elif mode == "sequential":
+            apply_sequentially(
+                calibrated.loaded.model,
+                working,
+                calibrated.layout,
+                recipe,
+                calibrated.batches,
+                gradients=calibrated.evidence.gradients,
+                progress=self.watcher.pruned,
+            )
+        else:
+            apply(working, calibrated.layout, calibrated.evidence, recipe)
 
 
 def _numbers(own: HeldOut, others: Mapping[str, HeldOut]) -> dict[str, Any]:

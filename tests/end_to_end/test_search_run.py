@@ -14,6 +14,7 @@ from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
+from optishear.evaluation.perplexity import held_out
 from optishear.experiment.results import open_run
 from optishear.experiment.search import search
 from optishear.experiment.watcher import Silent
@@ -39,9 +40,9 @@ def journal_values(run):
 
 
 @pytest.mark.parametrize("driver", ["nsga2", "nsga3", "tpe"])
-def test_one_seed_is_one_result_bit_for_bit(tmp_path, driver):
+def test_one_seed_is_one_result_bit_for_bit(tmp_path, driver, monkeypatch):
     plan = experiment(tmp_path, search={**BASE["search"], "driver": driver})
-    one, two = (search(plan, tmp_path / where, Silent()) for where in ("a", "b"))
+    one, two = (with_own_cache(plan, tmp_path / where, monkeypatch) for where in ("a", "b"))
     assert journal_values(one) == journal_values(two)
     assert one.directory.front.read_bytes() == two.directory.front.read_bytes()
     assert one.directory.evaluation.read_bytes() == two.directory.evaluation.read_bytes()
@@ -55,6 +56,51 @@ def test_the_same_measure_is_never_paid_for_twice_between_runs(tmp_path):
     new = {key for key, _ in journal_values(second)} - {key for key, _ in before}
     assert second.manifest["measured_now"] == len(new) < 32
     assert journal_values(first) == before
+
+
+def with_own_cache(plan, out, monkeypatch):
+    """With nothing remembered of what other tests have measured."""
+    monkeypatch.setenv("OPTISHEAR_CACHE", str(out / "cache"))
+    return search(plan, out, Silent())
+
+
+class TestHeldOutMemo:
+    @pytest.fixture
+    def counted(self, monkeypatch):
+        """The texts that were really measured, in order."""
+        seen = []
+
+        def counting(model, text, batch_tokens):
+            seen.append(text.source)
+            return held_out(model, text, batch_tokens)
+
+        monkeypatch.setattr("optishear.experiment.held_out.held_out", counting)
+        return seen
+
+    def test_what_runs_share_is_measured_once_and_comes_out_the_same(
+        self, tmp_path, monkeypatch, counted
+    ):
+        monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
+        first = search(experiment(tmp_path), tmp_path / "a", Silent())
+        assert len(counted) == len(first.evaluation) == 5  # dense, two baselines, found twice
+        again = search(experiment(tmp_path), tmp_path / "b", Silent())
+        assert len(counted) == 5
+        assert again.directory.evaluation.read_bytes() == first.directory.evaluation.read_bytes()
+
+    @pytest.mark.parametrize(
+        ("changes", "new"),
+        [
+            ({"baselines": ["magnitude", "wanda", "ria"]}, 1),
+            ({"batch_tokens": 64}, 5),  # sums in another order
+            ({"search": {**BASE["search"], "seed": 1}}, 5),  # other texts
+        ],
+    )
+    def test_what_is_not_the_same_is_measured(self, tmp_path, monkeypatch, counted, changes, new):
+        monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
+        search(experiment(tmp_path), tmp_path / "r", Silent())
+        before = len(counted)
+        search(experiment(tmp_path, **changes), tmp_path / "r", Silent())
+        assert len(counted) - before == new
 
 
 def start(path, out):
