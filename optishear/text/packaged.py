@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,7 @@ from optishear.errors import ConfigError
 from optishear.text.documents import SPLITS, Document, Source, belongs
 
 
+MARKS = frozenset(".,;:?!")
 DOCUMENT_START = 0
 """Token id that opens each document of the embedded arrays; it stands for no text."""
 
@@ -54,6 +56,42 @@ class StateOfTheUnion(Source):
             address = PurePosixPath(name).stem
             if belongs(address, split):
                 yield Document(address, content.decode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brown(Source):
+    """The 500 samples of the Brown corpus (Francis & Kucera 1964), split by sample.
+
+    The corpus is stored as WORD/TAG; what is read is the running text put together again, so its
+    spacing around quotes and brackets is ours.
+    """
+
+    def identity(self) -> str:
+        return asset("brown").sha256
+
+    def documents(self, split: str, field: str) -> Iterator[Document]:
+        for name, content in read_members(asset("brown")):
+            sample = PurePosixPath(name).name
+            if belongs(sample, split):
+                yield Document(sample, untagged(content.decode()))
+
+
+def untagged(text: str) -> str:
+    """`WORD/TAG` text as plain paragraphs.
+
+    A run of the same mark, as the corpus writes at the end of exclamations and questions, is one.
+    """
+    paragraphs = []
+    for paragraph in re.split(r"\n\s*\n", text):
+        words = [token.rpartition("/")[0] for token in paragraph.split()]
+        line = " ".join(
+            word for word, before in zip(words, ["", *words]) if word not in MARKS or word != before
+        )
+        line = re.sub(r" ([,.;:?!)\]]|'')", r"\1", line)
+        line = re.sub(r"([(\[]|``) ", r"\1", line)
+        if line := line.replace("``", '"').replace("''", '"'):
+            paragraphs.append(line)
+    return "\n\n".join(paragraphs)
 
 
 @dataclass(frozen=True, kw_only=True)

