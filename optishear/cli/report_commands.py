@@ -51,10 +51,24 @@ def report(
 @speaking
 def table(
     places: Annotated[
-        list[Path], typer.Argument(metavar="RUN…", help="Runs, or folders that hold some.")
-    ],
+        list[Path] | None, typer.Argument(metavar="RUN…", help="Runs, or folders that hold some.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only runs that say so.")
+    ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(help="Average over these keys, with commas, e.g. search.seed."),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Only these, in this order: names or patterns, with commas.")
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(help="Write it to this file, ending in .csv or .md.")
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(help="Renew all tables of this page that stand under their command."),
     ] = None,
     dirty: Annotated[
         bool, typer.Option("--dirty", help="Runs of a changed checkout as well.")
@@ -63,37 +77,60 @@ def table(
 ) -> None:
     """Finished runs side by side: where their configurations differ, and what came of each.
 
-    Example: optishear table results/ --to table.csv
+    Example: optishear table results/ --over search.seed --to table.csv
     """
-    import pandas as pd
-
     from optishear.errors import ConfigError
     from optishear.records.run_directory import replace_file
-    from optishear.report.run_table import brief_table, finished_runs, markdown, run_table
+    from optishear.report.chosen_table import Question
+    from optishear.report.run_table import brief_table, finished_runs, markdown
 
+    if into is not None:
+        if places or where or over or columns or to is not None or json_:
+            raise ConfigError("--into PAGE: the page's own lines say which tables. Give it alone.")
+        _renew(into)
+        return
+    if not places:
+        raise ConfigError("Name a run, a folder that holds some, or a page with --into.")
     if to is not None and to.suffix not in (".csv", ".md"):
         raise ConfigError(f"--to {to}: name a file ending in .csv or .md.")
-    runs = finished_runs(places, dirty)
-    if not runs:
-        raise ConfigError(
-            f"{', '.join(map(str, places))}: holds no finished run"
-            + ("." if dirty else " of an unchanged checkout (--dirty takes the others).")
-        )
-    tables = {name: run_table(group) for name, group in runs.items()}
+    question = Question.of_options(places, where or (), over, columns, dirty)
+    tables = question.tables()
     if to is not None and to.suffix == ".md":
         pages = [f"## {name}\n\n{markdown(table)}" for name, table in tables.items()]
         replace_file(to, "\n".join(pages).encode())
     elif to is not None:
+        import pandas as pd
+
         named = [table.assign(experiment=name) for name, table in tables.items()]
         replace_file(to, pd.concat(named).to_csv(index=False).encode())
     if json_:
         say_json({name: _records(table) for name, table in tables.items()})
     elif to is not None:
         say(str(to))
+    elif where or over or columns:
+        for name, table in tables.items():
+            lines = markdown(table).splitlines()
+            cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
+            say_table(name, cells[0], cells[2:])
     else:
-        for name, group in runs.items():
+        for name, group in finished_runs(places, dirty).items():
             brief = brief_table(group)
             say_table(name, list(brief.columns), brief.to_numpy().tolist())
+
+
+def _renew(page: Path) -> None:
+    """Makes every marked table of the page again."""
+    from optishear.errors import ConfigError
+    from optishear.records.run_directory import replace_file
+    from optishear.report.filled_page import filled
+
+    try:
+        before = page.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--into {page}: cannot be read ({error}).") from None
+    after = filled(before, str(page))
+    replace_file(page, after.encode())
+    say(f"{page}: {'renewed' if after != before else 'all tables are as they were'}")
 
 
 def _records(table: "pd.DataFrame") -> list[dict[str, Any]]:

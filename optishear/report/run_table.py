@@ -1,5 +1,6 @@
 """Runs side by side as one table, from their files alone: what differed, and what came of it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,15 +90,28 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table for a page; numbers to four digits, `value ± error` in one cell."""
-    columns = [str(column) for column in table.columns if not str(column).endswith(" ±")]
-    lines = [columns, ["---"] * len(columns)]
+    """The table for a page.
+
+    `value ± error (low to high)` share a cell, to two digits of the error or else to four digits;
+    keys are named by their last part, and the held-out text only where there are several.
+    """
+    columns = [str(c) for c in table.columns if not str(c).endswith((" ±", " low", " high"))]
+    texts = {column.partition(": ")[0] for column in columns if ": " in column}
+    short = [c.partition(": ")[2] if len(texts) == 1 and ": " in c else c for c in columns]
+    last = [
+        name if ": " in column else name.rpartition(".")[2] for name, column in zip(short, columns)
+    ]
+    heads = [s if last.count(s) == 1 else c for s, c in zip(last, short, strict=True)]
+    lines = [heads, ["---"] * len(columns)]
     for row in table.to_dict(orient="records"):
-        errors = [_text(row.get(f"{column} ±")) for column in columns]
-        cells = [_text(row[column]) for column in columns]
-        lines.append([f"{c} ± {e}" if e else c for c, e in zip(cells, errors, strict=True)])
+        lines.append([_cell(row, column) for column in columns])
     escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
+
+
+def differing_keys(runs: Sequence[RunDirectory]) -> list[str]:
+    """The dotted keys of the configuration in which these runs differ."""
+    return list(next(iter(_with_differences(runs)))[2]) if runs else []
 
 
 def _with_differences(
@@ -137,6 +151,23 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
 def _with_error(numbers: Mapping[str, Any]) -> str:
     error = "" if numbers["error"] is None else f" ± {numbers['error']:.2f}"
     return f"{numbers['perplexity']:.2f}{error}"
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    value, error = row[column], row.get(f"{column} ±")
+    if error is None or error != error or error <= 0:
+        form = _text
+    else:
+        decimals = max(0, 1 - math.floor(math.log10(error)))
+
+        def form(value: Any) -> str:
+            return f"{value:.{decimals}f}"
+
+    text = form(value)
+    if form is not _text:
+        text += f" ± {form(error)}"
+    low, high = row.get(f"{column} low"), row.get(f"{column} high")
+    return f"{text} ({form(low)} to {form(high)})" if low != high else text
 
 
 def _text(value: Any) -> str:

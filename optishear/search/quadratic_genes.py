@@ -43,11 +43,15 @@ class QuadraticGenes:
     def decode(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Gene values by gene name -> the quadratic."""
         lambdas = {
-            # Clipped again: a bound may have more decimals than λ.
-            layer: min(max(round(values.get(name, self.low), DECIMALS), self.low), self.high)
-            for layer, name in self.groups.items()
+            layer: self._rounded(values.get(name, self.low)) for layer, name in self.groups.items()
         }
         return canonical_quadratic(lambdas, self.damping)
+
+    def _rounded(self, value: float) -> float:
+        if self.options is not None:
+            return value
+        # Clipped again: a bound may have more decimals than λ.
+        return min(max(round(value, DECIMALS), self.low), self.high)
 
     def encode(self, value: float) -> dict[str, float]:
         """Gene codes that come nearest to this λ in every mixed layer, once they are cleaned."""

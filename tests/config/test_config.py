@@ -114,6 +114,7 @@ def test_what_a_space_adds_changes_the_hash_and_its_defaults_do_not(tmp_path):
         ({"baselines": ["wanda", "sparsegpt"]}, {Need.INPUT_SQ, Need.GRAM}),
         ({"baselines": ["moonshot-wanda"]}, set(Need)),
         ({"record": ["taylor"]}, {Need.INPUT_SQ, Need.GRADIENTS}),
+        ({"baselines": ["magnitude@owl", "optima@alphapruning"]}, {Need.INPUT_SQ, Need.GRAM}),
         ({"space": MOONSHOT}, set(Need)),
         (
             {"space": {"solver": [{"name": "mask"}, {"name": "refit"}]}},
@@ -249,6 +250,7 @@ def test_a_named_space_can_be_changed_in_place(tmp_path):
         ({"objectives": ["kll"]}, "No objective is called 'kll'. Did you mean 'kl'?"),
         ({"objectives": ["kl", "kl"]}, "named twice"),
         ({"baselines": ["wnada"]}, "No method is called 'wnada'. Did you mean 'wanda'?"),
+        ({"baselines": ["wanda@olw"]}, "is called 'olw'. Did you mean 'owl'?"),
         ({"dtype": "int8"}, "dtype: "),
         ({"pick": "kneee"}, "kneee"),
         ({"pick": "lowest:perplexty", "record": ["perplexity"]}, "perplexty"),
@@ -287,6 +289,14 @@ def test_a_named_space_can_be_changed_in_place(tmp_path):
         ),
         ({"space": {"moonshot": {"by": "layer"}}}, "moonshot.by: Input should be 'global', 'role'"),
         ({"space": {"moonshot": {"low": -0.1}}}, "moonshot.low: Input should be greater than"),
+        (
+            {"space": {"moonshot": {"options": [0.5]}}},
+            "moonshot.options [0.5]: give two or more different numbers in [0, 1]",
+        ),
+        (
+            {"space": {"moonshot": {"options": [0.5, 1], "lambda": 0.5}}},
+            "moonshot.options already says which λ there are",
+        ),
         ({"space": {"moonshot": {"lamda": 0.5}}}, "unknown key. Did you mean 'lambda'"),
         ({"space": {"moonshot": {"lambda": 1.5}}}, "moonshot.lambda: Input should be less than"),
         ({"space": {"moonshot": 0.5}}, "moonshot: Input should be a valid dictionary"),

@@ -10,6 +10,7 @@ from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.errors import ConfigError
 from optishear.experiment.apply import How, prune_to, pruned
 from optishear.experiment.named import NamedMethod
+from optishear.experiment.prepare import prepare, rule_of
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.models.weights import read
@@ -131,9 +132,26 @@ def test_a_lambda_below_one_moves_weights_towards_less_taylor_loss(dense, tmp_pa
     assert losses[0.2] < losses[1.0]
 
 
+@pytest.mark.parametrize("profile", ["owl", "alphapruning"])
+@pytest.mark.parametrize("pattern", [None, "n:4"])
+def test_a_published_profile_is_met_by_any_method(dense, tmp_path, profile, pattern):
+    plan = NamedMethod("wanda", 0.5, pattern, profile=profile)
+    checked, _ = prune_to(dense, plan.on, tmp_path / "p", how())
+    prepared = prepare(dense, "float32", "cpu", TEXT)
+    recipe, layout = Recipe.read(tmp_path / "p" / "optishear_recipe.json"), prepared.layout
+    assert 0.49 < checked.sparsity <= 0.5
+    if pattern is None:
+        assert sum(recipe.drop.values()) == round(0.5 * layout.total)
+        wishes = rule_of(prepared, profile).wishes(0.5)
+        got = {layer.name: recipe.drop[layer.name] / layer.size for layer in layout.layers}
+        assert got == pytest.approx(wishes, abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("plan", "sentence"),
     [
+        ({"method": "wanda", "sparsity": 0.5, "profile": "olw"}, "Did you mean 'owl'"),
+        ({"method": "wanda", "pattern": "2:4", "profile": "owl"}, "use --pattern n:4"),
         ({"method": "sparsgpt", "sparsity": 0.5}, "Did you mean 'sparsegpt'"),
         ({"method": "alps"}, "--method alps needs --sparsity"),
         ({"method": "wanda", "sparsity": 0.5, "moonshot_lambda": 1.5}, "must lie in"),

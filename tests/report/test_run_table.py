@@ -1,11 +1,16 @@
 """Runs side by side: what is in the table is what their files say, and nothing of a dirty tree."""
 
 import json
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from drawable_run import finish, held_out_rows, make_run
 
+from optishear.errors import ConfigError
 from optishear.records.run_directory import read_json, write_json
+from optishear.report.chosen_table import chosen_table
+from optishear.report.filled_page import filled
 from optishear.report.run_table import brief_table, finished_runs, markdown, run_table
 
 
@@ -81,6 +86,91 @@ def test_as_markdown_a_value_and_its_error_share_a_cell(three):
     assert "± |" not in lines[0]
 
 
+class TestChosen:
+    @pytest.fixture
+    def runs(self, tmp_path):
+        made_ones = []
+        for seed in (0, 1, 2):
+            for driver in ("random", "nsga2"):
+                run = made(tmp_path / f"{driver}{seed}", seed)
+                manifest, evaluation = read_json(run.manifest), read_json(run.evaluation)
+                manifest["experiment"]["search"]["driver"] = driver
+                for row in evaluation["rows"]:
+                    for numbers in row["texts"].values():
+                        numbers["perplexity"] += seed
+                write_json(run.manifest, manifest)
+                write_json(run.evaluation, evaluation)
+                made_ones.append(run)
+        return made_ones
+
+    def test_seeds_are_averaged_with_their_range_and_pooled_error(self, runs):
+        table, whole = chosen_table(runs, over=["search.seed"]), run_table(runs)
+        assert table["search.driver"].tolist() == ["nsga2", "random"]
+        assert table["runs"].tolist() == [3, 3]
+        found = next(c for c in whole.columns if c.endswith(": found"))
+        own = whole[whole["search.driver"] == "random"]
+        row = table.iloc[1]
+        assert row[found] == pytest.approx(own[found].mean())
+        assert (row[f"{found} low"], row[f"{found} high"]) == (own[found].min(), own[found].max())
+        pooled = (own[f"{found} ±"] ** 2).sum() ** 0.5 / 3
+        assert row[f"{found} ±"] == pytest.approx(pooled)
+        assert "search.seed" not in table.columns
+
+    def test_rows_and_columns_are_those_asked_for(self, runs):
+        table = chosen_table(
+            runs, {"search.driver": "nsga2", "search.seed": "1"}, (), ["*: found", "run"]
+        )
+        assert len(table) == 1
+        text = next(c for c in table.columns if c.endswith(": found"))
+        assert list(table.columns) == [text, f"{text} ±", "run"]
+
+    def test_what_there_is_not_is_refused(self, runs):
+        with pytest.raises(ConfigError, match=r"'search.sed'. Did you mean 'search.seed'"):
+            chosen_table(runs, over=["search.sed"])
+        with pytest.raises(ConfigError, match=r"No column matches '\*nothing'"):
+            chosen_table(runs, columns=["*nothing"])
+
+    def test_an_error_says_how_many_digits_are_shown(self, runs):
+        table = pd.DataFrame({"a.b": [1.23456], "a.b ±": [0.0123], "c": [2 / 3]})
+        assert markdown(table).splitlines()[2] == "| 1.235 ± 0.012 | 0.6667 |"
+        spread = table.assign(**{"a.b low": [1.2], "a.b high": [1.3]})
+        assert "1.235 ± 0.012 (1.200 to 1.300)" in markdown(spread)
+
+
+class TestFilledPage:
+    PAGE = "# Title\n\n<!-- optishear table {} -->\nold\n<!-- end of table -->\n\nAfter.\n"
+
+    def test_a_marked_table_is_what_its_command_says(self, three, tmp_path):
+        words = f"'{tmp_path / 'one'}' --columns run,search.seed"
+        page = filled(self.PAGE.format(words), "page.md")
+        table = markdown(run_table(three[:2])[["run", "search.seed"]])
+        assert page == self.PAGE.format(words).replace("old\n", f"\n{table}\n")
+        assert filled(page, "page.md") == page
+
+    @pytest.mark.parametrize(
+        ("page", "message"),
+        [
+            ("# Nothing\n", "holds no line"),
+            ("<!-- optishear table x -->\nold\n", "has no end"),
+            ("<!-- optishear table x -->\n<!-- end of table -->\n", "no such folder"),
+            ("<!-- optishear table x --colums y -->\n<!-- end of table -->\n", "--colums"),
+            ("<!-- optishear table 'x -->\n<!-- end of table -->\n", "quotation"),
+        ],
+    )
+    def test_a_wrong_page_is_refused_with_its_name(self, page, message):
+        with pytest.raises(ConfigError, match=rf"page\.md.*{message}"):
+            filled(page, "page.md")
+
+
+def test_the_tables_of_the_results_are_what_their_files_say(monkeypatch):
+    root = Path(__file__).resolve().parents[2]
+    monkeypatch.chdir(root)
+    page = (root / "results" / "README.md").read_text()
+    assert filled(page, "results/README.md") == page, (
+        "run: optishear table --into results/README.md"
+    )
+
+
 def test_the_command_writes_what_it_prints(three, tmp_path):
     from typer.testing import CliRunner
 
@@ -97,3 +187,13 @@ def test_the_command_writes_what_it_prints(three, tmp_path):
     assert "## another" in (tmp_path / "t.md").read_text()
     assert invoke("--to", tmp_path / "t.txt").exit_code == 2
     assert "best baseline" in invoke().stdout
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- optishear table {tmp_path / 'two'} -->\n<!-- end of table -->\n")
+
+    def into(*words):
+        return CliRunner().invoke(app, ["table", "--into", str(page), *words])
+
+    assert "renewed" in into().stdout
+    assert "as they were" in into().stdout
+    assert "| run |" in page.read_text()
+    assert into("--over", "search.seed").exit_code == 2

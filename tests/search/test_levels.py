@@ -58,6 +58,9 @@ LISTED = {
     "few lambdas, none plain": space(
         [META], SOLVERS, moonshot={"options": [0.2, 0.5]}, by="layer", steps=8
     ),
+    "few lambdas of a refit": space(
+        moonshot={"options": [0.5, 1], "roles": "all"}, by="uniform", budget=0.5
+    ),
     "options": space(by="block", options=[0.45, 0.5, 0.55]),
     "n of 4": space(pattern="n:4", by="layer", high=0.75, budget=0.5),
     "2:4": space([META], SOLVERS, pattern="2:4"),
@@ -105,6 +108,7 @@ class TestEveryListedSpace:
     [
         ("layers in steps", 8),  # 5 to 12 of 16
         ("options", 3),
+        ("few lambdas of a refit", 1 + 1),
         ("n of 4", 4),
         ("whole numbers", 3),
         ("a rule on a budget", 3),  # of its metric, one count

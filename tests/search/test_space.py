@@ -92,6 +92,13 @@ SPACES = {
     "steps without a budget": space(pattern="layer", by="block", steps=12, low=0.3, high=0.8),
     "a curve in steps": space(by="curve", steps=16, low=0.1, high=0.95, budget=0.6),
     "a rule in steps": space([META], by="owl", steps=24, low=0.1, high=0.95, budget=0.6),
+    "few lambdas": space(
+        [META],
+        solver=ALL_SOLVERS,
+        moonshot={"by": "role", "options": [1, 1 / 3]},
+        by="block",
+        low=0.1,
+    ),
     "a fixed lambda": space(moonshot={"lambda": 0.5}, by="block", budget=0.5),
 }
 
@@ -247,6 +254,15 @@ def test_a_searched_lambda_is_rounded_and_stays_within_its_bounds():
     chosen = space(moonshot={"low": 0.1004, "high": 0.7506}, by="uniform", budget=0.5)
     for code, want in ((0.12345, 0.123), (0.1004, 0.1004), (0.7506, 0.7506)):
         assert chosen.decode(np.array([code])).quadratic["lambda"] == _attention(want)
+
+
+def test_lambda_may_be_one_of_few():
+    chosen = space(moonshot={"options": [1, 1 / 3, 0.5]}, by="uniform", budget=0.5)
+    [gene] = chosen.genes
+    assert gene.options == (1 / 3, 0.5, 1)
+    assert chosen.decode(np.array([1.0])).quadratic["lambda"] == _attention(0.5)
+    assert chosen.decode(np.array([2.0])).quadratic == {"name": "reconstruction"}
+    assert chosen.encode(WANDA, RULES["uniform"].wishes(0.5), lam=0.45)[0] == 1
 
 
 def test_a_fixed_lambda_and_the_damping_have_no_gene():
