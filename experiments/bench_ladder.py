@@ -15,7 +15,7 @@ so far, hypervolume of the top rung's front), from which the rest follows.
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ from bench_search import PlainLoop, bench_of
 
 from optishear.allocation import RULES
 from optishear.config.files import SEARCH_SPACES
-from optishear.errors import NumericalError
 from optishear.experiment.prepare import rule_of
 from optishear.models.load import load
 from optishear.objectives import make_objective
@@ -41,7 +40,7 @@ from optishear.recipe.profile import uniform
 from optishear.recipe.recipe import Recipe
 from optishear.search.driver import DriverSettings
 from optishear.search.drivers import make_driver
-from optishear.search.evaluator import Evaluation
+from optishear.search.evaluator import Evaluation, outcome_of
 from optishear.search.front import hypervolume_history
 from optishear.search.ladder import Ladder
 from optishear.search.loop import Found, run
@@ -151,14 +150,9 @@ def searched(
         rungs=rungs[:-1], memory=memory,
     ) as measure:  # fmt: skip
 
-        def evaluate(recipe: Recipe, rung: int) -> Evaluation:
-            started = time.perf_counter()
-            try:
-                return Evaluation(
-                    recipe, rung, measure(recipe, rung), "", time.perf_counter() - started
-                )
-            except NumericalError as error:
-                return Evaluation(recipe, rung, None, str(error))
+        def evaluate(recipes: Sequence[Recipe], rung: int) -> Iterator[Evaluation]:
+            for recipe in recipes:
+                yield Evaluation(recipe, rung, **outcome_of(measure, recipe, rung))
 
         def watch(found: Found, e: Evaluation) -> None:
             below = [rung for rung in rungs if rung < e.rung]

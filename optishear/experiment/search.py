@@ -18,7 +18,7 @@ from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.run_directory import RunDirectory, write_json
 from optishear.report.figures import draw_figures
-from optishear.search.evaluator import Evaluator, minimised
+from optishear.search.evaluator import Evaluator, minimised, one_by_one
 from optishear.search.front import non_dominated
 from optishear.search.loop import Found, run
 
@@ -59,7 +59,7 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
         watcher.stage("measuring the dense model")
         solved = open_levels(experiment, calibrated, space, watcher)
         with setup.measuring(solved, watcher.stage) as measure:
-            evaluator = Evaluator(measure, journal, memo)
+            evaluator = Evaluator(one_by_one(measure), journal, memo)
             found = _search(setup, evaluator, watcher)
             front = front_of(experiment, calibrated, found)
             picked = front.pick().recipe
@@ -69,7 +69,8 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
             recipes[FOUND] = picked
             watcher.stage("measuring the baselines")
             top = setup.ladder.rungs[-1]
-            searched = {name: evaluator(recipe, top).values for name, recipe in recipes.items()}
+            measured = {e.recipe.key: e.values for e in evaluator([*recipes.values()], top)}
+            searched = {name: measured[recipe.key] for name, recipe in recipes.items()}
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
         rows = compare(calibrated, recipes, setup.held_out, experiment.batch_tokens, watcher)

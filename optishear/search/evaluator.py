@@ -1,8 +1,8 @@
-"""Recipes in, evaluations out, in the same order. Knows what was already paid for."""
+"""Recipes in, evaluations out, each as soon as it is known. Knows what was already paid for."""
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,46 +33,76 @@ class Evaluation:
         return self.values is None
 
 
+Outcome = dict[str, Any]
+"""What the journal is told of a measured recipe: values or None, a reason, seconds."""
+
+MeasureAll = Callable[[Sequence[Recipe], int], Iterator[tuple[str, Outcome]]]
+"""Recipes and a rung in, (recipe key, outcome) out, as they are done."""
+
+
 class Evaluator:
-    """Measures each recipe once a rung: asks its journal, then the memo, then the measure.
+    """Measures each recipe once a rung: asks its journal, then the memo, then `measure`.
 
     What the memo answers is copied into the journal, so that a run directory stands on its own.
+    The journal is written here and nowhere else, each outcome before it is told.
     """
 
     def __init__(
         self,
-        measure: Callable[[Recipe, int], Mapping[str, float]],
+        measure: MeasureAll,
         journal: Journal,
         memo: Mapping[Key, Mapping[str, Any]] | None = None,
     ):
         self.measure, self.journal, self.memo = measure, journal, memo or {}
         self.measured = 0  # by this process, not remembered
 
-    def __call__(self, recipe: Recipe, rung: int) -> Evaluation:
-        key = (recipe.key, rung)
-        entry = self.journal.entries.get(key)
-        if entry is None:
-            known = self.memo.get(key)
-            outcome = self._measure(recipe, rung) if known is None else _remembered(known)
-            entry = self.journal.append(recipe, rung, outcome)
-        remembered = entry.get("memo", False)
-        return Evaluation(
-            recipe, rung, entry["values"], entry["reason"], entry["seconds"], remembered
-        )
+    def __call__(self, recipes: Sequence[Recipe], rung: int) -> Iterator[Evaluation]:
+        """Each recipe's evaluation: first what is known, then the others as they are done."""
+        unknown = {}
+        for recipe in recipes:
+            key = (recipe.key, rung)
+            if (entry := self.journal.entries.get(key)) is not None:
+                yield _evaluation(recipe, rung, entry)
+            elif (known := self.memo.get(key)) is not None:
+                yield _evaluation(
+                    recipe, rung, self.journal.append(recipe, rung, _remembered(known))
+                )
+            else:
+                unknown[recipe.key] = recipe
+        for key, outcome in self.measure(list(unknown.values()), rung):
+            self.measured += 1
+            recipe = unknown[key]
+            yield _evaluation(recipe, rung, self.journal.append(recipe, rung, outcome))
 
-    def _measure(self, recipe: Recipe, rung: int) -> dict[str, Any]:
-        """Only `NumericalError` and values that are not finite are failures of a recipe. Anything
-        else (out of memory, a bug) is no property of it: it stops the run and is not recorded."""
-        started, values, reason = time.monotonic(), None, ""
-        try:
-            values = {name: float(value) for name, value in self.measure(recipe, rung).items()}
-            if bad := [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v)]:
-                values, reason = None, f"not finite: {', '.join(bad)}"
-        except NumericalError as error:
-            reason = str(error)
-        self.measured += 1
-        seconds = round(time.monotonic() - started, 4)
-        return {"values": values, "reason": reason, "seconds": seconds}
+
+def one_by_one(measure: Callable[[Recipe, int], Mapping[str, float]]) -> MeasureAll:
+    """Measures in this process, one recipe after the other."""
+
+    def measure_all(recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome]]:
+        for recipe in recipes:
+            yield recipe.key, outcome_of(measure, recipe, rung)
+
+    return measure_all
+
+
+def outcome_of(
+    measure: Callable[[Recipe, int], Mapping[str, float]], recipe: Recipe, rung: int
+) -> Outcome:
+    """Only `NumericalError` and values that are not finite are failures of a recipe. Anything
+    else (out of memory, a bug) is no property of it: it is raised, and not recorded."""
+    started, values, reason = time.monotonic(), None, ""
+    try:
+        values = {name: float(value) for name, value in measure(recipe, rung).items()}
+        if bad := [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v)]:
+            values, reason = None, f"not finite: {', '.join(bad)}"
+    except NumericalError as error:
+        reason = str(error)
+    return {"values": values, "reason": reason, "seconds": round(time.monotonic() - started, 4)}
+
+
+def _evaluation(recipe: Recipe, rung: int, entry: Mapping[str, Any]) -> Evaluation:
+    remembered = entry.get("memo", False)
+    return Evaluation(recipe, rung, entry["values"], entry["reason"], entry["seconds"], remembered)
 
 
 def _remembered(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Ask, evaluate, tell: the one loop of every search."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -50,7 +50,7 @@ class Found:
 def run(
     space: SearchSpace,
     driver: Driver,
-    evaluate: Callable[[Recipe, int], Evaluation],
+    evaluate: Callable[[Sequence[Recipe], int], Iterable[Evaluation]],
     evaluations: int,
     objectives: Sequence[str],
     maximise: Sequence[bool],
@@ -67,9 +67,12 @@ def run(
     found = Found({rung: {} for rung in ladder.rungs})
 
     def measure(recipes: Sequence[Recipe], rung: int) -> None:
-        for recipe in recipes:
-            found.rungs[rung][recipe.key] = evaluate(recipe, rung)
-            watch(found, found.rungs[rung][recipe.key])
+        on_rung = found.rungs[rung]
+        for evaluation in evaluate(recipes, rung):
+            on_rung[evaluation.recipe.key] = evaluation
+            watch(found, evaluation)
+        for recipe in recipes:  # in the order asked for, whichever was done first
+            on_rung[recipe.key] = on_rung.pop(recipe.key)
 
     def climb(recipes: Sequence[Recipe]) -> None:
         for lower, rung in pairwise(ladder.rungs):

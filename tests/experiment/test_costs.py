@@ -82,10 +82,11 @@ def test_visits_are_those_of_the_loop(by_generation, recipes, generation):
     driver = make_driver("random", DriverSettings(space.genes, 2, generation))
     seen = dict.fromkeys(ladder.rungs, 0)
 
-    def evaluate(recipe, rung):
-        seen[rung] += 1
-        values = {"kl": float(recipe.drop["b0"]), "bytes": float(recipe.drop["b1"])}
-        return Evaluation(recipe, rung, values)
+    def evaluate(recipes, rung):
+        for recipe in recipes:
+            seen[rung] += 1
+            values = {"kl": float(recipe.drop["b0"]), "bytes": float(recipe.drop["b1"])}
+            yield Evaluation(recipe, rung, values)
 
     run(space, driver, evaluate, recipes, ["kl", "bytes"], [False, False], ladder)
     assert visits(ladder, recipes, generation) == seen

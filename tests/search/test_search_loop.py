@@ -11,7 +11,7 @@ from optishear.recipe.profile import Rule
 from optishear.records.journal import Journal, memo_of
 from optishear.search.driver import Driver, DriverSettings
 from optishear.search.drivers import DRIVERS, make_driver
-from optishear.search.evaluator import Evaluator, minimised
+from optishear.search.evaluator import Evaluator, minimised, one_by_one
 from optishear.search.ladder import Ladder
 from optishear.search.loop import run
 from optishear.search.seeds import seed_genomes
@@ -69,7 +69,10 @@ def search(path, measure, driver="nsga2", seed=0, evaluations=60, spec=SPEC, mem
         chosen.genes, len(goal[0]), POPULATION, seed, seeds, exchangeable=chosen.exchangeable
     )
     with Journal(path, {"model": "stand-in"}, NAMES) as journal:
-        evaluator, made = Evaluator(measure, journal, memo), make_driver(driver, settings)
+        evaluator, made = (
+            Evaluator(one_by_one(measure), journal, memo),
+            make_driver(driver, settings),
+        )
         return run(chosen, made, evaluator, evaluations, *goal, ladder)
 
 
@@ -141,7 +144,7 @@ def test_a_driver_that_keeps_asking_for_known_recipes_does_not_run_for_ever(tmp_
 
     chosen = build_space(SpaceSpec.model_validate(SPEC), LAYOUT, RULES)
     with Journal(tmp_path / "a.jsonl", {"model": "stand-in"}, NAMES) as journal:
-        evaluator = Evaluator(Measure(), journal)
+        evaluator = Evaluator(one_by_one(Measure()), journal)
         found = run(chosen, Stubborn(), evaluator, 60, OBJECTIVES, MAXIMISE, ONE)
     assert len(found.evaluations) == 1
     assert "held no new recipe" in found.ended
@@ -193,7 +196,7 @@ def heard_search(tmp_path, ladder, driver="nsga2"):
     )
     with Journal(tmp_path / "a.jsonl", {"model": "stand-in"}, NAMES) as journal:
         made = told_to(make_driver(driver, settings), tells)
-        found = run(chosen, made, Evaluator(measure, journal), 60, *goal, ladder)
+        found = run(chosen, made, Evaluator(one_by_one(measure), journal), 60, *goal, ladder)
     told = [(chosen.decode(g).key, value) for genomes, v in tells for g, value in zip(genomes, v)]
     return found, told, measure, goal
 

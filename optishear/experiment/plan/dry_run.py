@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from optishear.recipe.metric_forms import OWN
 from optishear.recipe.quadratic import RECONSTRUCTION
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal
-from optishear.search.evaluator import Evaluation, Evaluator
+from optishear.search.evaluator import Evaluation, Evaluator, one_by_one
 from optishear.search.genes import Gene, Real
 
 
@@ -135,12 +135,12 @@ def dry_run(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "journal.jsonl"
         with Journal(path, setup.identity, setup.layer_names) as journal:
-            evaluator = Evaluator(measure, journal)
+            evaluator = Evaluator(one_by_one(measure), journal)
             lowest, first = timed(evaluator, sample.recipes, rungs[0], clock)
             higher, second = (), ()
             if len(rungs) > 1 and sample.higher:
                 # The dense side of the further tokens is paid for by one that climbs.
-                evaluator(sample.recipes[0][1], rungs[1])
+                list(evaluator([sample.recipes[0][1]], rungs[1]))
                 higher, second = timed(evaluator, sample.higher, rungs[1], clock)
         lines = path.read_bytes().splitlines()[1:]
     failed = [e.reason for e in (*first, *second) if e.failed]
@@ -149,7 +149,7 @@ def dry_run(
 
 
 def timed(
-    evaluate: Callable[[Recipe, int], Evaluation],
+    evaluate: Callable[[Sequence[Recipe], int], Iterable[Evaluation]],
     recipes: Sequence[tuple[str, Recipe]],
     rung: int,
     clock: Callable[[], float],
@@ -157,6 +157,6 @@ def timed(
     measured, evaluations = [], []
     for kind, recipe in recipes:
         start = clock()
-        evaluations.append(evaluate(recipe, rung))
+        evaluations += evaluate([recipe], rung)
         measured.append(Measured(kind, rung, clock() - start))
     return measured, evaluations

@@ -1,6 +1,6 @@
 """What a plan says of model, space and run before anything is measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from math import fsum, log10
@@ -200,11 +200,12 @@ def answered(directory: RunDirectory, setup: Setup) -> dict[int, int]:
     known |= _own(directory, setup)
     counts: dict[int, int] = {}
 
-    def evaluate(recipe: Recipe, rung: int) -> Evaluation:
-        if (entry := known.get((recipe.key, rung))) is None:
-            raise _Unknown
-        counts[rung] = counts.get(rung, 0) + 1
-        return Evaluation(recipe, rung, entry["values"], entry["reason"])
+    def evaluate(recipes: Sequence[Recipe], rung: int) -> Iterator[Evaluation]:
+        for recipe in recipes:
+            if (entry := known.get((recipe.key, rung))) is None:
+                raise _Unknown
+            counts[rung] = counts.get(rung, 0) + 1
+            yield Evaluation(recipe, rung, entry["values"], entry["reason"])
 
     objectives = setup.experiment.objectives
     maximise = [make_objective(name).maximise for name in objectives]
