@@ -35,6 +35,13 @@ class StorageError(OptiShearError):
     """A file could not be written or read back: full disk, lost permission. Exit code 1."""
 
 
+class WorkerError(OptiShearError):
+    """Workers died, over and over, on one thing or before they began. Exit code 1.
+
+    It is no property of what they did, so nothing is recorded of that.
+    """
+
+
 @contextmanager
 def noting(mistakes: list[str]) -> Iterator[None]:
     """Writes a `ConfigError` of what is inside down in place of raising it."""

@@ -1,7 +1,7 @@
 """What a layer saw during calibration, as sums: merging two shards is `+`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -53,6 +53,11 @@ class LayerStats:
             self.input_sq + other.input_sq,
             gram,
         )
+
+    def to(self, device: torch.device | str) -> "LayerStats":
+        """The same sums there; gradients stay where they are."""
+        gram = None if self.gram is None else self.gram.to(device)
+        return replace(self, input_sq=self.input_sq.to(device), gram=gram)
 
     @property
     def input_norm(self) -> Float[Tensor, "*out in"]:

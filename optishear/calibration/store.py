@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
 from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -48,7 +47,7 @@ def load_or_collect(
     if path.exists():
         try:
             stats = _load(path, widths, gram=Need.GRAM in needs)
-            return {s: _to(stats[s], place_of(model, s).parameter.device) for s in widths}
+            return {s: stats[s].to(place_of(model, s).parameter.device) for s in widths}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s): collecting its statistics anew.", path, error)
     stats = collect(model, layout, batches, needs)
@@ -120,8 +119,3 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].numpy().data)
     return digest.hexdigest()
-
-
-def _to(stats: LayerStats, device: torch.device) -> LayerStats:
-    gram = None if stats.gram is None else stats.gram.to(device)
-    return LayerStats(stats.tokens, stats.sequences, stats.input_sq.to(device), gram)

@@ -82,6 +82,13 @@ def search(
     ],
     set_: Settings = None,
     out: RunsFolder = Path("results"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Model replicas on Ray, one a GPU or some cores each.")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="Of a running Ray cluster; else Ray is started here."),
+    ] = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress as JSON lines, and only these, on stderr.")
     ] = False,
@@ -104,7 +111,10 @@ def search(
 
     runs, failed = [], []
     with json_on_stderr() if log_json else nullcontext():
-        asked = [run for name in experiments for run in load_experiments(name, set_ or ())]
+        more = [f"workers={workers}"] if workers is not None else []
+        more += [f"ray_address={ray_address}"] if ray_address is not None else []
+        settings = (*(set_ or ()), *more)
+        asked = [run for name in experiments for run in load_experiments(name, settings)]
         for place, experiment in enumerate(in_order_of_cost(asked)):
             if len(asked) > 1:
                 tell("stage", f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")

@@ -88,15 +88,21 @@ class MemoryConfig(Strict):
     levels_on_disk: ByteSize = ByteSize(20 * 10**9)
 
 
+ASIDE = ("memory", "hypothesis", "workers", "ray_address")  # no part of what is asked
+
+
 class Experiment(Strict):
     """One question put to one model: everything that its answer depends on, and `memory`.
 
     - `hypothesis`: the question in words, for reports; in a file its first comment.
+    - `workers`: model replicas that measure candidates, on Ray if more than one; `threads` is what
+      each of them has. `ray_address`: of a running cluster. Neither changes a result at equal
+      threads, and so no run's hash.
     - `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
       where something needs gradients.
     """
 
-    later = frozenset({"gradient_sequences", "compile", "memory"})
+    later = frozenset({"gradient_sequences", "compile", "memory", "workers", "ray_address"})
 
     name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     hypothesis: str = ""
@@ -115,6 +121,8 @@ class Experiment(Strict):
     gradient_sequences: int = Field(default=16, ge=1)
     compile: bool = False
     memory: MemoryConfig = MemoryConfig()
+    workers: int = Field(default=1, ge=1)
+    ray_address: str = ""
 
     @model_validator(mode="before")
     @classmethod
@@ -251,6 +259,6 @@ class Experiment(Strict):
     @property
     def hash(self) -> str:
         """Of the resolved configuration: where the run lies, and what a rerun finds."""
-        decides = self.model_dump(mode="json", exclude={"memory", "hypothesis"})
+        decides = self.model_dump(mode="json", exclude={*ASIDE})
         text = json.dumps(decides, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -11,14 +11,21 @@ from optishear.experiment.held_out import FOUND, baseline_recipes, compare
 from optishear.experiment.levels import open_levels
 from optishear.experiment.prepare import Calibrated
 from optishear.experiment.results import Entry, Front, Run, front_to_json
-from optishear.experiment.setup import Setup, directory_of, manifest_of, set_up, threads
+from optishear.experiment.setup import (
+    Setup,
+    directory_of,
+    manifest_of,
+    set_up,
+    threads,
+    workers_of,
+)
 from optishear.experiment.watcher import Watcher
 from optishear.objectives import make_objective
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.run_directory import RunDirectory, write_json
 from optishear.report.figures import draw_figures
-from optishear.search.evaluator import Evaluator, minimised, one_by_one
+from optishear.search.evaluator import Evaluator, minimised
 from optishear.search.front import non_dominated
 from optishear.search.loop import Found, run
 
@@ -35,7 +42,7 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
         return Run(directory)
     directory.create()
     refuse_second_writer(directory.journal)
-    with threads(experiment.threads):
+    with threads(workers_of(experiment).threads):
         _run(set_up(experiment, watcher), directory, watcher)
     return Run(directory)
 
@@ -59,7 +66,7 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
         watcher.stage("measuring the dense model")
         solved = open_levels(experiment, calibrated, space, watcher)
         with setup.measuring(solved, watcher.stage) as measure:
-            evaluator = Evaluator(one_by_one(measure), journal, memo)
+            evaluator = Evaluator(measure, journal, memo)
             found = _search(setup, evaluator, watcher)
             front = front_of(experiment, calibrated, found)
             picked = front.pick().recipe

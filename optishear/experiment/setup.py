@@ -1,7 +1,8 @@
 """What stands before the first candidate: model, texts, statistics, space. `search` and `plan`."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from optishear.allocation import RULES
 from optishear.config import Experiment
 from optishear.experiment.prepare import Calibrated, prepare, rule_of
 from optishear.experiment.watcher import Watcher
-from optishear.pipeline import MeasureFunction, Memory, identity_of, measure_on
+from optishear.pipeline import Memory, identity_of
 from optishear.pruning.solved import SolvedLayers
 from optishear.records.run_directory import RunDirectory, read_json
 from optishear.search.driver import Driver, DriverSettings
 from optishear.search.drivers import check_genes, make_driver, make_ladder
+from optishear.search.evaluator import MeasureAll, one_by_one
 from optishear.search.ladder import Ladder
 from optishear.search.seeds import seed_genomes
 from optishear.search.space import SearchSpace
@@ -26,6 +28,8 @@ from optishear.search.space_file import build_space
 from optishear.solvers.methods import METHODS
 from optishear.text.disjoint import refuse_shared_text
 from optishear.text.tokens import TokenBatches, token_batches
+from optishear.workers.job import Job
+from optishear.workers.ray_session import Workers, measuring_on_ray
 
 
 SEEDED = ("wanda", "ria", "magnitude")
@@ -89,24 +93,34 @@ class Setup:
             ),
         )
 
-    def measuring(
-        self, solved: SolvedLayers | None, notice: Callable[[str], None]
-    ) -> AbstractContextManager[MeasureFunction]:
-        """What measures candidates while it is open; see `pipeline.measure_on`."""
-        experiment = self.experiment
-        return measure_on(
-            self.calibrated.loaded,
-            self.calibrated.layout,
-            self.calibrated.evidence,
+    def job(self, solved: SolvedLayers | None) -> Job:
+        """What measuring candidates needs; `solved` is the level database, if there is one."""
+        experiment, calibrated = self.experiment, self.calibrated
+        return Job(
+            calibrated.loaded,
+            calibrated.layout,
+            calibrated.evidence,
             self.tokens["search"],
             experiment.quantities,
             experiment.batch_tokens,
             experiment.search.rungs,
             Memory(experiment.memory.ranks, experiment.memory.prefixes),
             solved,
-            notice,
             experiment.compile,
         )
+
+    @contextmanager
+    def measuring(
+        self, solved: SolvedLayers | None, notice: Callable[[str], None]
+    ) -> Iterator[MeasureAll]:
+        """What measures candidates while it is open: this process, or the experiment's workers."""
+        job, workers = self.job(solved), workers_of(self.experiment)
+        if workers.number == 1:
+            with job.measuring(notice) as measure:
+                yield one_by_one(measure)
+        else:
+            with measuring_on_ray(job, workers, notice) as measure_all:
+                yield measure_all
 
 
 def set_up(experiment: Experiment, watcher: Watcher) -> Setup:
@@ -156,6 +170,14 @@ def directory_of(experiment: Experiment, out: Path) -> RunDirectory:
 def manifest_of(directory: RunDirectory) -> dict[str, Any]:
     """What the run says of itself; empty where there is none."""
     return read_json(directory.manifest) if directory.manifest.exists() else {}
+
+
+def workers_of(experiment: Experiment) -> Workers:
+    """How many there are, and how many threads each has: all cores shared out, if nobody says."""
+    number, own = experiment.workers, experiment.threads
+    shared = own or max(1, (os.cpu_count() or 1) // number)
+    each = torch.get_num_threads() if number == 1 and own is None else shared
+    return Workers(number, each, experiment.device, experiment.ray_address)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from optishear.records.run_directory import RunDirectory, read_json
 from optishear.report.run_view import OWN_ROWS
 
 
-ASIDE = ("hypothesis", "memory", "name")  # of a configuration: they change no result
+OF_NO_RESULT = ("hypothesis", "memory", "name", "workers", "ray_address")  # keys of a configuration
 DENSE, FOUND, _ = OWN_ROWS
 
 
@@ -143,7 +143,7 @@ def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: data}
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        if prefix or key not in ASIDE:
+        if prefix or key not in OF_NO_RESULT:
             flat |= _flat(value, f"{prefix}.{key}" if prefix else key)
     return flat
 

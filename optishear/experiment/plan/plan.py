@@ -39,7 +39,7 @@ from optishear.experiment.plan.footprint import (
 )
 from optishear.experiment.plan.levels import Levels, planned_levels
 from optishear.experiment.plan.time import Step, Times, times_of
-from optishear.experiment.setup import Setup, directory_of, threads
+from optishear.experiment.setup import Setup, directory_of, threads, workers_of
 from optishear.experiment.watcher import Watcher
 from optishear.records.run_directory import RunDirectory
 
@@ -108,7 +108,7 @@ def plan(
     known = replace(known, experiment=experiment.name, hash=experiment.hash, run=run)
     if known.finished:
         return known
-    with threads(experiment.threads):
+    with threads(workers_of(experiment).threads):
         python = psutil.Process().memory_info().rss
         looked = look_at(experiment, directory, found, watcher.stage, clock)
         known, setup = _described(known, looked, directory, python)

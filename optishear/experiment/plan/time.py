@@ -76,7 +76,7 @@ def times_of(
     """Measures a little of everything. `before`: the stages up to the first candidate, measured as
     they were gone through; `known`: evaluations by rung that need not be measured."""
     failures: list[str] = []
-    settings = setup.experiment.search
+    settings, workers = setup.experiment.search, setup.experiment.workers
     times = LayerTimes(_tried(solving(setup.calibrated), failures), clock)
     stage("dry run: drawing recipes")
     sample = sample_of(setup, clock, copied=levels is not None)
@@ -86,7 +86,7 @@ def times_of(
         steps.append(_level_step(setup, levels, sample, failures, clock))
     stage("dry run: measuring candidates")
     start = clock()
-    with setup.measuring(None, notice) as measure:
+    with setup.job(None).measuring(notice) as measure:
         steps.append(Step("dense model on the search tokens", clock() - start, "measured now"))
         tried = dry_run(setup, measure, sample, clock)
     price = price_of(tried.lowest, tried.higher, sample.shares)
@@ -98,7 +98,8 @@ def times_of(
     steps.append(Step("first use of everything", price.once * share, once))
     for cost in rungs:
         what = f"{cost.candidates - cost.known:,} candidates on {cost.rung:,} tokens"
-        steps.append(Step(what, cost.seconds, f"{cost.each:.3g} s each"))
+        shared = f", {workers} at a time" if workers > 1 else ""
+        steps.append(Step(what, cost.seconds / workers, f"{cost.each:.3g} s each{shared}"))
     steps.append(
         Step("decoding genomes", sample.decoding * recipes, f"{sample.decoding * 1e3:.2g} ms each")
     )

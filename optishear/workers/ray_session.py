@@ -1,0 +1,100 @@
+"""Ray for as long as a search needs it: started here on this machine, or joined where it runs."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from optishear.errors import ConfigError
+from optishear.recipe.recipe import Recipe
+from optishear.search.evaluator import MeasureAll, Outcome
+from optishear.workers import tensors
+from optishear.workers.job import Job, versions
+from optishear.workers.pool import Call, Pool
+from optishear.workers.replica import Replica
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many replicas, with how many threads each, on this machine or on a cluster.
+
+    - `address`: of a running Ray cluster (`ray start --head` prints it), or `auto`; empty starts
+      Ray on this machine and ends it with the search.
+    """
+
+    number: int
+    threads: int
+    device: str = "cpu"
+    address: str = ""
+
+
+@contextmanager
+def measuring_on_ray(
+    job: Job, workers: Workers, notice: Callable[[str], None]
+) -> Iterator[MeasureAll]:
+    """Measures candidates on replicas while it is open; each reads the job from shared memory."""
+    import ray
+
+    with running(workers):
+        reference = ray.put(job.parcel())
+        pool = Pool(lambda: make_replica(workers), reference, workers.number, notice)
+
+        def measure_all(recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome]]:
+            calls = [Call(r.key, "outcome", (r, rung), f"recipe {r.key}", r.key) for r in recipes]
+            yield from pool.run(calls)
+
+        try:
+            yield measure_all
+        finally:
+            pool.close()
+            job.to(workers.device)  # the parcel took the model off this process's device
+
+
+def make_replica(workers: Workers) -> Any:
+    """A new actor; it may have to wait for its resources."""
+    import ray
+
+    gpus = 1 if workers.device.startswith("cuda") else 0
+    actor = ray.remote(num_cpus=workers.threads, num_gpus=gpus, max_restarts=0)(Replica)
+    return actor.remote(workers.threads, workers.device, versions())
+
+
+@contextmanager
+def running(workers: Workers) -> Iterator[None]:
+    """Ray is initialised while it is open; where this process has a session already, that one."""
+    try:
+        import ray
+    except ImportError:
+        raise ConfigError(
+            f"{workers.number} workers need Ray, which is not installed. Install it with "
+            f'`pip install "optishear[ray]"`, or use one worker.'
+        ) from None
+    if ray.is_initialized():
+        tensors.register()
+        yield
+        return
+    try:
+        ray.init(**_options(workers))
+    except ConnectionError as error:
+        raise ConfigError(
+            f"--ray-address {workers.address}: no Ray cluster answers there ({error}). Start one "
+            f"with `ray start --head`, or leave the address out."
+        ) from None
+    try:
+        tensors.register()
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _options(workers: Workers) -> Mapping[str, Any]:
+    common = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    if workers.address:
+        return {**common, "address": workers.address, "include_dashboard": None}
+    # Inherited by the workers: spinning threads of one would cost the others half their speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    gpus = torch.cuda.device_count() if workers.device.startswith("cuda") else 0
+    return {**common, "num_cpus": workers.number * workers.threads, "num_gpus": gpus}
