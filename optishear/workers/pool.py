@@ -73,7 +73,7 @@ class Pool:
                     result = ray.get(reference)
                 except Exception as error:
                     if (reason := _lost(error)) is None:
-                        raise getattr(error, "cause", error) from None
+                        raise _own(error) from None
                     self._replace(worker, call, reason, waiting)
                     continue
                 self._idle.append(worker)
@@ -169,5 +169,14 @@ def _lost(error: Exception) -> str | None:
     if isinstance(error, of_ray.NodeDiedError):
         return "its host left"
     if isinstance(error, of_ray.RayActorError | of_ray.WorkerCrashedError):
-        return "its process ended"
+        return None if getattr(error, "actor_init_failed", False) else "its process ended"
     return None
+
+
+def _own(error: Exception) -> Exception:
+    """What went wrong in the replica, without what Ray says around it."""
+    if getattr(error, "actor_init_failed", False):  # it cannot even be imported there
+        last = str(error).strip().splitlines()[-1]
+        return WorkerError(f"A worker could not begin ({last}). Install optishear on every host.")
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else error

@@ -1,6 +1,7 @@
 """Ray for as long as a search needs it: started here on this machine, or joined where it runs."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from optishear.workers import tensors
 from optishear.workers.job import Job, versions
 from optishear.workers.pool import Call, Pool
 from optishear.workers.replica import Replica
+
+
+PATIENCE = 10.0  # seconds for a first answer of a cluster
 
 
 @dataclass(frozen=True)
@@ -76,18 +80,34 @@ def running(workers: Workers) -> Iterator[None]:
         tensors.register()
         yield
         return
+    _refuse_silence(workers.address)
     try:
         ray.init(**_options(workers))
     except ConnectionError as error:
-        raise ConfigError(
-            f"--ray-address {workers.address}: no Ray cluster answers there ({error}). Start one "
-            f"with `ray start --head`, or leave the address out."
-        ) from None
+        raise ConfigError(_nobody(workers.address, error)) from None
     try:
         tensors.register()
         yield
     finally:
         ray.shutdown()
+
+
+def _refuse_silence(address: str) -> None:
+    """Ray itself knocks for minutes where nobody answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # none, or `auto`
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except OSError as error:
+        raise ConfigError(_nobody(address, error)) from None
+
+
+def _nobody(address: str, error: OSError) -> str:
+    return (
+        f"--ray-address {address}: no Ray cluster answers there ({error}). Start one with "
+        f"`ray start --head`, or leave the address out."
+    )
 
 
 def _options(workers: Workers) -> Mapping[str, Any]:

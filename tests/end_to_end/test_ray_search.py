@@ -1,0 +1,157 @@
+"""A search on several workers, some of them killed, ends as the serial one does, bit for bit."""
+
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import yaml
+from small_experiment import EMBEDDED
+
+from optishear.config import load_experiment
+from optishear.errors import ConfigError, WorkerError
+from optishear.experiment.search import search
+from optishear.experiment.watcher import Silent
+from optishear.records.journal import read_journal
+
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
+
+RUNGS = {"population": 8, "evaluations": 24, "rungs": [64]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session():
+    """One for all: a search that finds Ray running leaves it so."""
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    if ray.is_initialized():
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("plan") / "ray.yaml"
+    path.write_text(yaml.safe_dump({**EMBEDDED, "search": RUNGS}))
+    return load_experiment(str(path))
+
+
+@pytest.fixture(scope="module")
+def serial(plan, tmp_path_factory):
+    return search(plan, tmp_path_factory.mktemp("serial"), Silent())
+
+
+@pytest.fixture
+def two(plan):
+    return plan.model_copy(update={"workers": 2})
+
+
+class Notes(Silent):
+    def __init__(self):
+        self.texts = []
+
+    def stage(self, text):
+        self.texts.append(text)
+
+
+def replicas_at_work():
+    """Processes of replicas that are measuring a candidate at this moment."""
+    for process in psutil.process_iter(["cmdline"]):
+        if "ray::Replica.outcome" in " ".join(process.info["cmdline"] or ()):
+            yield process
+
+
+class Killer(threading.Thread):
+    """Kills replicas in the middle of a candidate, so many of them or all that it sees."""
+
+    def __init__(self, most):
+        super().__init__(daemon=True)
+        self.most, self.killed, self.over = most, 0, threading.Event()
+
+    def run(self):
+        while not self.over.is_set() and self.killed < self.most:
+            for process in replicas_at_work():
+                if self.killed < self.most:
+                    os.kill(process.pid, signal.SIGKILL)
+                    self.killed += 1
+            time.sleep(0.005)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.join()
+
+
+def same(run, serial):
+    names = ("front", "evaluation")
+    files = [(getattr(r.directory, n).read_bytes() for n in names) for r in (run, serial)]
+    return all(mine == theirs for mine, theirs in zip(*files, strict=True))
+
+
+def values(run):
+    _, entries, _ = read_journal(run.directory.journal)
+    return {(e["key"], e["rung"]): (e["values"], e["reason"]) for e in entries}
+
+
+def test_two_workers_find_what_one_process_finds(serial, two, tmp_path):
+    run = search(two, tmp_path, Silent())
+    assert same(run, serial)
+    assert values(run) == values(serial)
+    assert run.directory.path.name == serial.directory.path.name  # workers are no part of the hash
+
+
+def test_a_worker_killed_in_the_middle_of_a_candidate_changes_nothing(serial, two, tmp_path):
+    notes = Notes()
+    with Killer(2) as killer:
+        run = search(two, tmp_path, notes)
+    assert killer.killed == 2
+    assert len([text for text in notes.texts if "a worker died on recipe" in text]) >= 1
+    assert same(run, serial)
+    assert values(run) == values(serial)
+
+
+def test_workers_that_always_die_stop_the_run_which_goes_on_later(serial, two, tmp_path):
+    with Killer(1000), pytest.raises(WorkerError, match="3 workers died on recipe"):
+        search(two, tmp_path, Silent())
+    [journal] = tmp_path.glob("*/*/journal.jsonl")
+    _, before, _ = read_journal(journal)
+    assert all(e["values"] is not None for e in before)  # nobody's death is a failed recipe
+    assert same(search(two, tmp_path, Silent()), serial)
+
+
+def test_a_host_that_leaves_changes_nothing(serial, two, tmp_path):
+    """Two real Ray nodes, of which one is taken away while candidates are measured on it."""
+    from ray.cluster_utils import Cluster
+
+    ray.shutdown()  # the session of the other tests
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        leaving = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+
+        def leave():
+            while not any(len(j.read_bytes().splitlines()) > 5 for j in tmp_path.rglob("*.jsonl")):
+                time.sleep(0.005)
+            cluster.remove_node(leaving, allow_graceful=False)
+
+        thread = threading.Thread(target=leave, daemon=True)
+        thread.start()
+        plan = two.model_copy(update={"ray_address": cluster.address})
+        run = search(plan, tmp_path, Silent())
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert same(run, serial)
+
+
+def test_an_address_where_nobody_answers_is_refused(two, tmp_path):
+    plan = two.model_copy(update={"ray_address": "127.0.0.1:1"})
+    with pytest.raises(ConfigError, match=r"--ray-address 127\.0\.0\.1:1: no Ray cluster answers"):
+        search(plan, tmp_path, Silent())

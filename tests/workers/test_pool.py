@@ -1,0 +1,152 @@
+"""Real workers on real Ray that are really killed: a death costs its call a second try, no more."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from optishear.errors import ConfigError, WorkerError
+from optishear.workers.pool import MOST_DEATHS, Call, Pool
+
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
+
+
+class Toy:
+    """What a replica looks like to a pool."""
+
+    def __init__(self):
+        self.done = []
+
+    def ready(self, job):
+        if job == "refused":
+            raise ConfigError("this host has another torch")
+        if job == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return ["prefixes are of no use here"]
+
+    def pid(self, label):
+        self.done.append(label)
+        return os.getpid(), list(self.done)
+
+    def killed_once(self, marker):
+        """-9 in the middle, unless it was so before."""
+        first = not Path(marker).exists()
+        Path(marker).touch()
+        if first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return os.getpid()
+
+    def killed(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def short_of_memory_once(self, marker):
+        first = not Path(marker).exists()
+        Path(marker).touch()
+        if first:
+            raise MemoryError
+        return os.getpid()
+
+    def buggy(self):
+        raise ZeroDivisionError("a bug")
+
+
+class Broken:
+    def __init__(self):
+        raise ModuleNotFoundError("No module named 'optishear'")
+
+    def ready(self, job):
+        raise AssertionError("nobody gets here")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session():
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def pool_of():
+    pools = []
+
+    def make(number=2, job=None, kind=Toy, **more):
+        actor = ray.remote(num_cpus=1, max_restarts=0)(kind)
+        pools.append(Pool(actor.remote, job, number, **more))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def call(key, method, *arguments, home=""):
+    return Call(key, method, arguments, f"recipe {key}", home)
+
+
+def test_every_call_is_answered_and_workers_live_on_between_runs(pool_of):
+    pool = pool_of()
+    first = dict(pool.run([call(str(i), "pid", i) for i in range(5)]))
+    assert sorted(first) == ["0", "1", "2", "3", "4"]
+    second = dict(pool.run([call(str(i), "pid", i) for i in range(5, 9)]))
+    assert {pid for pid, _ in second.values()} <= {pid for pid, _ in first.values()}
+    assert sum(max(len(d) for p, d in second.values() if p == pid) for pid in
+               {p for p, _ in second.values()}) >= 4  # fmt: skip
+
+
+def test_what_began_at_one_worker_goes_on_there(pool_of):
+    pool = pool_of()
+    first = dict(pool.run([call(str(i), "pid", i, home=str(i)) for i in range(4)]))
+    again = dict(pool.run([call(str(i), "pid", i, home=str(i)) for i in (3, 2, 1, 0)]))
+    at_home = sum(first[key][0] == again[key][0] for key in first)
+    assert at_home >= 3  # the last one may go where somebody is free
+
+
+def test_a_worker_killed_in_the_middle_costs_one_call_a_second_try(pool_of, tmp_path):
+    told = []
+    pool = pool_of(notice=told.append)
+    calls = [
+        call("x", "killed_once", str(tmp_path / "x")),
+        *(call(f"{i}", "pid", i) for i in range(4)),
+    ]
+    results = dict(pool.run(calls))
+    assert sorted(results) == ["0", "1", "2", "3", "x"]
+    assert [text for text in told if "died on recipe x" in text and "done again elsewhere" in text]
+    assert told.count("prefixes are of no use here") == 1  # said once, however many say it
+
+
+def test_a_worker_without_memory_is_replaced(pool_of, tmp_path):
+    told = []
+    pool = pool_of(1, notice=told.append)
+    [(_, before)] = pool.run([call("a", "pid", 0)])
+    [(_, after)] = pool.run([call("x", "short_of_memory_once", str(tmp_path / "x"))])
+    assert after != before[0]
+    assert "ran out of memory" in told[-1]
+
+
+def test_after_three_deaths_the_call_is_named_and_the_pool_can_go_on(pool_of):
+    told = []
+    pool = pool_of(notice=told.append)
+    with pytest.raises(WorkerError, match=r"3 workers died on recipe bad"):
+        list(pool.run([call("bad", "killed"), call("good", "pid", 1)]))
+    assert len([text for text in told if "died on recipe bad" in text]) == MOST_DEATHS - 1
+    assert [key for key, _ in pool.run([call("good", "pid", 1)])] == ["good"]
+
+
+def test_a_bug_is_raised_as_it_is_at_once(pool_of):
+    pool = pool_of()
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        list(pool.run([call("x", "buggy")]))
+    assert [key for key, _ in pool.run([call("good", "pid", 1)])] == ["good"]
+
+
+def test_workers_that_cannot_begin_say_why(pool_of):
+    with pytest.raises(ConfigError, match="another torch"):
+        list(pool_of(job="refused").run([call("x", "pid", 1)]))
+    with pytest.raises(WorkerError, match=r"No module named 'optishear'.*on every host"):
+        list(pool_of(kind=Broken).run([call("x", "pid", 1)]))
+    with pytest.raises(WorkerError, match="3 workers in a row died before they had begun"):
+        list(pool_of(1, job="dies").run([call("x", "pid", 1)]))
