@@ -218,6 +218,7 @@ def identity_of(
     gradient_sequences: int | None = None,
     rungs: Sequence[int] = (),
     compiled: bool = False,
+    calibration_parts: int = 1,
 ) -> dict[str, Any]:
     """All that a measured value depends on beside the recipe: what a journal belongs to.
 
@@ -241,6 +242,8 @@ def identity_of(
     }
     if compiled:
         identity["compiled"] = True
+    if calibration_parts > 1:
+        identity["calibration_parts"] = calibration_parts
     if rungs:
         identity["rungs"] = list(rungs)
     if gradient_sequences is not None:

@@ -33,12 +33,34 @@ def collect(
     All positions of all batches count: cut the tokens to one length, do not pad. Every expert
     has to see some tokens, for without statistics nothing can be said about its weights.
     """
+    found, sequences = _summed(model, layout, batches, needs)
+    check(found, sequences)
+    return found
+
+
+@torch.no_grad()
+def sums_of(
+    model: nn.Module,
+    layout: ModelLayout,
+    batches: Iterable[Int[Tensor, "_ seq"]],
+    needs: frozenset[Need],
+) -> dict[str, LayerStats]:
+    """The same of a part of the tokens, unchecked: an expert may see none of a part."""
+    return _summed(model, layout, batches, needs)[0]
+
+
+def _summed(
+    model: nn.Module,
+    layout: ModelLayout,
+    batches: Iterable[Int[Tensor, "_ seq"]],
+    needs: frozenset[Need],
+) -> tuple[dict[str, LayerStats], int]:
     sequences = 0
     with listening(model, layout.layers, needs) as heard:
         for tokens in batches:
             sequences += len(tokens)
             hidden_states(model, tokens)
-    return heard.stats(sequences)
+    return heard.sums(sequences), sequences
 
 
 @contextmanager
@@ -77,9 +99,12 @@ class Heard:
 
     def stats(self, sequences: int) -> dict[str, LayerStats]:
         """The sums by input site, now that `sequences` were run. Checked: all seen, all finite."""
-        if not sequences:
-            raise ConfigError("Calibration got no tokens at all. Give it at least one sequence.")
-        _check(self._sums, sequences)
+        found = self.sums(sequences)
+        check(found, sequences)
+        return found
+
+    def sums(self, sequences: int) -> dict[str, LayerStats]:
+        """The same, unchecked."""
         return {site: total.stats(sequences) for site, total in self._sums.items()}
 
 
@@ -138,7 +163,10 @@ def _eager_experts(model: nn.Module) -> Iterator[None]:
         model.set_experts_implementation(before)
 
 
-def _check(sums: Mapping[str, _Sums], sequences: int) -> None:
+def check(sums: Mapping[str, LayerStats], sequences: int) -> None:
+    """Raises a `ConfigError` where an input saw none of the tokens, or what is not finite."""
+    if not sequences:
+        raise ConfigError("Calibration got no tokens at all. Give it at least one sequence.")
     unseen = [site for site, total in sums.items() if not total.tokens]
     if unseen:
         raise ConfigError(

@@ -5,15 +5,19 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jaxtyping import Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from optishear.calibration.collect import collect
+from optishear.calibration.parts import (
+    Batches,
+    CollectParts,
+    collect_in_parts,
+    one_after_the_other,
+)
 from optishear.calibration.statistics import LayerStats, Need
 from optishear.errors import StorageError
 from optishear.models.weights import place_of
@@ -31,18 +35,21 @@ def load_or_collect(
     key: str,
     model: nn.Module,
     layout: ModelLayout,
-    batches: Iterable[Int[Tensor, "_ seq"]],
+    parts: Sequence[Batches],
     needs: frozenset[Need],
+    collect: CollectParts | None = None,
 ) -> dict[str, LayerStats]:
-    """`collect(model, layout, batches, needs)`, from `cache` where it was done before.
+    """`collect_in_parts(collect, parts, needs)`, from `cache` where it was done before.
 
-    `key` says which weights and which tokens: a model's revision, dtype and a hash of its tokens.
+    `key` says which weights and which tokens in which parts: a model's revision, dtype and a hash
+    of its tokens. `collect` None sums up in this process.
     What is collected and for which layers is added here. A damaged file is collected anew, with
     a warning. Statistics with Gram matrices of more than `GRAM_BYTES` are not kept.
     """
+    collect = collect or one_after_the_other(model, layout)
     path = path_of(cache, key, layout, needs)
     if path is None:
-        return collect(model, layout, batches, needs)
+        return collect_in_parts(collect, parts, needs)
     widths = {layer.site: layer.in_features for layer in layout.layers}
     if path.exists():
         try:
@@ -50,7 +57,7 @@ def load_or_collect(
             return {s: stats[s].to(place_of(model, s).parameter.device) for s in widths}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s): collecting its statistics anew.", path, error)
-    stats = collect(model, layout, batches, needs)
+    stats = collect_in_parts(collect, parts, needs)
     _save(path, stats)
     return stats
 

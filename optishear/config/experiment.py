@@ -98,11 +98,15 @@ class Experiment(Strict):
     - `workers`: model replicas that measure candidates, on Ray if more than one; `threads` is what
       each of them has. `ray_address`: of a running cluster. Neither changes a result at equal
       threads, and so no run's hash.
+    - `calibration_parts`: so many runs of calibration sequences are summed up each on its own, and
+      then added: workers share them. Another number changes last bits.
     - `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
       where something needs gradients.
     """
 
-    later = frozenset({"gradient_sequences", "compile", "memory", "workers", "ray_address"})
+    later = frozenset(
+        {"gradient_sequences", "compile", "memory", "workers", "ray_address", "calibration_parts"}
+    )
 
     name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
     hypothesis: str = ""
@@ -121,6 +125,7 @@ class Experiment(Strict):
     gradient_sequences: int = Field(default=16, ge=1)
     compile: bool = False
     memory: MemoryConfig = MemoryConfig()
+    calibration_parts: int = Field(default=1, ge=1)
     workers: int = Field(default=1, ge=1)
     ray_address: str = ""
 

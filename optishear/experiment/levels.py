@@ -1,28 +1,26 @@
 """The level database of an experiment: what its solvers can be asked for, solved in advance."""
 
-from collections.abc import Callable
-
 import torch
 
 from optishear.assets.fetch import cache_dir
 from optishear.config import Experiment
 from optishear.experiment.prepare import Calibrated
 from optishear.experiment.watcher import Watcher
-from optishear.models.weights import read
-from optishear.pruning.levels import Level, build
-from optishear.pruning.oneshot import solve_layer
+from optishear.pruning.levels import Level, build, level_by_level
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.canonical import MASK
-from optishear.recipe.layout import Layer
-from optishear.recipe.recipe import Recipe
 from optishear.search.levels import levels_of
 from optishear.search.space import SearchSpace
-from optishear.solvers.base import LayerSolution
-from optishear.solvers.methods import solver_of
+from optishear.workers.cluster import Cluster
+from optishear.workers.levels import DenseLayers, solving_on
 
 
 def open_levels(
-    experiment: Experiment, calibrated: Calibrated, space: SearchSpace, watcher: Watcher
+    experiment: Experiment,
+    calibrated: Calibrated,
+    space: SearchSpace,
+    watcher: Watcher,
+    cluster: Cluster | None = None,
 ) -> SolvedLayers | None:
     """Solved layers of this model and calibration, in the cache; None where they could be any.
 
@@ -36,7 +34,9 @@ def open_levels(
     if space.layers.bounds.steps is None:
         return store
     watcher.stage("solving every layer at every level")
-    failed = build(solving(calibrated), store, wanted, watcher.levels)
+    dense = dense_layers(calibrated)
+    solve = level_by_level(dense.solve) if cluster is None else solving_on(cluster, dense)
+    failed = build(solve, store, wanted, watcher.levels)
     for reason in failed:
         watcher.stage(f"not solved: {reason}")
     return store
@@ -59,15 +59,9 @@ def level_store(experiment: Experiment, calibrated: Calibrated) -> SolvedLayers:
     )
 
 
-def solving(calibrated: Calibrated) -> Callable[[Layer, Recipe], LayerSolution]:
-    """Solves a layer as a recipe says, from its dense weight and the model's statistics."""
-    evidence, model = calibrated.evidence, calibrated.loaded.model
-
-    def solve(layer: Layer, recipe: Recipe) -> LayerSolution:
-        problem = evidence.problem(layer, read(model, layer), recipe)
-        return solve_layer(solver_of(recipe), layer, problem)
-
-    return solve
+def dense_layers(calibrated: Calibrated) -> DenseLayers:
+    """What solves layers on their own, from their dense weights and the model's statistics."""
+    return DenseLayers(calibrated.loaded, calibrated.evidence)
 
 
 def identity_of_levels(experiment: Experiment, calibrated: Calibrated) -> str:

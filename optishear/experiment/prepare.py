@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
 from optishear.models.discover import layout_of
@@ -30,12 +31,16 @@ GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empir
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A dense model and its calibration tokens, about which nothing was collected yet."""
+    """A dense model and its calibration tokens, about which nothing was collected yet.
+
+    `parts`: of the calibration sequences, each summed up on its own, and then added.
+    """
 
     loaded: LoadedModel
     layout: ModelLayout
     calibration: TokenBatches
     batch_tokens: int
+    parts: int = 1
 
     @property
     def batches(self) -> list[Int[Tensor, "_ seq"]]:
@@ -54,7 +59,8 @@ class Prepared:
 
     @property
     def statistics_key(self) -> str:
-        return f"{self.identity} {self.batch_tokens}"
+        parts = f" in {self.parts} parts" if self.parts > 1 else ""
+        return f"{self.identity} {self.batch_tokens}{parts}"
 
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:
@@ -66,11 +72,13 @@ class Prepared:
         needs: frozenset[Need],
         gradient_sequences: int = GRADIENT_SEQUENCES,
         notice: Callable[[str], None] | None = None,
+        collect: CollectParts | None = None,
     ) -> "Calibrated":
         """Collects what `needs` names of the dense model, or reads it from the cache.
 
         Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
-        told how much they take on disk, and how long it took.
+        told how much they take on disk, and how long it took. `collect` sums up the parts of the
+        sequences, None in this process.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if wanted := needs - {Need.GRADIENTS}:
@@ -79,8 +87,9 @@ class Prepared:
                 self.statistics_key,
                 model,
                 self.layout,
-                self.batches,
+                parts_of(self.batches, self.parts),
                 wanted,
+                collect,
             )
         if Need.GRADIENTS in needs:
             tokens = self.calibration.tokens[:gradient_sequences]
@@ -92,7 +101,8 @@ class Prepared:
             self.layout,
             self.calibration,
             self.batch_tokens,
-            Evidence(stats, gradients),
+            self.parts,
+            evidence=Evidence(stats, gradients),
         )
 
 
@@ -100,7 +110,7 @@ class Prepared:
 class Calibrated(Prepared):
     """A dense model with what its layers saw on the calibration text."""
 
-    evidence: Evidence
+    evidence: Evidence = field(kw_only=True)
 
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:
@@ -108,12 +118,21 @@ class Calibrated(Prepared):
 
 
 def prepare(
-    model: str, dtype: str, device: str, text: TextSpec, batch_tokens: int = 2048
+    model: str,
+    dtype: str,
+    device: str,
+    text: TextSpec,
+    batch_tokens: int = 2048,
+    parts: int = 1,
 ) -> Prepared:
     """Loads the model and cuts its calibration text."""
     loaded = load(model, dtype=dtype, device=device)
     return Prepared(
-        loaded, layout_of(loaded.model), token_batches(text, loaded.tokenizer), batch_tokens
+        loaded,
+        layout_of(loaded.model),
+        token_batches(text, loaded.tokenizer),
+        batch_tokens,
+        parts,
     )
 
 

@@ -28,6 +28,7 @@ from optishear.report.figures import draw_figures
 from optishear.search.evaluator import Evaluator, minimised
 from optishear.search.front import non_dominated
 from optishear.search.loop import Found, run
+from optishear.workers.cluster import cluster
 
 
 def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
@@ -42,8 +43,9 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
         return Run(directory)
     directory.create()
     refuse_second_writer(directory.journal)
-    with threads(workers_of(experiment).threads):
-        _run(set_up(experiment, watcher), directory, watcher)
+    workers = workers_of(experiment)
+    with threads(workers.threads), cluster(workers, watcher.stage) as running:
+        _run(set_up(experiment, watcher, running), directory, watcher)
     return Run(directory)
 
 
@@ -64,7 +66,7 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
         write_json(directory.manifest, manifest)
         memo = memo_of(directory.siblings(), identity, layers)
         watcher.stage("measuring the dense model")
-        solved = open_levels(experiment, calibrated, space, watcher)
+        solved = open_levels(experiment, calibrated, space, watcher, setup.cluster)
         with setup.measuring(solved, watcher.stage) as measure:
             evaluator = Evaluator(measure, journal, memo)
             found = _search(setup, evaluator, watcher)

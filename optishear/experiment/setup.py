@@ -28,8 +28,9 @@ from optishear.search.space_file import build_space
 from optishear.solvers.methods import METHODS
 from optishear.text.disjoint import refuse_shared_text
 from optishear.text.tokens import TokenBatches, token_batches
-from optishear.workers.job import Job
-from optishear.workers.ray_session import Workers, measuring_on_ray
+from optishear.workers.candidates import Job, measuring_on
+from optishear.workers.cluster import Cluster, Workers
+from optishear.workers.statistics import collecting_on
 
 
 SEEDED = ("wanda", "ria", "magnitude")
@@ -37,14 +38,18 @@ SEEDED = ("wanda", "ria", "magnitude")
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """An experiment that was read, loaded and calibrated; `tokens` by purpose, calibration's not
-    among them."""
+    """An experiment that was read, loaded and calibrated.
+
+    - `tokens`: by purpose, calibration's not among them.
+    - `cluster`: the workers that do what they can; None is this process alone.
+    """
 
     experiment: Experiment
     calibrated: Calibrated
     tokens: Mapping[str, TokenBatches]
     ladder: Ladder
     space: SearchSpace
+    cluster: Cluster | None = None
 
     @property
     def held_out(self) -> list[TokenBatches]:
@@ -68,6 +73,7 @@ class Setup:
             experiment.gradient_sequences if experiment.needs_gradients else None,
             experiment.search.rungs,
             experiment.compile,
+            experiment.calibration_parts,
         )
 
     @property
@@ -114,16 +120,16 @@ class Setup:
         self, solved: SolvedLayers | None, notice: Callable[[str], None]
     ) -> Iterator[MeasureAll]:
         """What measures candidates while it is open: this process, or the experiment's workers."""
-        job, workers = self.job(solved), workers_of(self.experiment)
-        if workers.number == 1:
+        job = self.job(solved)
+        if self.cluster is None:
             with job.measuring(notice) as measure:
                 yield one_by_one(measure)
         else:
-            with measuring_on_ray(job, workers, notice) as measure_all:
+            with measuring_on(self.cluster, job) as measure_all:
                 yield measure_all
 
 
-def set_up(experiment: Experiment, watcher: Watcher) -> Setup:
+def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = None) -> Setup:
     """Loads, reads, checks and calibrates; the first mistake is a `ConfigError`."""
     watcher.stage(f"loading {experiment.model}")
     texts = experiment.text_specs
@@ -133,6 +139,7 @@ def set_up(experiment: Experiment, watcher: Watcher) -> Setup:
         experiment.device,
         texts["calibration"],
         experiment.batch_tokens,
+        experiment.calibration_parts,
     )
     tokens = {
         purpose: token_batches(spec, prepared.loaded.tokenizer)
@@ -142,9 +149,13 @@ def set_up(experiment: Experiment, watcher: Watcher) -> Setup:
     refuse_shared_text({"calibration": prepared.calibration, **tokens})
     ladder = ladder_of(experiment, tokens["search"])
     watcher.stage("collecting statistics")
-    calibrated = prepared.calibrate(experiment.needs, experiment.gradient_sequences, watcher.stage)
+    collect = None if cluster is None else collecting_on(cluster, prepared.loaded, prepared.layout)
+    calibrated = prepared.calibrate(
+        experiment.needs, experiment.gradient_sequences, watcher.stage, collect
+    )
     watcher.stage("preparing the search space")
-    return Setup(experiment, calibrated, tokens, ladder, space_of(experiment, calibrated))
+    space = space_of(experiment, calibrated)
+    return Setup(experiment, calibrated, tokens, ladder, space, cluster)
 
 
 def ladder_of(experiment: Experiment, search: TokenBatches) -> Ladder:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -34,6 +35,11 @@ class Evidence:
     given: Mapping[str, Bool[Tensor, "out in"]] = field(default_factory=dict)
     ranks: RankCache = field(default_factory=lambda: RankCache(0))
     factored: dict[tuple[str, float], Quadratic] = field(default_factory=dict)
+
+    def to(self, device: torch.device | str) -> "Evidence":
+        """With statistics on this device; gradients stay where they are stored."""
+        stats = {site: stats.to(device) for site, stats in self.stats.items()}
+        return replace(self, stats=stats, factored={})
 
     def with_masks(self, given: Mapping[str, Bool[Tensor, "out in"]]) -> "Evidence":
         return replace(self, given=given)

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from optishear.errors import NumericalError
-from optishear.pruning.solved import SolvedLayers
+from optishear.pruning.solved import SolvedLayers, packed
 from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
@@ -15,6 +15,8 @@ from optishear.solvers.base import LayerSolution
 log = logging.getLogger(__name__)
 
 Level = tuple[Layer, Recipe]  # the recipe drops weights of this layer only
+Solved = tuple[bytes, str]  # a file of `SolvedLayers`, or why the layer cannot be solved
+SolveAll = Callable[[Sequence[Level]], Iterator[tuple[Level, Solved]]]  # as they are done
 
 
 def missing(store: SolvedLayers, wanted: Iterable[Level]) -> list[Level]:
@@ -24,27 +26,46 @@ def missing(store: SolvedLayers, wanted: Iterable[Level]) -> list[Level]:
 
 
 def build(
-    solve: Callable[[Layer, Recipe], LayerSolution],
+    solve: SolveAll,
     store: SolvedLayers,
     wanted: Iterable[Level],
     progress: Callable[[int, int, float], None] | None = None,
 ) -> tuple[str, ...]:
-    """Solves what the store lacks of `wanted`, in its order, and stores each layer when it is done.
+    """Solves what the store lacks of `wanted` and stores each layer when it is done.
 
-    A run that is killed loses one layer; the next one goes on where it was. `progress` is told
-    (done, total, seconds) at the start and after each layer. Returns why layers could not be
-    solved: recipes that ask for these will fail with the same sentence.
+    A run that is killed loses what was being solved; the next one goes on where it was. `progress`
+    is told (done, total, seconds) at the start and after each layer. Returns why layers could not
+    be solved: recipes that ask for these will fail with the same sentence.
     """
     start, failed = time.monotonic(), []
     lacking = missing(store, wanted)
-    for done, (layer, recipe) in enumerate(lacking):
+    if progress is not None:
+        progress(0, len(lacking), 0.0)
+    for done, ((layer, recipe), (data, reason)) in enumerate(solve(lacking), start=1):
+        if reason:
+            log.warning("Level %d of %s: %s", recipe.drop[layer.name], layer.name, reason)
+            failed.append(reason)
+        else:
+            store.put_packed(layer_keys(recipe)[layer.name], data)
         if progress is not None:
             progress(done, len(lacking), time.monotonic() - start)
-        try:
-            store.put(layer_keys(recipe)[layer.name], solve(layer, recipe))
-        except NumericalError as error:
-            log.warning("Level %d of %s: %s", recipe.drop[layer.name], layer.name, error)
-            failed.append(str(error))
-    if progress is not None:
-        progress(len(lacking), len(lacking), time.monotonic() - start)
     return tuple(failed)
+
+
+def level_by_level(solve: Callable[[Layer, Recipe], LayerSolution]) -> SolveAll:
+    """Solves in this process, one after the other, in the order given."""
+
+    def solve_all(levels: Sequence[Level]) -> Iterator[tuple[Level, Solved]]:
+        for layer, recipe in levels:
+            yield (layer, recipe), solved_level(solve, layer, recipe)
+
+    return solve_all
+
+
+def solved_level(
+    solve: Callable[[Layer, Recipe], LayerSolution], layer: Layer, recipe: Recipe
+) -> Solved:
+    try:
+        return packed(layer_keys(recipe)[layer.name], solve(layer, recipe)), ""
+    except NumericalError as error:
+        return b"", str(error)

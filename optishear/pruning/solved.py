@@ -128,7 +128,11 @@ class SolvedLayers:
 
     def put(self, key: str, solution: LayerSolution) -> None:
         """Stores it, in the place of what had this key. Raises `StorageError` where it cannot."""
-        data, path = _packed(key, solution), self._path(key)
+        self.put_packed(key, packed(key, solution))
+
+    def put_packed(self, key: str, data: bytes) -> None:
+        """The same for what `packed` made, here or elsewhere."""
+        path = self._path(key)
         before = _size(path)
         after = self._used - before + len(data)
         if after > self.disk_bytes:
@@ -197,7 +201,8 @@ def _expand(
         done += where.size
 
 
-def _packed(key: str, solution: LayerSolution) -> bytes:
+def packed(key: str, solution: LayerSolution) -> bytes:
+    """A solution as its file; exactly zero where nothing is kept, or it is refused."""
     weight, keep = solution.weight.detach().cpu(), solution.keep.cpu()
     if weight[~keep].view(BITS[weight.itemsize]).any():
         raise ValueError(f"{key}: its solution is not exactly zero where nothing is kept.")
@@ -215,7 +220,7 @@ def _packed(key: str, solution: LayerSolution) -> bytes:
 
 
 def _read(path: Path, key: str) -> Stored:
-    """What `_packed` made, its numbers mapped; `ValueError` where it is not as it was made."""
+    """What `packed` made, its numbers mapped; `ValueError` where it is not as it was made."""
     with safe_open(path, "pt") as file:
         about = json.loads((file.metadata() or {})["solution"])
         values, bits = file.get_tensor("values"), file.get_tensor("bits")

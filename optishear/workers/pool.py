@@ -15,7 +15,7 @@ MOST_DEATHS = 3  # of workers on one call, or at their start, one after the othe
 
 @dataclass(frozen=True)
 class Call:
-    """One thing to be done by any replica.
+    """One thing to be done by any replica: a method of what it works on, and its arguments.
 
     - `name`: for people, e.g. `recipe 1f3a`.
     - `home`: calls of one home go to the same worker where it is free: it may have begun them.
@@ -116,7 +116,7 @@ class Pool:
             if call.home:
                 self._homes[call.home] = worker
             worker.call = call
-            self._running[getattr(worker.handle, call.method).remote(*call.arguments)] = worker
+            self._running[worker.handle.do.remote(call.method, *call.arguments)] = worker
 
     def _replace(
         self, worker: _Worker, call: Call | None, reason: str, waiting: deque[Call]

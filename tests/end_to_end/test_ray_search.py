@@ -59,7 +59,7 @@ class Notes(Silent):
 def replicas_at_work():
     """Processes of replicas that are measuring a candidate at this moment."""
     for process in psutil.process_iter(["cmdline"]):
-        if "ray::Replica.outcome" in " ".join(process.info["cmdline"] or ()):
+        if "ray::Replica.do" in " ".join(process.info["cmdline"] or ()):
             yield process
 
 
@@ -122,6 +122,37 @@ def test_workers_that_always_die_stop_the_run_which_goes_on_later(serial, two, t
     _, before, _ = read_journal(journal)
     assert all(e["values"] is not None for e in before)  # nobody's death is a failed recipe
     assert same(search(two, tmp_path, Silent()), serial)
+
+
+LEVELS = {
+    "metric": [{"name": "wanda"}],
+    "sparsity": {"by": "block", "low": 0.25, "high": 0.75, "steps": 4, "budget": 0.5},
+    "solver": [{"name": "refit", "of": "mask"}, {"name": "sparsegpt"}],
+}
+
+
+def test_statistics_and_levels_are_shared_out_and_come_out_the_same(tmp_path, monkeypatch):
+    """Both searches with a cache of their own, so that both collect and solve all there is."""
+    path = tmp_path / "levels.yaml"
+    search_settings = {"population": 4, "evaluations": 8}
+    changes = {"space": LEVELS, "calibration_parts": 2, "search": search_settings}
+    path.write_text(yaml.safe_dump({**EMBEDDED, **changes}))
+    plan = load_experiment(str(path))
+    runs = []
+    for workers in (1, 2):
+        monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / f"cache {workers}"))
+        mine = plan.model_copy(update={"workers": workers})
+        runs.append(search(mine, tmp_path / f"runs {workers}", Silent()))
+    assert same(*runs)
+    stored = [
+        {
+            p.name: p.read_bytes()
+            for p in (tmp_path / f"cache {n}" / "levels").rglob("*.safetensors")
+        }
+        for n in (1, 2)
+    ]
+    assert len(stored[0]) == 2 * 3 * len(runs[0].front.layout.layers)  # solvers x levels
+    assert stored[0] == stored[1]
 
 
 def test_a_host_that_leaves_changes_nothing(serial, two, tmp_path):

@@ -14,10 +14,11 @@ from optishear.experiment.plan import footprint
 from optishear.experiment.plan.dry_run import dry_run, sample_of
 from optishear.experiment.plan.plan import plan
 from optishear.experiment.search import search
-from optishear.experiment.setup import Setup, set_up
+from optishear.experiment.setup import set_up
 from optishear.experiment.watcher import Silent
 from optishear.records.journal import Journal
 from optishear.records.run_directory import read_json, write_json
+from optishear.workers.candidates import Job
 
 
 BASE = {**EMBEDDED, "space": "blocks", "search": {"population": 4, "evaluations": 12}}
@@ -289,7 +290,7 @@ def test_a_candidate_that_fails_is_a_warning(tmp_path, monkeypatch):
     def fails(recipe, rung):
         raise NumericalError("some.layer: not positive definite")
 
-    monkeypatch.setattr(Setup, "measuring", lambda *_: nullcontext(fails))
+    monkeypatch.setattr(Job, "measuring", lambda *_: nullcontext(fails))
     made = planned(written(tmp_path), tmp_path / "out")
     warning = "A dry-run candidate failed: some.layer: not positive definite"
     assert made.findings.warnings == [warning]

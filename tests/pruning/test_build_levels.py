@@ -7,7 +7,7 @@ from layouts import small_layout
 from problems import SmallLayer
 
 from optishear.errors import NumericalError
-from optishear.pruning.levels import build, missing
+from optishear.pruning.levels import build, level_by_level, missing
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.quadratic import lambda_of
@@ -54,7 +54,7 @@ def store(tmp_path):
 
 
 def test_every_recipe_of_the_space_is_read_from_a_built_store(store):
-    assert build(Solver(), store, levels_of(SPACE)) == ()
+    assert build(level_by_level(Solver()), store, levels_of(SPACE)) == ()
     assert missing(store, levels_of(SPACE)) == []
     rng, solve = np.random.default_rng(0), Solver()
     low, high = (np.array([getattr(g, end) for g in SPACE.genes]) for end in ("low", "high"))
@@ -76,11 +76,13 @@ def test_every_recipe_of_the_space_is_read_from_a_built_store(store):
 
 def test_a_killed_build_goes_on_where_it_was(store, tmp_path):
     unbroken = Solver()
-    build(unbroken, SolvedLayers(tmp_path / "other", "measure", 0), levels_of(SPACE))
+    build(
+        level_by_level(unbroken), SolvedLayers(tmp_path / "other", "measure", 0), levels_of(SPACE)
+    )
     first, second = Solver(until=5), Solver()
     with pytest.raises(KeyboardInterrupt):
-        build(first, store, levels_of(SPACE))
-    build(second, store, levels_of(SPACE))
+        build(level_by_level(first), store, levels_of(SPACE))
+    build(level_by_level(second), store, levels_of(SPACE))
     assert first.asked + second.asked == unbroken.asked
     assert len(unbroken.asked) == 4 * 3 * 3  # layers, levels, solvers
 
@@ -88,7 +90,7 @@ def test_a_killed_build_goes_on_where_it_was(store, tmp_path):
 def test_a_layer_that_cannot_be_solved_is_reported_and_the_others_are_built(store, caplog):
     levels = list(levels_of(SPACE))
     hopeless = [layer_keys(recipe)[layer.name] for layer, recipe in levels[3:5]]
-    failed = build(Solver(hopeless=hopeless), store, levels)
+    failed = build(level_by_level(Solver(hopeless=hopeless)), store, levels)
     assert failed == (f"{levels[3][0].name}: cannot be solved",) * 2
     assert "cannot be solved" in caplog.text
     assert missing(store, levels) == levels[3:5]
@@ -96,9 +98,9 @@ def test_a_layer_that_cannot_be_solved_is_reported_and_the_others_are_built(stor
 
 def test_progress_counts_what_was_lacking(store):
     levels = list(levels_of(SPACE))
-    build(Solver(), store, levels[:10])
+    build(level_by_level(Solver()), store, levels[:10])
     told = []
-    build(Solver(), store, levels + levels[:3], lambda *args: told.append(args))
+    build(level_by_level(Solver()), store, levels + levels[:3], lambda *args: told.append(args))
     assert [(done, total) for done, total, _ in told] == [(n, 26) for n in range(27)]
     seconds = [s for _, _, s in told]
     assert seconds == sorted(seconds)

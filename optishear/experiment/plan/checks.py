@@ -120,14 +120,20 @@ def look_at(
     space = found.of(lambda: _space(experiment, layout))
     prepared = None
     if calibration is not None:
-        prepared = Prepared(loaded, layout, calibration, experiment.batch_tokens)
+        parts = experiment.calibration_parts
+        prepared = Prepared(loaded, layout, calibration, experiment.batch_tokens, parts)
     if prepared is None or ladder is None or space is None:
         missing = {"calibration text": prepared, "rungs": ladder, "search space": space}
         wrong = ", ".join(name for name, part in missing.items() if part is None)
         found.unchecked.append(f"seeds, driver and costs, without {wrong}")
         return Looked(prepared, seconds=seconds)
     calibrated = Calibrated(
-        loaded, layout, prepared.calibration, prepared.batch_tokens, Evidence(unread(layout.layers))
+        loaded,
+        layout,
+        prepared.calibration,
+        prepared.batch_tokens,
+        prepared.parts,
+        evidence=Evidence(unread(layout.layers)),
     )
     setup = Setup(experiment, calibrated, tokens, ladder, space)
     start = clock()

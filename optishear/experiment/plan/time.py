@@ -12,7 +12,7 @@ from optishear.calibration.store import gram_bytes
 from optishear.errors import NumericalError
 from optishear.evaluation.perplexity import held_out
 from optishear.experiment.held_out import baseline_recipes
-from optishear.experiment.levels import level_store, solving
+from optishear.experiment.levels import dense_layers, level_store
 from optishear.experiment.plan.costs import Price, RungCost, price_of, rung_costs, visits
 from optishear.experiment.plan.dry_run import DryRun, Sample, dry_run, sample_of
 from optishear.experiment.plan.layer_times import LayerTimes
@@ -77,7 +77,7 @@ def times_of(
     they were gone through; `known`: evaluations by rung that need not be measured."""
     failures: list[str] = []
     settings, workers = setup.experiment.search, setup.experiment.workers
-    times = LayerTimes(_tried(solving(setup.calibrated), failures), clock)
+    times = LayerTimes(_tried(dense_layers(setup.calibrated).solve, failures), clock)
     stage("dry run: drawing recipes")
     sample = sample_of(setup, clock, copied=levels is not None)
     steps = list(before)
@@ -133,7 +133,10 @@ def _level_step(
     clock: Callable[[], float],
 ) -> Step:
     """What is solved to tell its time is kept, as the search's own building would keep it."""
-    store, solve = level_store(setup.experiment, setup.calibrated), solving(setup.calibrated)
+    store, solve = (
+        level_store(setup.experiment, setup.calibrated),
+        dense_layers(setup.calibrated).solve,
+    )
 
     def keep(layer: Layer, recipe: Recipe) -> LayerSolution:
         solution = solve(layer, recipe)

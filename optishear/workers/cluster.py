@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,9 @@ from typing import Any
 import torch
 
 from optishear.errors import ConfigError
-from optishear.recipe.recipe import Recipe
-from optishear.search.evaluator import MeasureAll, Outcome
 from optishear.workers import tensors
-from optishear.workers.job import Job, versions
-from optishear.workers.pool import Call, Pool
-from optishear.workers.replica import Replica
+from optishear.workers.pool import Pool
+from optishear.workers.replica import Parcel, Replica, versions
 
 
 PATIENCE = 10.0  # seconds for a first answer of a cluster
@@ -35,26 +32,34 @@ class Workers:
     address: str = ""
 
 
-@contextmanager
-def measuring_on_ray(
-    job: Job, workers: Workers, notice: Callable[[str], None]
-) -> Iterator[MeasureAll]:
-    """Measures candidates on replicas while it is open; each reads the job from shared memory."""
-    import ray
+@dataclass(frozen=True)
+class Cluster:
+    """A running Ray session, and who works there. `notice` is told what a person has to know."""
 
-    with running(workers):
-        reference = ray.put(job.parcel())
-        pool = Pool(lambda: make_replica(workers), reference, workers.number, notice)
+    workers: Workers
+    notice: Callable[[str], None]
 
-        def measure_all(recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome]]:
-            calls = [Call(r.key, "outcome", (r, rung), f"recipe {r.key}", r.key) for r in recipes]
-            yield from pool.run(calls)
+    @contextmanager
+    def pool(self, parcel: Parcel) -> Iterator[Pool]:
+        """Replicas that work on this parcel, which a host's replicas read from shared memory."""
+        import ray
 
+        reference = ray.put(parcel)
+        pool = Pool(lambda: make_replica(self.workers), reference, self.workers.number, self.notice)
         try:
-            yield measure_all
+            yield pool
         finally:
             pool.close()
-            job.to(workers.device)  # the parcel took the model off this process's device
+
+
+@contextmanager
+def cluster(workers: Workers, notice: Callable[[str], None]) -> Iterator[Cluster | None]:
+    """None where one worker is enough: then nothing is started."""
+    if workers.number == 1:
+        yield None
+        return
+    with running(workers):
+        yield Cluster(workers, notice)
 
 
 def make_replica(workers: Workers) -> Any:
