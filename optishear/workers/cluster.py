@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from optishear.workers.pool import Pool
 from optishear.workers.replica import Parcel, Replica, versions
 
 
+TOKEN = Path.home() / ".ray" / "auth_token"  # of a cluster, the same on all hosts
 PATIENCE = 10.0  # seconds for a first answer of a cluster
 
 
@@ -74,6 +76,9 @@ def make_replica(workers: Workers) -> Any:
 @contextmanager
 def running(workers: Workers) -> Iterator[None]:
     """Ray is initialised while it is open; where this process has a session already, that one."""
+    if workers.address and (TOKEN.is_file() or "RAY_AUTH_TOKEN" in os.environ):
+        # Ray 2.59 and 2.60 ask for the token without sending it. Read when ray is imported.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
     except ImportError:
@@ -111,7 +116,7 @@ def _refuse_silence(address: str) -> None:
 def _nobody(address: str, error: OSError) -> str:
     return (
         f"--ray-address {address}: no Ray cluster answers there ({error}). Start one with "
-        f"`ray start --head`, or leave the address out."
+        f"`ray start --head`, see that its token is in {TOKEN} here, too, or leave the address out."
     )
 
 
