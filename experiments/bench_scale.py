@@ -195,8 +195,8 @@ def projection(setup: Setup, parts: Mapping[str, float]) -> Iterator[str]:
     yield (
         f"Assumed: a candidate takes {1e3 * GPU_CANDIDATE:.0f} ms on a device, all alike; a "
         f"generation is waited for (the last devices idle while its rest is measured); this "
-        f"process spends {1e3 * around:.2f} ms a candidate on dispatch, decode, driver and journal, while "
-        f"devices work, so it is the limit only where that is more than their share."
+        f"process spends {1e3 * around:.2f} ms a candidate on dispatch, decode, driver and "
+        f"journal, while devices work, so it is the limit only where that is more than their share."
     )
     yield ""
     yield "| population | " + " | ".join(f"{n} devices" for n in PROJECTED) + " |"
