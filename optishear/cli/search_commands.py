@@ -89,6 +89,10 @@ def search(
         str | None,
         typer.Option(help="Of a running Ray cluster; else Ray is started here."),
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Search together with other processes: a database's URL, or a file."),
+    ] = None,
     log_json: Annotated[
         bool, typer.Option("--log-json", help="Progress as JSON lines, and only these, on stderr.")
     ] = False,
@@ -119,7 +123,7 @@ def search(
             if len(asked) > 1:
                 tell("stage", f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")
             try:
-                runs.append((experiment, _followed(experiment, out, log_json)))
+                runs.append((experiment, _followed(experiment, out, log_json, study or "")))
             except OptiShearError as error:
                 if len(asked) == 1:
                     raise
@@ -157,7 +161,7 @@ def _say_run(experiment: "Experiment", run: "Run", remark: Callable[[str], None]
     say(f"run: {run.directory.path}")
 
 
-def _followed(experiment: "Experiment", out: Path, log_json: bool) -> "Run":
+def _followed(experiment: "Experiment", out: Path, log_json: bool, study: str) -> "Run":
     """The experiment's run with somebody told of it: a person, or a program."""
     from optishear.cli.json_log import JsonWatcher
     from optishear.cli.progress import LiveWatcher
@@ -167,7 +171,7 @@ def _followed(experiment: "Experiment", out: Path, log_json: bool) -> "Run":
     goal = goal_of(experiment.model_dump(mode="json"))
     watcher = JsonWatcher(goal) if log_json else LiveWatcher(goal)
     try:
-        run = run_search(experiment, out, watcher)
+        run = run_search(experiment, out, watcher, study)
     finally:
         watcher.close()
     if isinstance(watcher, JsonWatcher):

@@ -1,7 +1,8 @@
 """Run an experiment: search, keep the front, compare on held-out text. The same call resumes."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,8 +32,15 @@ from optishear.search.loop import Found, run
 from optishear.workers.cluster import cluster
 
 
-def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
+if TYPE_CHECKING:
+    from optishear.search.shared_study import SharedStudy
+
+
+def search(experiment: Experiment, out: Path, watcher: Watcher, study: str = "") -> Run:
     """The finished run of this experiment under `out`; begun, resumed or found as it stands.
+
+    `study`: a storage of Optuna's (a database's URL, or a file) through which several processes,
+    each with an `out` of its own, search together; see `search.shared_study`.
 
     Raises `ConfigError` for what the user can put right before anything is lost, `StorageError`
     when the disk gives out; what was measured until then is in the journal.
@@ -45,13 +53,14 @@ def search(experiment: Experiment, out: Path, watcher: Watcher) -> Run:
     refuse_second_writer(directory.journal)
     workers = workers_of(experiment)
     with threads(workers.threads), cluster(workers, watcher.stage) as running:
-        _run(set_up(experiment, watcher, running), directory, watcher)
+        _run(set_up(experiment, watcher, running), directory, watcher, study)
     return Run(directory)
 
 
-def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
+def _run(setup: Setup, directory: RunDirectory, watcher: Watcher, study: str) -> None:
     experiment, calibrated, space = setup.experiment, setup.calibrated, setup.space
     identity, layers = setup.identity, setup.layer_names
+    shared = shared_study(study, experiment, identity) if study else None
     with Journal(directory.journal, identity, layers) as journal:
         manifest = {
             "status": "running",
@@ -68,8 +77,11 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
         watcher.stage("measuring the dense model")
         solved = open_levels(experiment, calibrated, space, watcher, setup.cluster)
         with setup.measuring(solved, watcher.stage) as measure:
-            evaluator = Evaluator(measure, journal, memo)
-            found = _search(setup, evaluator, watcher)
+            if shared is None:
+                evaluator = Evaluator(measure, journal, memo)
+            else:
+                evaluator = Evaluator(shared.publishing(measure), journal, shared)
+            found = _search(setup, evaluator, watcher, shared)
             front = front_of(experiment, calibrated, found)
             picked = front.pick().recipe
             recipes = baseline_recipes(
@@ -91,6 +103,21 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher) -> None:
         write_json(directory.manifest, manifest | _ending(found, evaluator))
 
 
+def shared_study(place: str, experiment: Experiment, measure: Mapping[str, Any]) -> "SharedStudy":
+    """The study of this experiment in that storage, made if nobody has yet."""
+    from optishear.report.optuna_mirror import open_storage
+    from optishear.search.shared_study import SharedStudy
+
+    if experiment.search.rungs:
+        raise ConfigError(
+            "--study: search.rungs are not climbed together, since nobody has all candidates. "
+            "Leave the rungs out, or use --workers."
+        )
+    name = f"{experiment.name} {experiment.hash}"
+    objectives, most = len(experiment.objectives), experiment.search.evaluations
+    return SharedStudy(open_storage(place), name, objectives, measure, most)
+
+
 def _ending(found: Found, evaluator: Evaluator) -> dict[str, Any]:
     """What the manifest says of a finished run."""
     entries = evaluator.journal.entries.values()
@@ -105,13 +132,17 @@ def _ending(found: Found, evaluator: Evaluator) -> dict[str, Any]:
     }
 
 
-def _search(setup: Setup, evaluator: Evaluator, watcher: Watcher) -> Found:
+def _search(
+    setup: Setup, evaluator: Evaluator, watcher: Watcher, shared: "SharedStudy | None"
+) -> Found:
     experiment = setup.experiment
     maximise = [make_objective(name).maximise for name in experiment.objectives]
     driver = setup.driver()
+    if shared is not None:
+        shared.join(driver)
     watcher.stage("searching")
     most = experiment.search.evaluations
-    return run(
+    found = run(
         setup.space,
         driver,
         evaluator,
@@ -121,6 +152,12 @@ def _search(setup: Setup, evaluator: Evaluator, watcher: Watcher) -> Found:
         setup.ladder,
         lambda found, evaluation: watcher.evaluated(found, evaluation, most),
     )
+    if shared is not None:
+        [(rung, mine)] = found.rungs.items()
+        others = [recipe for recipe in shared.recipes(rung) if recipe.key not in mine]
+        mine.update((e.recipe.key, e) for e in evaluator(others, rung))
+        found.ended = f"the shared study holds {len(shared)} recipes"
+    return found
 
 
 def front_of(experiment: Experiment, calibrated: Calibrated, found: Found) -> Front:

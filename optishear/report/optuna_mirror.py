@@ -5,6 +5,7 @@ The study is a copy: it is made of the journal, brought up to date from it, and 
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from optishear.errors import ConfigError, StorageError
 from optishear.recipe.features import Feature, features
@@ -40,9 +42,12 @@ Row = Mapping[str, Feature]
 Given = Mapping[str, BaseDistribution]
 
 
-def open_storage(path: Path) -> BaseStorage:
-    """Optuna's storage in this file, which may hold other studies, too. SQLite for `*.db`,
-    `*.sqlite` and `*.sqlite3`, else Optuna's journal."""
+def open_storage(place: Path | str) -> BaseStorage:
+    """Optuna's storage in this file, which may hold other studies, too: SQLite for `*.db`,
+    `*.sqlite` and `*.sqlite3`, else Optuna's journal. Or in the database of this URL."""
+    if "://" in str(place):
+        return _database(str(place))
+    path = Path(place)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):  # says now, and in one sentence, what Optuna would say later
@@ -63,6 +68,25 @@ def open_storage(path: Path) -> BaseStorage:
         # Its other lock is a symbolic link, which not every system has.
         lock = JournalFileOpenLock(str(path)) if os.name == "nt" else None
         return JournalStorage(JournalFileBackend(str(path), lock))
+
+
+def _database(url: str) -> BaseStorage:
+    """Errors name the place without what may be a password in it."""
+    shown = re.sub(r"//[^@/]*@", "//…@", url)
+    try:
+        with quiet():
+            return RDBStorage(url)
+    except ImportError as error:
+        raise ConfigError(
+            f"--study {shown}: {error.name or error} is not installed, which this database needs. "
+            f'For PostgreSQL: pip install "optishear[postgres]".'
+        ) from None
+    except (SQLAlchemyError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"--study {shown}: cannot be opened ({type(error).__name__}: {first}). Check address, "
+            f"user and database."
+        ) from None
 
 
 class Mirror:

@@ -53,7 +53,8 @@ class Evaluator:
         journal: Journal,
         memo: Mapping[Key, Mapping[str, Any]] | None = None,
     ):
-        self.measure, self.journal, self.memo = measure, journal, memo or {}
+        self.measure, self.journal = measure, journal
+        self.memo = {} if memo is None else memo  # one that is empty may grow
         self.measured = 0  # by this process, not remembered
 
     def __call__(self, recipes: Sequence[Recipe], rung: int) -> Iterator[Evaluation]:

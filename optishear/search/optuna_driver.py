@@ -5,7 +5,7 @@ optuna 4.5 and 5 share.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -100,6 +100,7 @@ class OptunaDriver(Driver):
         self._size = grid_size(settings.genes)
         self._asked: set[bytes] = set()
         self._trials: list[Trial] = []
+        self._over: Callable[[], bool] = lambda: False
         self._batch = batch
         self._generations = generations
         self._lacking = self._next = settings.population
@@ -110,9 +111,27 @@ class OptunaDriver(Driver):
             for row in settings.seeds:
                 self._study.enqueue_trial(dict(zip(self._space, codes_of(settings.genes, row))))
 
+    def join(self, study: optuna.Study, over: Callable[[], bool]) -> None:
+        """Asks a study that others ask, too, a genome at a time, until it is `over`.
+
+        The sampler's random numbers start anew, or all processes would propose the same.
+        """
+        with quiet():
+            study.sampler = self._study.sampler
+            study.sampler.reseed_rng()
+            if not study.get_trials(deepcopy=False):
+                for row in self._settings.seeds:
+                    study.enqueue_trial(
+                        dict(zip(self._space, codes_of(self._settings.genes, row))),
+                        skip_if_exists=True,
+                    )
+        self._study, self._over = study, over
+        self._batch = self._next = 1
+        self._generations = False
+
     def ask(self) -> Genomes:
         width = len(self._settings.genes)
-        if self._size is not None and len(self._asked) >= self._size:
+        if self._over() or (self._size is not None and len(self._asked) >= self._size):
             return np.empty((0, width))
         with quiet():
             self._trials = [

@@ -1,0 +1,140 @@
+"""Several processes on one study: what one has measured the others know, and all end together."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from small_experiment import EMBEDDED
+from typer.testing import CliRunner
+
+from optishear.cli import app
+from optishear.experiment.results import open_run
+from optishear.records.journal import read_journal
+
+
+SEARCH = {"driver": "tpe", "population": 6, "evaluations": 20}
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "shared.yaml"
+    path.write_text(yaml.safe_dump({**EMBEDDED, "search": SEARCH}))
+    return path
+
+
+def words(config, out, study, *more):
+    return ["search", str(config), "--out", str(out), "--study", str(study), *more]
+
+
+def both(config, folder, study):
+    """Two processes at once; their runs."""
+    command = [sys.executable, "-m", "optishear"]
+    outs = [folder / name for name in ("one", "two")]
+    running = [subprocess.Popen([*command, *words(config, out, study)]) for out in outs]
+    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    return [open_run(out / "shared") for out in outs]
+
+
+def recipes(run):
+    _, entries, _ = read_journal(run.directory.journal)
+    return {entry["key"]: entry for entry in entries}
+
+
+def is_one_search(runs):
+    """Budget, no double work, and a front of everything for whoever ended last."""
+    known = [recipes(run) for run in runs]
+    together = known[0] | known[1]
+    measured = sum(run.manifest["measured_now"] for run in runs)
+    more = 2 + 2 * 2  # each may ask for one too many, and measures its own two baselines
+    assert SEARCH["evaluations"] <= len(together) <= SEARCH["evaluations"] + more
+    assert measured <= len(together) + 2  # at the same moment both may measure one recipe
+    assert all(run.manifest["measured_now"] < SEARCH["evaluations"] for run in runs)
+    assert all(any(e.get("memo") for e in own.values()) for own in known)
+    last = max(runs, key=lambda run: run.manifest["finished"])
+    assert "the shared study holds" in last.manifest["ended"]
+    for run in runs:
+        assert {e.recipe.key for e in run.front.entries} <= recipes(run).keys()
+
+
+def test_two_processes_search_one_study_in_a_file(config, tmp_path):
+    is_one_search(both(config, tmp_path, tmp_path / "study.log"))
+
+
+def test_a_third_process_finds_all_there_is(config, tmp_path):
+    study = tmp_path / "study.log"
+    for name in ("one", "two"):
+        result = CliRunner().invoke(app, words(config, tmp_path / name, study))
+        assert result.exit_code == 0, result.output
+    first, second = (open_run(tmp_path / name / "shared") for name in ("one", "two"))
+    assert second.manifest["measured_now"] <= 3  # nothing but its own baselines
+    fronts = [{e.recipe.key for e in run.front.entries} for run in (first, second)]
+    assert fronts[0] == fronts[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "study", "message"),
+    [
+        ({"driver": "nsga2"}, "s.log", "needs a driver of Optuna's"),
+        ({"rungs": [64]}, "s.log", "rungs are not climbed together"),
+        ({}, "nonsense://x", "cannot be opened"),
+        ({}, "postgresql://me:secret@127.0.0.1:1/none", "//…@127.0.0.1:1"),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch, changes, study, message):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({**EMBEDDED, "search": SEARCH | changes}))
+    result = CliRunner().invoke(app, words(path, tmp_path / "out", study))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "secret" not in result.stderr
+
+
+def test_another_measure_is_refused(config, tmp_path):
+    study = tmp_path / "study.log"
+    few = ["--set", "search.evaluations=6"]
+    assert CliRunner().invoke(app, words(config, tmp_path / "a", study, *few)).exit_code == 0
+    text = study.read_text()
+    assert '"batch_tokens":2048' in text
+    study.write_text(text.replace('"batch_tokens":2048', '"batch_tokens":512'))
+    result = CliRunner().invoke(app, words(config, tmp_path / "b", study, *few))
+    assert result.exit_code == 2
+    assert "its batch_tokens is 512, here it is 2048" in result.stderr
+
+
+@pytest.fixture
+def database(tmp_path):
+    """A real PostgreSQL in a folder of its own, reached through a socket there."""
+    pytest.importorskip("psycopg", reason="psycopg is an extra: pip install optishear[postgres]")
+    found = shutil.which("initdb") or next(
+        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None
+    )
+    if found is None:
+        pytest.skip("no PostgreSQL server is installed")
+    user = "postgres" if os.geteuid() == 0 else None  # the server refuses to be root
+    place = Path(subprocess.check_output(["mktemp", "-d", "/tmp/pg.XXXXXX"], text=True).strip())
+    if user is not None:
+        shutil.chown(place, user)
+
+    def run(tool, *arguments):
+        command = [str(Path(found).with_name(tool)), "-D", str(place / "data"), *arguments]
+        subprocess.run(command, check=True, user=user, stdout=subprocess.DEVNULL, cwd=place)
+
+    try:
+        run("initdb", "--auth=trust", "--username=optishear", "--no-sync")
+        options = f"-k {place} -c listen_addresses='' -c fsync=off"
+        run("pg_ctl", "-w", "-l", str(place / "log"), "-o", options, "start")
+        try:
+            yield f"postgresql+psycopg://optishear@/postgres?host={place}"
+        finally:
+            run("pg_ctl", "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def test_two_processes_search_one_study_in_postgresql(config, tmp_path, database):
+    is_one_search(both(config, tmp_path, database))
