@@ -25,6 +25,7 @@ from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
 
 
+BATCH_TOKENS = 2048  # of calibration text in one forward call, at least one sequence
 GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empirical Fisher
 
 
@@ -108,7 +109,7 @@ class Calibrated(Prepared):
 
 
 def prepare(
-    model: str, dtype: str, device: str, text: TextSpec, batch_tokens: int = 2048
+    model: str, dtype: str, device: str, text: TextSpec, batch_tokens: int = BATCH_TOKENS
 ) -> Prepared:
     """Loads the model and cuts its calibration text."""
     loaded = load(model, dtype=dtype, device=device)

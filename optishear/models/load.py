@@ -24,6 +24,7 @@ DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
 }
 
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A dense model and where it came from. Nobody writes to its weights.

@@ -83,14 +83,26 @@ class Streamed:
             if not self._open[path]:
                 self._shards.empty(self._names[path])
 
+    @property
+    def saved(self) -> list[str]:
+        """The parts of which a checkpoint holds something: tied weights are there once."""
+        return [path for path in (*self.outside, *self.blocks) if self._saved_of(path)]
+
     def tensors(self, path: str) -> dict[str, Tensor]:
-        """What a checkpoint holds of this part, which is resident; tied weights once."""
-        tied, ignored = self._model.all_tied_weights_keys, self._model._keys_to_ignore_on_save or ()
+        """What a checkpoint holds of this part, which is resident, by the model's names."""
         state = self._model.get_submodule(path).state_dict(prefix=f"{path}." if path else "")
-        return {n: state[n] for n in self._names[path] if n not in tied and n not in ignored}
+        return {name: state[name] for name in self._saved_of(path)}
 
     def as_stored(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """These by the names and in the shapes that a checkpoint has for them."""
         return self._shards.as_stored(tensors)
+
+    def _saved_of(self, path: str) -> list[str]:
+        left_out = {
+            *self._model.all_tied_weights_keys,
+            *(self._model._keys_to_ignore_on_save or ()),
+        }
+        return [name for name in self._names[path] if name not in left_out]
 
     def _when_called(self, path: str) -> Callable[..., Any]:
         def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -149,7 +161,7 @@ def stream(name: str, *, dtype: str = "float32", device: str = "cpu") -> Streame
 
 
 def _give_buffers(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
-    """Buffers that are in no checkpoint (rotary frequencies), computed by a twin without weights."""
+    """Buffers that no checkpoint has (rotary frequencies), from a twin without weights."""
     with init_empty_weights(include_buffers=False):
         twin = transformers.AutoModelForCausalLM.from_config(model.config, dtype=dtype)
     saved = model.state_dict().keys()
