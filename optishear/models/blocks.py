@@ -133,9 +133,9 @@ class BlockStack:
 class Handed(Protocol):
     """What one block hands to the next, by batch; None before the first block."""
 
-    def __getitem__(self, batch: int) -> Hidden | None: ...
+    def __getitem__(self, batch: int, /) -> Hidden | None: ...
 
-    def __setitem__(self, batch: int, hidden: Hidden) -> None: ...
+    def __setitem__(self, batch: int, hidden: Hidden, /) -> None: ...
 
 
 class BlockRunner:
@@ -163,7 +163,8 @@ class BlockRunner:
         if not batches or not all(len(tokens) for tokens in batches):
             raise ConfigError("Calibration got no tokens at all, or a batch without any.")
         self.model, self.batches, self.block = model, batches, block
-        self._handed: Handed = [None] * len(batches) if handed is None else handed
+        first: list[Hidden | None] = [None] * len(batches)
+        self._handed: Handed = first if handed is None else handed
         self._stack = stack or self._proved(batches[0][:1])
 
     def _proved(self, first: Int[Tensor, "1 seq"]) -> BlockStack:

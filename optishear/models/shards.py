@@ -66,10 +66,9 @@ class Shards:
         wanted = list(names)
         told = {self._told[name] for name in wanted}
         keys = sorted({key for name in told for key in self._keys_of.get(name, ())})
+        mapping: Any = get_model_conversion_mapping(self.model)
         config = LoadStateDictConfig(
-            device_map={"": str(self.device)},
-            dtype=self.model.dtype,
-            weight_mapping=get_model_conversion_mapping(self.model),
+            device_map={"": str(self.device)}, dtype=self.model.dtype, weight_mapping=mapping
         )
         with self._slices(keys) as slices, quiet_transformers():
             convert_and_load_state_dict_in_model(self.model, slices, config)
