@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 RECIPE_FILE = "optishear_recipe.json"
 REPORT_FILE = "optishear_layers.json"
 
+AT_ONCE = 2**22  # numbers compared at a time: an embedding is a large part of the memory
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -129,9 +131,10 @@ def dtype_text(dtype: torch.dtype) -> str:
 def loses_nothing(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
     """Whether all of them that are floating point are the same numbers in `dtype`."""
     return all(
-        torch.equal(tensor, tensor.to(dtype).to(tensor.dtype))
+        torch.equal(piece, piece.to(dtype).to(piece.dtype))
         for tensor in tensors
-        if tensor.is_floating_point()
+        if tensor.is_floating_point() and tensor.dtype != dtype
+        for piece in tensor.reshape(-1).split(AT_ONCE)
     )
 
 

@@ -1,12 +1,13 @@
 """Loads a dense model ready for pruning: checked, frozen, in eval mode, with its identity."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from optishear.errors import ConfigError
 from optishear.models.catalog import quiet_transformers
@@ -57,7 +58,7 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LoadedMod
     place = device_of(device)
     folder = ModelFolder.of(name)
     model, tokenizer = open_folder(folder.path, wanted)
-    refuse_non_finite(model, folder.path, dtype)
+    refuse_non_finite(dict(model.named_parameters()), folder.path)
     return LoadedModel(
         model.to(place), tokenizer, name, folder.path, folder.hash(), folder.stored_dtype
     )
@@ -121,14 +122,23 @@ def device_of(device: str) -> torch.device:
     return place
 
 
-def refuse_non_finite(model: nn.Module, folder: Path, dtype: str) -> None:
+def refuse_non_finite(tensors: Mapping[str, Tensor], folder: Path) -> None:
     """A `ConfigError` if a weight in memory is NaN or infinite."""
-    bad = {n: int((~p.isfinite()).sum()) for n, p in model.named_parameters()}
-    bad = {name: count for name, count in bad.items() if count}
+    bad = {name: count for name, tensor in tensors.items() if (count := _non_finite(tensor))}
     if bad:
         first = next(iter(bad))
         raise ConfigError(
             f"{folder}: {sum(bad.values())} weights in {len(bad)} parameters are NaN or infinite "
-            f"as {dtype}, the first {bad[first]} in {first!r}. Mend the checkpoint, or load it "
-            f"with a wider dtype."
+            f"as {str(tensors[first].dtype).removeprefix('torch.')}, the first {bad[first]} in "
+            f"{first!r}. Mend the checkpoint, or load it with a wider dtype."
         )
+
+
+def _non_finite(tensor: Tensor) -> int:
+    """How many numbers are NaN or infinite. The extremes tell whether there are any without a copy
+    of the tensor, which may be a large part of the memory."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return 0
+    if all(bool(end.isfinite()) for end in tensor.aminmax()):
+        return 0
+    return int((~tensor.isfinite()).sum())

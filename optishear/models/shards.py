@@ -26,6 +26,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from optishear.errors import ConfigError
 from optishear.models.catalog import quiet_transformers
+from optishear.models.load import refuse_non_finite
 
 
 class Shards:
@@ -38,7 +39,7 @@ class Shards:
     def __init__(
         self, model: PreTrainedModel, weights: Sequence[Path], device: torch.device
     ) -> None:
-        self.model, self.device = model, device
+        self.model, self.device, self.folder = model, device, weights[0].parent
         self._file_of = {key: path for path in weights for key in _keys(path)}
         self._conversions = model._weight_conversions  # which of them this checkpoint needs
         self._keys_of = _keys_by_name(model, self._file_of)
@@ -129,18 +130,13 @@ class Shards:
                     del tied[target]
 
     def _refuse_bad(self, names: Sequence[str]) -> None:
-        for name in names:
-            tensor = _at(self.model, name)
-            if tensor.is_meta:
-                raise ConfigError(
-                    f"{name}: is not in the weight files by itself, so the model cannot be "
-                    f"streamed. Prune it without --stream."
-                )
-            if tensor.is_floating_point() and (bad := int((~tensor.isfinite()).sum())):
-                raise ConfigError(
-                    f"{bad} weights of {name!r} are NaN or infinite as {tensor.dtype}. Mend the "
-                    f"checkpoint, or load it with a wider dtype."
-                )
+        found = {name: _at(self.model, name) for name in names}
+        if absent := [name for name, tensor in found.items() if tensor.is_meta]:
+            raise ConfigError(
+                f"{self.folder}: {absent[0]} is not in the weight files by itself, so the model "
+                f"cannot be streamed. Prune it without --stream."
+            )
+        refuse_non_finite(found, self.folder)
 
 
 def _keys_by_name(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, list[str]]:
