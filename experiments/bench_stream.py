@@ -91,7 +91,7 @@ def measured(what: str, given: argparse.Namespace, to: Path) -> dict[str, object
     if done.returncode:
         raise SystemExit(done.stderr)
     peak, seconds = json.loads(done.stdout.splitlines()[-1])
-    return {"process": what, "peak_mb": peak / MB, "seconds": seconds}
+    return {"process": what, "peak_mb": peak / MB, "seconds": round(seconds, 1)}
 
 
 def peak_of(given: argparse.Namespace) -> tuple[int, float]:

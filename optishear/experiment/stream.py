@@ -52,7 +52,7 @@ def prune_streamed(
     """
     watcher.stage(f"reading {model} block by block")
     streamed = stream(model, dtype=how.dtype, device=how.device)
-    layout = streamed.layout
+    layout = streamed.layout()
     tokens = token_batches(how.calibration, streamed.loaded.tokenizer)
     prepared = Prepared(streamed.loaded, layout, tokens, BATCH_TOKENS)
     recipe = recipe_for(prepared)
@@ -156,7 +156,7 @@ def _check(
 ) -> None:
     """Reopens what was written, a block at a time: its layers, its zeros, its logits."""
     again = stream(str(folder), dtype=how.dtype, device=how.device)
-    check_layout(again.layout, layout, folder)
+    check_layout(again.layout(), layout, folder)
     for block, part in enumerate(again.blocks):
         with again.resident(part):
             for layer in layout.layers:

@@ -189,7 +189,7 @@ def check_logits(got: Tensor, want: Tensor, folder: Path) -> None:
     if not torch.equal(want, got):
         raise StorageError(
             f"{folder}: the reopened checkpoint's logits differ from those of the model in memory "
-            f"by up to {(want - got).abs().max().item():.3g}. Do not use it."
+            f"by up to {(want - got).abs().max().item():.3g}. It is not finished."
         )
 
 

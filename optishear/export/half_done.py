@@ -107,7 +107,11 @@ class HalfDone:
         cast = cast if named else self.streamed.as_stored(cast)
         half = self.state_folder / f"{path.name}.tmp"
         try:
-            save_file({n: t.contiguous() for n, t in cast.items()}, half, metadata={"format": "pt"})
+            save_file(
+                {name: tensor.cpu().contiguous() for name, tensor in cast.items()},
+                half,
+                metadata={"format": "pt"},
+            )
             os.replace(half, path)
         except (OSError, SafetensorError) as error:
             raise StorageError(

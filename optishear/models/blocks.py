@@ -148,7 +148,7 @@ class BlockRunner:
 
     Weights may change at any time: a block runs with those that it has then.
 
-    Memory: the hidden states of all tokens, in the model's dtype and on its device.
+    Memory: the hidden states of all tokens, in the model's dtype and on its device, or `handed`'s.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ class HiddenFiles:
         path = self._path(self.block + 1, batch)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"hidden": hidden.contiguous()}, path)
+            save_file({"hidden": hidden.cpu().contiguous()}, path)
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"{path}: could not be written ({error}). Free some space."

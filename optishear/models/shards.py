@@ -71,11 +71,13 @@ class Shards:
         config = LoadStateDictConfig(
             device_map={"": str(self.device)}, dtype=self.model.dtype, weight_mapping=mapping
         )
+        others = {name: _at(self.model, name) for name in told - set(wanted)}
         with self._slices(keys) as slices, quiet_transformers():
             convert_and_load_state_dict_in_model(self.model, slices, config)
         self.model._weight_conversions = self._conversions
         filled = {name: _at(self.model, name) for name in told}
-        self.empty(told - set(wanted))  # read under the other name only
+        for name, before in others.items():  # read under the other name only
+            _put(self.model, name, before)
         for name in wanted:
             _put(self.model, name, filled[self._told[name]].requires_grad_(False))
         self._refuse_bad(wanted)

@@ -55,7 +55,6 @@ class Streamed:
         self._look_up_rows(model.get_input_embeddings())
         _wrap(model, self._on_device)
 
-    @property
     def layout(self) -> ModelLayout:
         """As `layout_of` finds it; reads the whole checkpoint once."""
         try:

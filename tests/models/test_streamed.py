@@ -39,7 +39,7 @@ def test_it_is_what_load_gives_and_its_parts_are_the_checkpoint(kind, dtype, tmp
     folder = tiny_folder(kind, tmp_path / "model")
     loaded, streamed = load(str(folder), dtype=dtype), stream(str(folder), dtype=dtype)
     model = streamed.loaded.model
-    assert streamed.layout == layout_of(loaded.model)
+    assert streamed.layout() == layout_of(loaded.model)
     assert torch.equal(logits(model), logits(loaded.model))
     assert streamed.loaded.hash == loaded.hash
     buffers = dict(loaded.model.named_buffers())
@@ -135,12 +135,22 @@ def edit(folder, change):
     return str(folder)
 
 
+def test_a_tied_head_that_is_called_leaves_the_embedding_as_it_is(tmp_path):
+    streamed = stream(str(tiny_folder("qwen2", tmp_path / "model")))
+    model = streamed.loaded.model
+    with streamed.resident("model.embed_tokens"):
+        before = model.model.embed_tokens.weight
+        model.lm_head(torch.ones(1, before.shape[1]))
+        assert model.model.embed_tokens.weight is before
+        assert not before.is_meta
+
+
 def test_weights_that_are_not_finite_are_refused_when_they_are_read(tmp_path):
     folder = tiny_folder("llama", tmp_path / "model", shards="50GB")
     name = "model.layers.1.mlp.up_proj.weight"
     place = edit(folder, lambda tensors: tensors[name][0].fill_(float("nan")))
     with pytest.raises(ConfigError, match=f"24 weights .* NaN or infinite as float32.*{name}"):
-        _ = stream(place).layout
+        stream(place).layout()
 
 
 def test_missing_tensors_are_refused_before_anything_is_read(tmp_path):
@@ -168,7 +178,7 @@ def test_weights_used_outside_of_their_module_are_refused_in_a_sentence(llama, m
 
     monkeypatch.setattr(LlamaModel, "forward", peeks)
     with pytest.raises(ConfigError, match="cannot be streamed, some of its weights are used"):
-        _ = stream(str(llama)).layout
+        stream(str(llama)).layout()
 
 
 def test_blocks_that_share_a_prunable_tensor_are_refused(tmp_path, monkeypatch):
