@@ -74,7 +74,8 @@ def prune_streamed(
             for part in streamed.outside:
                 with streamed.resident(part):
                     half.write(part)
-        watcher.stage("pruning block by block")
+        done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
+        watcher.stage(f"pruning block by block{done}")
         want = _prune(streamed, prepared, recipe, how.sequential, half, watcher)
         watcher.stage("checking the checkpoint")
         half.finish()

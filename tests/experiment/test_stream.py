@@ -20,6 +20,7 @@ from optishear.experiment.stream import prune_streamed, room_note
 from optishear.experiment.verify import verify
 from optishear.experiment.watcher import Silent
 from optishear.export.half_done import STATE_FOLDER, HalfDone
+from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
 from optishear.recipe.recipe import Recipe
@@ -276,6 +277,17 @@ def test_gradients_are_refused_before_anything_is_written(dense, tmp_path):
     with pytest.raises(ConfigError, match="Taylor loss needs gradients"):
         prune_streamed(str(dense), NamedMethod("moonshot-wanda", 0.5).on, tmp_path / "to", HOW)
     assert not (tmp_path / "to").exists()
+
+
+def test_blocks_that_cannot_be_run_apart_are_refused_in_a_sentence(dense, tmp_path, monkeypatch):
+    def entangled(*_args, **_more):
+        raise Entangled("block 1 alone fails")
+
+    monkeypatch.setattr(BlockStack, "prove", entangled)
+    with pytest.raises(
+        ConfigError, match=r"cannot be run block by block \(model.layers\): block 1"
+    ):
+        prune_streamed(str(dense), WANDA, tmp_path / "to", HOW)
 
 
 def test_a_shard_that_reads_back_otherwise_is_found(dense, tmp_path, monkeypatch):
