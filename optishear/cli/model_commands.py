@@ -57,6 +57,14 @@ def prune(
     one_shot: Annotated[
         bool, typer.Option("--one-shot", help="Statistics of the dense model, not block by block.")
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="One decoder block in memory at a time, for models larger than that; the same "
+            "command goes on where it was stopped.",
+        ),
+    ] = False,
     text: Annotated[
         str | None, typer.Option(help="Calibration text: SOURCE[@SPLIT] or a file.")
     ] = None,
@@ -88,12 +96,17 @@ def prune(
         from optishear.errors import ConfigError
 
         raise ConfigError("--any-model: goes with --mask-from and a mask file (.safetensors).")
+    if stream:
+        _refuse_whole_model(
+            {"--mask-from": mask_from, f"--profile {profile}": profile != "uniform"}
+        )
     from optishear.recipe.recipe import Recipe
 
     ready = None if recipe is None else Recipe.read(recipe)  # before torch is imported
     from optishear.cli.progress import Stages
     from optishear.experiment.apply import How, prune_to
     from optishear.experiment.named import NamedMethod
+    from optishear.experiment.stream import prune_streamed, room_note
 
     recipe_for = None if ready is None else lambda _prepared: ready
     if method is not None:
@@ -101,15 +114,14 @@ def prune(
             method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping, profile
         ).on
     calibration = _calibration(model, text, sequences, seq_len, recipe)
-    checked, written = prune_to(
-        model,
-        recipe_for,
-        to,
-        How(calibration, dtype, device, not one_shot, gradient_sequences),
-        None if mask_from is None else (mask_from, refit),
-        Stages(),
-        any_model,
-    )
+    how = How(calibration, dtype, device, not one_shot, gradient_sequences)
+    if stream and recipe_for is not None:
+        checked, written = prune_streamed(model, recipe_for, to, how, Stages())
+    else:
+        if (large := room_note(model, dtype, device)) is not None:
+            note(large)
+        given = None if mask_from is None else (mask_from, refit)
+        checked, written = prune_to(model, recipe_for, to, how, given, Stages(), any_model)
     if json_:
         data = {**asdict(checked), "folder": str(checked.folder), "written": written}
         say_json(data)
@@ -140,6 +152,16 @@ def _refuse_contradictions(
     if not source.startswith("--method") and extra:
         raise ConfigError(
             f"{', '.join(extra)}: a recipe or a mask has its own. Leave them out, or use --method."
+        )
+
+
+def _refuse_whole_model(options: Mapping[str, Any]) -> None:
+    """What reads all layers before the first is pruned does not go with --stream."""
+    from optishear.errors import ConfigError
+
+    if given := [option for option, value in options.items() if value]:
+        raise ConfigError(
+            f"{', '.join(given)}: needs the whole model in memory. Leave it or --stream out."
         )
 
 

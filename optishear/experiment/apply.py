@@ -16,7 +16,7 @@ from optishear.experiment.named import masks_of, recipe_of_masks
 from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
 from optishear.experiment.texts import usual_text
 from optishear.experiment.watcher import Silent, Watcher
-from optishear.export.checkpoint import RECIPE_FILE, Checked, write_checkpoint
+from optishear.export.checkpoint import RECIPE_FILE, Checked, dtype_text, write_checkpoint
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import WorkingWeights, lent
 from optishear.pruning.oneshot import apply
@@ -104,12 +104,9 @@ def prune_to(
         raise ValueError("Neither a recipe nor a mask was given.")
     recipe.check(prepared.layout)
     made_with = made_with_text(model, prepared, recipe, how)
-    if _already(folder, recipe, made_with):
-        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if holds(folder, recipe, made_with):
         stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
-        sparsity = prepared.layout.sparsity(recipe.drop)
-        name = str(stored).removeprefix("torch.")
-        return Checked(folder, sparsity, name, len(prepared.layout.layers), size), False
+        return Checked.of(folder, prepared.layout, recipe, dtype_text(stored)), False
     probe = prepared.calibration.tokens[:1, :PROBE_TOKENS]
     with lent(prepared.loaded.model, prepared.layout) as working:
         reports = apply_to(
@@ -147,7 +144,8 @@ def calibration_of(made_with: Mapping[str, Any], where: str) -> TextSpec | None:
         raise ConfigError(f"{where}: made_with.calibration is no text: {error}.") from None
 
 
-def _already(folder: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> bool:
+def holds(folder: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> bool:
+    """Whether the folder is a checkpoint made by this recipe of just this."""
     path = folder / RECIPE_FILE
     if not path.exists():
         return False

@@ -26,6 +26,7 @@ from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
 
 
+BATCH_TOKENS = 2048  # of calibration text in one forward call, at least one sequence
 GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empirical Fisher
 
 
@@ -122,7 +123,7 @@ def prepare(
     dtype: str,
     device: str,
     text: TextSpec,
-    batch_tokens: int = 2048,
+    batch_tokens: int = BATCH_TOKENS,
     parts: int = 1,
 ) -> Prepared:
     """Loads the model and cuts its calibration text."""

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +26,7 @@ from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import NofM
 from optishear.recipe.recipe import Recipe
+from optishear.records.run_directory import write_json
 
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 RECIPE_FILE = "optishear_recipe.json"
 REPORT_FILE = "optishear_layers.json"
+
+AT_ONCE = 2**22  # numbers compared at a time: an embedding is a large part of the memory
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,20 @@ class Checked:
     layers: int
     bytes: int
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        layout: ModelLayout,
+        recipe: Recipe,
+        dtype: str,
+        reports: Sequence[LayerReport] = (),
+    ) -> "Checked":
+        """A folder whose checks were passed, with its size."""
+        size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        notes = tuple(f"{report.name}: {note}" for report in reports for note in report.notes)
+        return cls(folder, layout.sparsity(recipe.drop), dtype, len(layout.layers), size, notes)
 
 
 def write_checkpoint(
@@ -62,17 +79,13 @@ def write_checkpoint(
     in the dtype in memory. `probe` are tokens on which the logits of both must be equal. `reports`
     are written beside it: what each layer lost, at which cost and damping, and why it was raised.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: is not empty. Name another --to, or empty it first.")
+    refuse_filled(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         dtype = _save(loaded, half)
-        text = {**recipe.to_json(), "made_with": dict(made_with)}
-        (half / RECIPE_FILE).write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
-        if reports:
-            rows = [asdict(report) for report in reports]
-            (half / REPORT_FILE).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_recipe_file(half, recipe, made_with)
+        write_reports(half, reports)
         _check(loaded, layout, recipe, half, probe)
         if folder.exists():
             folder.rmdir()
@@ -84,21 +97,52 @@ def write_checkpoint(
         ) from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    notes = tuple(f"{report.name}: {note}" for report in reports for note in report.notes)
-    return Checked(folder, layout.sparsity(recipe.drop), dtype, len(layout.layers), size, notes)
+    return Checked.of(folder, layout, recipe, dtype, reports)
+
+
+def refuse_filled(folder: Path) -> None:
+    """A `ConfigError` unless the folder is empty or not there."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: is not empty. Name another --to, or empty it first.")
+
+
+def write_recipe_file(folder: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> None:
+    write_json(folder / RECIPE_FILE, {**recipe.to_json(), "made_with": dict(made_with)})
+
+
+def write_reports(folder: Path, reports: Sequence[LayerReport]) -> None:
+    if reports:
+        write_json(folder / REPORT_FILE, [asdict(report) for report in reports])
+
+
+def write_tokenizer_and_dtype(loaded: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
+    """Completes what `save_pretrained` wrote: it puts down the dtype in memory, not that of the
+    tensors it was given."""
+    loaded.tokenizer.save_pretrained(folder)
+    config = folder / "config.json"
+    text = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype_text(dtype)}
+    config.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
+
+
+def dtype_text(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def loses_nothing(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
+    """Whether all of them that are floating point are the same numbers in `dtype`."""
+    return all(
+        torch.equal(piece, piece.to(dtype).to(piece.dtype))
+        for tensor in tensors
+        if tensor.is_floating_point() and tensor.dtype != dtype
+        for piece in tensor.reshape(-1).split(AT_ONCE)
+    )
 
 
 def _save(loaded: LoadedModel, folder: Path) -> str:
     """Returns the name of the dtype in which the weights were written."""
     model, wanted = cast("PreTrainedModel", loaded.model), loaded.stored_dtype
-    lossless = all(
-        torch.equal(tensor, tensor.to(wanted).to(tensor.dtype))
-        for tensor in model.state_dict().values()
-        if tensor.is_floating_point()
-    )
-    before = next(model.parameters()).dtype
-    dtype = wanted if lossless else before
+    lossless = loses_nothing(model.state_dict().values(), wanted)
+    dtype = wanted if lossless else next(model.parameters()).dtype
     state, converted = {}, {}
     for key, tensor in model.state_dict().items():
         # Tied weights are one tensor after the conversion too, or the file would hold them twice.
@@ -106,15 +150,10 @@ def _save(loaded: LoadedModel, folder: Path) -> str:
         if same not in converted:
             converted[same] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         state[key] = converted[same]
-    name = str(dtype).removeprefix("torch.")
     with quiet_transformers():
         model.save_pretrained(folder, state_dict=state)
-    loaded.tokenizer.save_pretrained(folder)
-    # transformers writes down the dtype in memory, not that of the tensors it was given.
-    config = folder / "config.json"
-    text = json.loads(config.read_text(encoding="utf-8")) | {"dtype": name}
-    config.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
-    return name
+    write_tokenizer_and_dtype(loaded, folder, dtype)
+    return dtype_text(dtype)
 
 
 @torch.no_grad()
@@ -131,16 +170,26 @@ def _check(
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),
     )
-    if (found := layout_of(again.model)) != layout:
-        raise StorageError(f"{folder}: reopened with another layout ({len(found.layers)} layers).")
+    check_layout(layout_of(again.model), layout, folder)
     for layer in layout.layers:
         check_zeros(read(again.model, layer), layer, recipe)
     tokens = probe.to(parameter.device)
-    want, got = (logits_of(model, tokens) for model in (loaded.model, again.model))
+    check_logits(logits_of(again.model, tokens), logits_of(loaded.model, tokens), folder)
+
+
+def check_layout(found: ModelLayout, layout: ModelLayout, folder: Path) -> None:
+    """Raises a `StorageError` unless the reopened model has the very same layers."""
+    if found != layout:
+        raise StorageError(f"{folder}: reopened with another layout ({len(found.layers)} layers).")
+
+
+def check_logits(got: Tensor, want: Tensor, folder: Path) -> None:
+    """Raises a `StorageError` unless the reopened model's logits are those that it had in memory,
+    bit for bit."""
     if not torch.equal(want, got):
         raise StorageError(
             f"{folder}: the reopened checkpoint's logits differ from those of the model in memory "
-            f"by up to {(want - got).abs().max().item():.3g}. Nothing was kept."
+            f"by up to {(want - got).abs().max().item():.3g}. It is not finished."
         )
 
 

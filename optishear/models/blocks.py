@@ -8,7 +8,7 @@ half-pruned model.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -129,36 +129,59 @@ class BlockStack:
                     raise Entangled(f"block {block} alone is off by {miss:.1e} of its norm")
 
 
+@runtime_checkable
+class Handed(Protocol):
+    """What one block hands to the next, by batch; None before the first block."""
+
+    def __getitem__(self, batch: int, /) -> Hidden | None: ...
+
+    def __setitem__(self, batch: int, hidden: Hidden, /) -> None: ...
+
+
 class BlockRunner:
     """Token batches on their way through the decoder blocks of one model.
 
     - `block`: index of the block that comes next; its inputs are known, those of no other are.
+    - `stack`: of the model, proved already. Without one, making a runner proves on the first
+      sequence that the model's blocks are handed nothing but hidden states by each other.
+    - `handed`: keeps the hidden states that go into `block`; in memory if there is none.
 
-    Weights may change at any time: a block runs with those that it has then. Making one proves, on
-    the first sequence, that the model's blocks are handed nothing but hidden states by each other.
+    Weights may change at any time: a block runs with those that it has then.
 
-    Memory: the hidden states of all tokens, in the model's dtype and on its device.
+    Memory: the hidden states of all tokens, in the model's dtype and on its device, or `handed`'s.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Int[Tensor, "_ seq"]]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Sequence[Int[Tensor, "_ seq"]],
+        *,
+        stack: BlockStack | None = None,
+        handed: Handed | None = None,
+        block: int = 0,
+    ) -> None:
         if not batches or not all(len(tokens) for tokens in batches):
             raise ConfigError("Calibration got no tokens at all, or a batch without any.")
-        self.model, self.batches, self.block = model, batches, 0
-        self._handed: list[Hidden | None] = [None] * len(batches)
-        self._stack = BlockStack(model)
-        first = batches[0][:1]
+        self.model, self.batches, self.block = model, batches, block
+        first: list[Hidden | None] = [None] * len(batches)
+        self._handed: Handed = first if handed is None else handed
+        self._stack = stack or self._proved(batches[0][:1])
+
+    def _proved(self, first: Int[Tensor, "1 seq"]) -> BlockStack:
+        stack, model = BlockStack(self.model), self.model
         try:
-            self._stack.prove(first, self._stack.states(first), to_rounding=True)
+            stack.prove(first, stack.states(first), to_rounding=True)
         except Entangled as why:
             raise ConfigError(
-                f"{type(model).__name__} cannot be pruned block by block ({self._stack.path}): "
+                f"{type(model).__name__} cannot be pruned block by block ({stack.path}): "
                 f"{why}. Prune it with `--one-shot`."
             ) from why
+        return stack
 
     def observe(self) -> None:
         """Runs the next block on all batches for the sake of who listens inside of it."""
-        for tokens, handed in zip(self.batches, self._handed, strict=True):
-            self._stack.run(self.block, tokens, handed)
+        for index, tokens in enumerate(self.batches):
+            self._stack.run(self.block, tokens, self._handed[index])
 
     def advance(self) -> None:
         """Runs the next block on all batches; what it makes of them goes into the one after it."""

@@ -25,7 +25,7 @@ PROBE_TOKENS = 8
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def layout_of(model: nn.Module) -> ModelLayout:
+def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
     """The prunable layers of any causal language model of transformers 5, in data-flow order.
 
     Blocks are the largest `ModuleList` of like modules. Prunable inside are `nn.Linear`,
@@ -42,7 +42,8 @@ def layout_of(model: nn.Module) -> ModelLayout:
             f"{type(model).__name__} is not a causal language model of transformers. "
             f"Load it with `AutoModelForCausalLM`."
         )
-    if model.config.is_encoder_decoder or any(p.is_meta for p in model.parameters()):
+    absent = not streamed and any(p.is_meta for p in model.parameters())
+    if model.config.is_encoder_decoder or absent:
         raise ConfigError(
             f"{type(model).__name__} cannot be pruned: it is an encoder-decoder, or some of its "
             f"weights are not in memory. Load a decoder-only model without offloading."

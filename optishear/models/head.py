@@ -175,7 +175,8 @@ def _head_module(model: nn.Module) -> nn.Module:
 
 
 def _on_device(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
-    return tokens.to(model.get_input_embeddings().weight.device)  # pyright: ignore
+    place = model.get_input_embeddings().weight.device  # pyright: ignore
+    return tokens if place.type == "meta" else tokens.to(place)  # a streamed model sees to it
 
 
 def _logits_of(

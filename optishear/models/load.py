@@ -1,21 +1,17 @@
-"""Loads a dense model ready for pruning: checked, frozen, in eval mode, with its identity.
+"""Loads a dense model ready for pruning: checked, frozen, in eval mode, with its identity."""
 
-Whatever could be wrong with a checkpoint is looked at before transformers sees it, because it
-would fill what is missing with random numbers and only note it in a log.
-"""
-
-import hashlib
-import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from optishear.errors import ConfigError
-from optishear.models.catalog import folder_of, quiet_transformers
+from optishear.models.catalog import quiet_transformers
+from optishear.models.folder import ModelFolder
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.storage import Storage
@@ -29,24 +25,12 @@ DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
 }
 
-STORED: dict[str, torch.dtype] = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F64": torch.float64,
-}
-"""What safetensors calls the floating types of a dense checkpoint."""
-
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A dense model and where it came from. Nobody writes to its weights.
 
-    - `hash`: sha256 over config.json and the weight files in order of name, 16 hex digits; the
-      version of transformers that wrote config.json is left out of it.
+    - `hash`: of its files, see `ModelFolder.hash`.
     - `stored_dtype`: of most numbers in the checkpoint, whatever the model was loaded as.
     """
 
@@ -71,21 +55,18 @@ def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LoadedMod
     the name, type, device or checkpoint cannot be used; `StorageError` where the disk is full.
     """
     wanted = lookup(DTYPES, dtype, kind="dtype")
-    place = _device(device)
-    folder = folder_of(name)
-    config = _config(folder)
-    weights = _weight_files(folder)
-    stored = _stored_dtype(weights)
-    if not any((folder / file).is_file() for file in TOKENIZERS):
-        raise ConfigError(f"{folder}: has no tokenizer ({', '.join(TOKENIZERS)}). Add its files.")
-    model, tokenizer = _from_folder(folder, wanted)
-    _refuse_non_finite(model, folder, dtype)
-    model.requires_grad_(False)
-    model.eval()
-    return LoadedModel(model.to(place), tokenizer, name, folder, _hash(config, weights), stored)
+    place = device_of(device)
+    folder = ModelFolder.of(name)
+    model, tokenizer = open_folder(folder.path, wanted)
+    refuse_non_finite(dict(model.named_parameters()), folder.path)
+    return LoadedModel(
+        model.to(place), tokenizer, name, folder.path, folder.hash(), folder.stored_dtype
+    )
 
 
-def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+def open_folder(folder: Path, dtype: torch.dtype, **more: Any) -> tuple[Any, Any]:
+    """Model and tokenizer as transformers makes them, nothing missing; `more` is for
+    `from_pretrained`."""
     import transformers
 
     safe = {"local_files_only": True, "trust_remote_code": False}
@@ -99,6 +80,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
                 experts_implementation="eager",
                 output_loading_info=True,
                 **safe,
+                **more,
             )
     except (MemoryError, torch.OutOfMemoryError):
         raise
@@ -119,83 +101,11 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     if told["unexpected_keys"]:
         extra = sorted(told["unexpected_keys"])
         logger.warning("%s: %d unused tensors, the first %s", folder, len(extra), extra[0])
-    return model, tokenizer
+    return model.requires_grad_(False).eval(), tokenizer
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config["model_type"]
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"{path}: is missing. A model folder holds config.json, safetensors weights and "
-            f"tokenizer files, as `save_pretrained` writes them."
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{path}: is not the configuration of a model ({type(error).__name__}: {error}). "
-            f"Download or write it again."
-        ) from error
-    if config.get("quantization_config"):
-        raise ConfigError(
-            f"{path}: this {kind} checkpoint is quantised. Give the dense one it was made from."
-        )
-    return config
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the checkpoint, sorted by name."""
-    index = folder / "model.safetensors.index.json"
-    whole = folder / "model.safetensors"
-    if whole.is_file():
-        return [whole]
-    if index.is_file():
-        try:
-            shards = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"{index}: is not an index of shards ({error}). Get it again."
-            ) from error
-        for shard in shards:
-            if not (folder / shard).is_file():
-                raise ConfigError(f"{folder / shard}: this shard is missing. Download it again.")
-        return [folder / shard for shard in shards]
-    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
-    if pickled:
-        raise ConfigError(
-            f"{folder}: has its weights only as a pickle ({pickled[0]}), which can run any code "
-            f"when read. Save the model again with transformers, which writes safetensors."
-        )
-    raise ConfigError(f"{folder}: has no model.safetensors. Put the weights there.")
-
-
-def _stored_dtype(weights: list[Path]) -> torch.dtype:
-    """The type of most numbers in the files, from their headers; refuses files that are cut off."""
-    from safetensors import SafetensorError, safe_open
-
-    numbers: dict[str, int] = {}
-    for path in weights:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 - not a mapping
-                    part = file.get_slice(key)
-                    size = int(torch.Size(part.get_shape()).numel())
-                    numbers[part.get_dtype()] = numbers.get(part.get_dtype(), 0) + size
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"{path}: is damaged or cut off ({error}). Get it again.") from error
-    found = max(numbers, key=lambda kind: numbers[kind], default="nothing")
-    if found not in STORED:
-        raise ConfigError(
-            f"{weights[0]}: its weights are stored as {found}, which is not dense floating point "
-            f"({', '.join(sorted(STORED))}). Give the model it was made from."
-        )
-    return STORED[found]
-
-
-def _device(device: str) -> torch.device:
+def device_of(device: str) -> torch.device:
+    """The torch device of that name; a `ConfigError` where there is none."""
     try:
         place = torch.device(device)
     except RuntimeError as error:
@@ -212,22 +122,23 @@ def _device(device: str) -> torch.device:
     return place
 
 
-def _refuse_non_finite(model: nn.Module, folder: Path, dtype: str) -> None:
-    bad = {n: int((~p.isfinite()).sum()) for n, p in model.named_parameters()}
-    bad = {name: count for name, count in bad.items() if count}
+def refuse_non_finite(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """A `ConfigError` if a weight in memory is NaN or infinite."""
+    bad = {name: count for name, tensor in tensors.items() if (count := _non_finite(tensor))}
     if bad:
         first = next(iter(bad))
         raise ConfigError(
             f"{folder}: {sum(bad.values())} weights in {len(bad)} parameters are NaN or infinite "
-            f"as {dtype}, the first {bad[first]} in {first!r}. Mend the checkpoint, or load it "
-            f"with a wider dtype."
+            f"as {str(tensors[first].dtype).removeprefix('torch.')}, the first {bad[first]} in "
+            f"{first!r}. Mend the checkpoint, or load it with a wider dtype."
         )
 
 
-def _hash(config: dict[str, Any], weights: list[Path]) -> str:
-    told = {key: value for key, value in config.items() if key != "transformers_version"}
-    total = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-    for path in weights:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]
+def _non_finite(tensor: Tensor) -> int:
+    """How many numbers are NaN or infinite. The extremes tell whether there are any without a copy
+    of the tensor, which may be a large part of the memory."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return 0
+    if all(bool(end.isfinite()) for end in tensor.aminmax()):
+        return 0
+    return int((~tensor.isfinite()).sum())

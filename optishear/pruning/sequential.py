@@ -43,16 +43,15 @@ def apply_sequentially(
     """
     recipe.check(layout)
     working.restore()
-    needs = needs_of(recipe) - {Need.GRADIENTS}
-    runner = BlockRunner(model, batches) if needs else None
+    runner = BlockRunner(model, batches) if needs_of(recipe) - {Need.GRADIENTS} else None
     reports = []
     for block in range(layout.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
-        stats = unread(layers) if runner is None else _statistics(runner, layers, needs)
-        evidence = Evidence(stats, gradients or {}, given or {})
-        for layer, solution in prune(layers, working, evidence, recipe):
-            reports.append(LayerReport.of(layer, recipe.drop[layer.name], solution))
-        del stats, evidence  # with its factors: gone before the next block's are collected
+        stats = statistics_of(runner, layers, recipe)
+        reports += solve_block(
+            layers, working, Evidence(stats, gradients or {}, given or {}), recipe
+        )
+        del stats  # with its factors: gone before the next block's are collected
         if runner is not None and block < layout.blocks - 1:
             runner.advance()
         if progress is not None:
@@ -60,12 +59,25 @@ def apply_sequentially(
     return reports
 
 
-def _statistics(
-    runner: BlockRunner, layers: Sequence[Layer], needs: frozenset[Need]
+def solve_block(
+    layers: Sequence[Layer], working: WorkingWeights, evidence: Evidence, recipe: Recipe
+) -> list[LayerReport]:
+    """Writes the recipe's weights of these layers, which were dense."""
+    return [
+        LayerReport.of(layer, recipe.drop[layer.name], solution)
+        for layer, solution in prune(layers, working, evidence, recipe)
+    ]
+
+
+def statistics_of(
+    runner: BlockRunner | None, layers: Sequence[Layer], recipe: Recipe
 ) -> dict[str, LayerStats]:
-    """What these layers, all of the runner's next block, read; by input site."""
-    if not layers:
-        return {}
-    with listening(runner.model, layers, needs) as heard:
+    """What the recipe asks of the inputs of these layers, all of the runner's next block; by site.
+
+    No runner: the recipe asks for nothing.
+    """
+    if runner is None or not layers:
+        return unread(layers)
+    with listening(runner.model, layers, needs_of(recipe) - {Need.GRADIENTS}) as heard:
         runner.observe()
     return heard.stats(sum(len(tokens) for tokens in runner.batches))

@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from optishear.export.verify.check import FAILED, OK, TOLD, Check
-from optishear.models.load import DTYPES, PICKLED, STORED
+from optishear.models.folder import PICKLED, STORED
+from optishear.models.load import DTYPES
 
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

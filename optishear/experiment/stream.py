@@ -1,0 +1,180 @@
+"""One recipe, one folder, and a model that need not fit into memory: `optishear prune --stream`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from jaxtyping import Int
+from torch import Tensor
+
+from optishear.calibration.statistics import Need
+from optishear.errors import ConfigError
+from optishear.experiment.apply import PROBE_TOKENS, SILENT, How, holds, made_with_text
+from optishear.experiment.prepare import BATCH_TOKENS, Prepared
+from optishear.experiment.watcher import Watcher
+from optishear.export.checkpoint import (
+    Checked,
+    check_layout,
+    check_logits,
+    check_zeros,
+    dtype_text,
+    logits_of,
+    write_recipe_file,
+)
+from optishear.export.half_done import HalfDone, half_done, sweep
+from optishear.models.blocks import BlockRunner, BlockStack, Entangled
+from optishear.models.folder import ModelFolder
+from optishear.models.hidden_files import HiddenFiles
+from optishear.models.load import DTYPES
+from optishear.models.streamed import Streamed, stream
+from optishear.models.weights import lent, read
+from optishear.pruning.evidence import Evidence
+from optishear.pruning.sequential import solve_block, statistics_of
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.lookup import lookup
+from optishear.recipe.recipe import Recipe
+from optishear.solvers.methods import needs_of
+from optishear.text.tokens import token_batches
+
+
+def prune_streamed(
+    model: str,
+    recipe_for: Callable[[Prepared], Recipe],
+    folder: Path,
+    how: How,
+    watcher: Watcher = SILENT,
+) -> tuple[Checked, bool]:
+    """What `prune_to` does, with one decoder block in memory at a time; the same numbers come out.
+
+    `recipe_for` may look at the layout and the identity of what is prepared, not at its weights.
+    A second call with the same arguments goes on with the first block that is not done; with
+    others it is a `ConfigError`, as is a recipe that needs gradients.
+    """
+    watcher.stage(f"reading {model} block by block")
+    streamed = stream(model, dtype=how.dtype, device=how.device)
+    layout = streamed.layout()
+    tokens = token_batches(how.calibration, streamed.loaded.tokenizer)
+    prepared = Prepared(streamed.loaded, layout, tokens, BATCH_TOKENS)
+    recipe = recipe_for(prepared)
+    if Need.GRADIENTS in needs_of(recipe):
+        raise ConfigError(
+            "A recipe that mixes in the Taylor loss needs gradients through the whole model, so it "
+            "cannot be streamed. Leave --stream out, or use λ = 1."
+        )
+    recipe.check(layout)
+    made_with = made_with_text(model, prepared, recipe, how)
+    if holds(folder, recipe, made_with):
+        sweep(folder)
+        stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
+        return Checked.of(folder, layout, recipe, stored), False
+    identity = {"recipe": recipe.key, **made_with, "device": how.device}
+    with half_done(folder, identity, streamed) as half:
+        if half.block == 0:
+            watcher.stage("copying what is outside of the blocks")
+            for part in streamed.outside:
+                with streamed.resident(part):
+                    half.write(part)
+        done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
+        watcher.stage(f"pruning block by block{done}")
+        want = _prune(streamed, prepared, recipe, how.sequential, half, watcher)
+        watcher.stage("checking the checkpoint")
+        half.finish()
+        _check(folder, layout, recipe, how, _probe(prepared), want)
+        write_recipe_file(folder, recipe, made_with)
+    sweep(folder)
+    return Checked.of(folder, layout, recipe, dtype_text(half.dtype), half.reports), True
+
+
+def _prune(
+    streamed: Streamed,
+    prepared: Prepared,
+    recipe: Recipe,
+    sequential: bool,
+    half: HalfDone,
+    watcher: Watcher,
+) -> Tensor:
+    """Prunes and writes the blocks that are not done; the pruned model's logits on the probe.
+
+    Not `sequential`: what a block hands on is what it made while it was dense.
+    """
+    model, probe, blocks = streamed.loaded.model, _probe(prepared), len(streamed.blocks)
+    stack = _proved(streamed, probe)
+    handed = HiddenFiles(half.state_folder / "hidden", half.block, streamed.device)
+    probed = HiddenFiles(half.state_folder / "probe", half.block, streamed.device)
+    follows = BlockRunner(model, [probe], stack=stack, handed=probed, block=half.block)
+    runner = None
+    if needs_of(recipe):
+        runner = BlockRunner(model, prepared.batches, stack=stack, handed=handed, block=half.block)
+    for block in range(half.block, blocks):
+        part = streamed.blocks[block]
+        layers = tuple(layer for layer in prepared.layout.layers if layer.block == block)
+        goes_on = runner if block < blocks - 1 else None
+        with streamed.resident(part), lent(model, ModelLayout(layers)) as working:
+            stats = statistics_of(runner, layers, recipe)
+            if goes_on is not None and not sequential:
+                goes_on.advance()
+            reports = solve_block(layers, working, Evidence(stats), recipe)
+            del stats
+            if goes_on is not None and sequential:
+                goes_on.advance()
+            follows.advance()
+            half.write(part)
+        half.done(block + 1, reports)
+        for files in (handed, probed):
+            files.turn()
+            files.tidy()
+        watcher.pruned(block + 1, blocks)
+    final = probed[0]
+    assert final is not None
+    with stack.stood_in_for(blocks, final.clone):
+        return logits_of(model, probe)
+
+
+def _proved(streamed: Streamed, probe: Int[Tensor, "1 seq"]) -> BlockStack:
+    """The blocks, which are handed nothing but hidden states; reads the checkpoint three times."""
+    stack = BlockStack(streamed.loaded.model)
+    try:
+        stack.prove(probe, stack.states(probe), to_rounding=True)
+    except Entangled as why:
+        raise ConfigError(
+            f"{type(stack.model).__name__} cannot be run block by block ({stack.path}): {why}. "
+            f"Prune it without --stream, with `--one-shot`."
+        ) from why
+    return stack
+
+
+def _probe(prepared: Prepared) -> Int[Tensor, "1 seq"]:
+    return prepared.calibration.tokens[:1, :PROBE_TOKENS]
+
+
+def _check(
+    folder: Path,
+    layout: ModelLayout,
+    recipe: Recipe,
+    how: How,
+    probe: Int[Tensor, "1 seq"],
+    want: Tensor,
+) -> None:
+    """Reopens what was written, a block at a time: its layers, its zeros, its logits."""
+    again = stream(str(folder), dtype=how.dtype, device=how.device)
+    check_layout(again.layout(), layout, folder)
+    for block, part in enumerate(again.blocks):
+        with again.resident(part):
+            for layer in layout.layers:
+                if layer.block == block:
+                    check_zeros(read(again.loaded.model, layer), layer, recipe)
+    check_logits(logits_of(again.loaded.model, probe), want, folder)
+
+
+def room_note(model: str, dtype: str, device: str) -> str | None:
+    """A sentence where the whole model, dense and pruned, would not fit into the free memory."""
+    if device != "cpu":
+        return None
+    needed = 2 * ModelFolder.of(model).numbers * lookup(DTYPES, dtype, kind="dtype").itemsize
+    free = psutil.virtual_memory().available
+    if needed <= free:
+        return None
+    return (
+        f"{model} in {dtype} and its pruned copy take about {needed / 1e9:.3g} GB, "
+        f"{free / 1e9:.3g} GB are free; --stream has one block of it in memory at a time"
+    )

@@ -1,0 +1,136 @@
+"""A model's folder, looked at before transformers sees it; no tensor is read.
+
+Whatever could be wrong with a checkpoint is found here, because transformers would fill what is
+missing with random numbers and only note it in a log.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from optishear.errors import ConfigError
+from optishear.models.catalog import folder_of
+
+
+STORED: dict[str, torch.dtype] = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+"""What safetensors calls the floating types of a dense checkpoint."""
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFolder:
+    """A checkpoint that may be loaded.
+
+    - `weights`: its safetensors files, sorted by name.
+    - `stored_dtype`: of most numbers in them. `numbers`: how many there are.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+    stored_dtype: torch.dtype
+    numbers: int
+
+    @classmethod
+    def of(cls, name: str) -> "ModelFolder":
+        """The folder of the model called `name`; a `ConfigError` names the file and what to do."""
+        path = folder_of(name)
+        config, weights = _config(path), _weight_files(path)
+        stored, numbers = _stored_dtype(weights)
+        if not any((path / file).is_file() for file in TOKENIZERS):
+            raise ConfigError(f"{path}: has no tokenizer ({', '.join(TOKENIZERS)}). Add its files.")
+        return cls(path, config, tuple(weights), stored, numbers)
+
+    def hash(self) -> str:
+        """sha256 over config.json and the weight files in order of name, 16 hex digits; the
+        version of transformers that wrote config.json is left out of it. Reads every byte."""
+        told = {key: value for key, value in self.config.items() if key != "transformers_version"}
+        total = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for path in self.weights:
+            with path.open("rb") as file:
+                total.update(hashlib.file_digest(file, "sha256").digest())
+        return total.hexdigest()[:16]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"{path}: is missing. A model folder holds config.json, safetensors weights and "
+            f"tokenizer files, as `save_pretrained` writes them."
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: is not the configuration of a model ({type(error).__name__}: {error}). "
+            f"Download or write it again."
+        ) from error
+    if config.get("quantization_config"):
+        raise ConfigError(
+            f"{path}: this {kind} checkpoint is quantised. Give the dense one it was made from."
+        )
+    return config
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that make up the checkpoint, sorted by name."""
+    index = folder / "model.safetensors.index.json"
+    whole = folder / "model.safetensors"
+    if whole.is_file():
+        return [whole]
+    if index.is_file():
+        try:
+            shards = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"{index}: is not an index of shards ({error}). Get it again."
+            ) from error
+        for shard in shards:
+            if not (folder / shard).is_file():
+                raise ConfigError(f"{folder / shard}: this shard is missing. Download it again.")
+        return [folder / shard for shard in shards]
+    pickled = sorted(file.name for pattern in PICKLED for file in folder.glob(pattern))
+    if pickled:
+        raise ConfigError(
+            f"{folder}: has its weights only as a pickle ({pickled[0]}), which can run any code "
+            f"when read. Save the model again with transformers, which writes safetensors."
+        )
+    raise ConfigError(f"{folder}: has no model.safetensors. Put the weights there.")
+
+
+def _stored_dtype(weights: list[Path]) -> tuple[torch.dtype, int]:
+    """The type of most numbers in the files, from their headers, and how many numbers there are;
+    refuses files that are cut off."""
+    numbers: dict[str, int] = {}
+    for path in weights:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    part = file.get_slice(key)
+                    size = int(torch.Size(part.get_shape()).numel())
+                    numbers[part.get_dtype()] = numbers.get(part.get_dtype(), 0) + size
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{path}: is damaged or cut off ({error}). Get it again.") from error
+    found = max(numbers, key=lambda kind: numbers[kind], default="nothing")
+    if found not in STORED:
+        raise ConfigError(
+            f"{weights[0]}: its weights are stored as {found}, which is not dense floating point "
+            f"({', '.join(sorted(STORED))}). Give the model it was made from."
+        )
+    return STORED[found], sum(numbers.values())

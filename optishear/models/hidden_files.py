@@ -1,0 +1,58 @@
+"""Hidden states between two decoder blocks as files: larger than memory, and there after a kill."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from optishear.errors import StorageError
+from optishear.models.blocks import Hidden
+
+
+class HiddenFiles:
+    """What goes into block `block`, a file a batch; what is set goes into the block after it.
+
+    Files are mapped when they are read: the system keeps in memory what it has room for. `turn`
+    moves on to the next block. Nothing is deleted before `tidy`, so whoever is killed begins the
+    block again with what went into it.
+    """
+
+    def __init__(self, folder: Path, block: int, device: torch.device) -> None:
+        self.folder, self.block, self.device = folder, block, device
+
+    def __getitem__(self, batch: int) -> Hidden | None:
+        if self.block == 0:
+            return None
+        path = self._path(self.block, batch)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return file.get_tensor("hidden").to(self.device)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"{path}: cannot be read ({error}). Empty the folder and begin again."
+            ) from error
+
+    def __setitem__(self, batch: int, hidden: Hidden) -> None:
+        path = self._path(self.block + 1, batch)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"hidden": hidden.cpu().contiguous()}, path)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(
+                f"{path}: could not be written ({error}). Free some space."
+            ) from error
+
+    def turn(self) -> None:
+        """All batches are set: their states go into the next block."""
+        self.block += 1
+
+    def tidy(self) -> None:
+        """Deletes all but what goes into the next block."""
+        for path in self.folder.glob("*"):
+            if path.name != str(self.block):
+                shutil.rmtree(path)
+
+    def _path(self, block: int, batch: int) -> Path:
+        return self.folder / str(block) / f"{batch}.safetensors"

@@ -1,0 +1,311 @@
+"""Streaming writes what the whole model would have been written as, also after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from filelock import FileLock
+from tiny_folders import tensors_of, tiny_folder
+
+from optishear.errors import ConfigError, StorageError
+from optishear.experiment.apply import How, prune_to
+from optishear.experiment.named import NamedMethod
+from optishear.experiment.stream import prune_streamed, room_note
+from optishear.experiment.verify import verify
+from optishear.experiment.watcher import Silent
+from optishear.export.half_done import STATE_FOLDER, HalfDone
+from optishear.models.blocks import BlockStack, Entangled
+from optishear.models.hidden_files import HiddenFiles
+from optishear.models.streamed import Streamed
+from optishear.recipe.recipe import Recipe
+from optishear.solvers.methods import METHODS
+from optishear.text.sources import TextSpec
+
+
+HOW = How(TextSpec("embedded", "train", 40, 64))  # two batches
+PLAIN = [name for name, method in METHODS.items() if method.moonshot_lambda == 1]
+WANDA = NamedMethod("wanda", 0.5).on
+SPARSEGPT = NamedMethod("sparsegpt", 0.5).on
+DEEP = {"num_hidden_layers": 3}
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    """Three blocks in bf16, in shards, embeddings tied."""
+    return tiny_folder("qwen2", tmp_path_factory.mktemp("dense"), torch.bfloat16, **DEEP)
+
+
+@pytest.fixture(scope="module")
+def unbroken(dense, tmp_path_factory):
+    """SparseGPT, never stopped."""
+    folder = tmp_path_factory.mktemp("unbroken") / "pruned"
+    prune_streamed(str(dense), SPARSEGPT, folder, HOW)
+    return folder
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def assert_same_checkpoint(streamed, whole):
+    """The same tensors, and the same files but for how they are cut into shards."""
+    got, want = tensors_of(streamed), tensors_of(whole)
+    assert got.keys() == want.keys()
+    for name, tensor in want.items():
+        assert got[name].dtype == tensor.dtype, name
+        assert torch.equal(got[name], tensor), name
+    described = {name: text for name, text in files_of(whole).items() if "safetensors" not in name}
+    others = {name: text for name, text in files_of(streamed).items() if "safetensors" not in name}
+    assert others == described
+
+
+def both(dense, recipe_for, tmp_path, how=HOW):
+    whole, _ = prune_to(str(dense), recipe_for, tmp_path / "whole", how)
+    streamed, written = prune_streamed(str(dense), recipe_for, tmp_path / "streamed", how)
+    assert written
+    assert_same_checkpoint(tmp_path / "streamed", tmp_path / "whole")
+    assert replace(streamed, folder=whole.folder, bytes=whole.bytes) == whole
+    return whole
+
+
+@pytest.mark.parametrize("method", PLAIN)
+def test_every_method_writes_what_the_whole_model_would_be(method, dense, tmp_path):
+    both(dense, NamedMethod(method, 0.5).on, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "mixtral", "qwen2_moe"])
+def test_every_architecture_writes_what_the_whole_model_would_be(kind, tmp_path):
+    both(tiny_folder(kind, tmp_path / "dense", torch.bfloat16), SPARSEGPT, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        (NamedMethod("wanda", pattern="2:4"), HOW),
+        (NamedMethod("wanda", 0.5, refit=True, damping=0.1), HOW),
+        (NamedMethod("sparsegpt", 0.5), replace(HOW, sequential=False)),
+        (NamedMethod("sparsegpt", 0.5), replace(HOW, dtype="bfloat16")),
+    ],
+    ids=["2:4", "refit", "one-shot", "bfloat16"],
+)
+def test_every_way_writes_what_the_whole_model_would_be(method, how, dense, tmp_path):
+    both(dense, method.on, tmp_path, how)
+
+
+def test_a_recipe_from_a_file_and_a_dtype_that_only_the_last_block_needs(dense, tmp_path):
+    """The first blocks keep all their weights and would do in bf16; the last is updated in fp32."""
+    made = []
+    prune_to(str(dense), lambda p: made.append(SPARSEGPT(p)) or made[0], tmp_path / "some", HOW)
+    drop = {name: n if ".2." in name else 0 for name, n in made[0].drop.items()}
+    recipe = Recipe.from_json({**made[0].to_json(), "drop": drop}, "test")
+    assert both(dense, lambda _: recipe, tmp_path).dtype == "float32"
+
+
+def test_a_streamed_folder_is_verified_and_pruned_anew_bit_for_bit(unbroken):
+    checks = verify(unbroken, None, True, "cpu", Silent())
+    assert {check.name: check.status for check in checks if check.status != "ok"} == {
+        "n:m groups": "told"  # the pattern is another
+    }
+
+
+def test_a_second_call_finds_it_done_and_so_does_the_whole_model(dense, unbroken):
+    before = files_of(unbroken)
+    for way in (prune_streamed, prune_to):
+        checked, written = way(str(dense), SPARSEGPT, unbroken, HOW)
+        assert not written
+        assert checked.layers == 21
+    assert files_of(unbroken) == before
+
+
+def prune_until(owner, name, count, dense, folder, monkeypatch):
+    """SparseGPT, stopped when this method is called for the time of that number."""
+    calls, real = [], getattr(owner, name)
+
+    def called(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, called)
+        with pytest.raises(KeyboardInterrupt):
+            prune_streamed(str(dense), SPARSEGPT, folder, HOW)
+    return folder
+
+
+POINTS = [
+    (HalfDone, "write", 2),  # outside of the blocks
+    (HalfDone, "write", 5),  # the second block is pruned, not written
+    (HalfDone, "done", 2),  # it is written, not counted
+    (HiddenFiles, "__setitem__", 5),  # its states are half written
+    (HiddenFiles, "tidy", 3),  # it is counted, the old states are still there
+    (HalfDone, "finish", 1),
+    (HalfDone, "_write_index", 1),
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "count"), POINTS)
+def test_wherever_it_stops_it_goes_on_to_the_same_bytes(
+    owner, name, count, dense, unbroken, tmp_path, monkeypatch
+):
+    prune_until(owner, name, count, dense, tmp_path / "pruned", monkeypatch)
+    assert (tmp_path / "pruned" / STATE_FOLDER).is_dir()
+    assert not (tmp_path / "pruned" / "optishear_recipe.json").exists()
+    prune_streamed(str(dense), SPARSEGPT, tmp_path / "pruned", HOW)
+    assert files_of(tmp_path / "pruned") == files_of(unbroken)
+
+
+def test_blocks_that_are_done_are_not_pruned_again(dense, tmp_path, monkeypatch):
+    prune_until(HalfDone, "done", 3, dense, tmp_path / "pruned", monkeypatch)
+    written, write = [], HalfDone.write
+    monkeypatch.setattr(
+        HalfDone, "write", lambda self, part: (written.append(part), write(self, part))[1]
+    )
+    prune_streamed(str(dense), SPARSEGPT, tmp_path / "pruned", HOW)
+    assert written == ["model.layers.2"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from optishear.cli import app
+from optishear.export.half_done import HalfDone
+done, [marker, *words] = HalfDone.done, sys.argv[1:]
+def hang(self, block, reports):
+    if block == 2:  # its shard and its hidden states are written, but not counted
+        (self.state_folder / "model-00004-of-00005.safetensors.tmp").write_text("half a shard")
+        Path(marker).touch()
+        time.sleep(600)
+    done(self, block, reports)
+HalfDone.done = hang
+app(words)
+"""
+
+
+def test_after_kill_9_the_same_command_goes_on_to_the_same_bytes(dense, unbroken, tmp_path):
+    folder, marker = tmp_path / "pruned", tmp_path / "marker"
+    text = HOW.calibration
+    words = ["prune", "--stream", "--model", dense, "--method", "sparsegpt", "--sparsity", 0.5]
+    words += ["--text", "embedded", "--sequences", text.sequences, "--seq-len", text.seq_len]
+    words += ["--to", folder]
+    command = [sys.executable, "-W", "ignore", "-c", KILLED, str(marker), *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        while not marker.exists():
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    state = json.loads((folder / STATE_FOLDER / "state.json").read_text())
+    assert state["block"] == 1
+    prune_streamed(str(dense), SPARSEGPT, folder, HOW)
+    assert files_of(folder) == files_of(unbroken)
+
+
+@pytest.fixture
+def half(dense, tmp_path, monkeypatch):
+    """Stopped when one block was done."""
+    return prune_until(HalfDone, "done", 2, dense, tmp_path / "half", monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("recipe_for", "how", "what"),
+    [
+        (NamedMethod("sparsegpt", 0.6).on, HOW, "another recipe"),
+        (SPARSEGPT, replace(HOW, sequential=False), "another mode"),
+        (SPARSEGPT, replace(HOW, dtype="bfloat16"), "another dtype"),
+        (
+            SPARSEGPT,
+            replace(HOW, calibration=TextSpec("embedded", "train", 8, 64)),
+            "another calibration, calibration_hash",
+        ),
+    ],
+)
+def test_other_arguments_in_a_half_done_folder_are_refused(recipe_for, how, what, half, dense):
+    with pytest.raises(ConfigError, match=f"holds a half-done pruning with {what}. Give the same"):
+        prune_streamed(str(dense), recipe_for, half, how)
+    with pytest.raises(ConfigError, match="is not empty"):
+        prune_to(str(dense), recipe_for, half, how)
+
+
+def test_another_model_in_a_half_done_folder_is_refused(half, tmp_path):
+    other = tiny_folder("qwen2", tmp_path / "other", torch.float32, **DEEP)
+    with pytest.raises(ConfigError, match="another model, model_hash"):
+        prune_streamed(str(other), SPARSEGPT, half, HOW)
+
+
+def test_a_shard_that_has_gone_since_is_named(half, dense):
+    gone = sorted(half.glob("*.safetensors"))[0]
+    gone.unlink()
+    with pytest.raises(ConfigError, match=f"without {gone.name}, which was written"):
+        prune_streamed(str(dense), SPARSEGPT, half, HOW)
+
+
+def test_hidden_states_that_are_cut_off_are_named(half, dense):
+    [states] = half.glob(f"{STATE_FOLDER}/hidden/1/0.safetensors")
+    states.write_bytes(states.read_bytes()[:100])
+    with pytest.raises(StorageError, match=r"hidden/1/0.safetensors: cannot be read"):
+        prune_streamed(str(dense), SPARSEGPT, half, HOW)
+
+
+def test_two_at_a_time_are_refused(half, dense):
+    with FileLock(half / STATE_FOLDER / "lock"):
+        with pytest.raises(ConfigError, match="somebody else is writing it"):
+            prune_streamed(str(dense), SPARSEGPT, half, HOW)
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(dense, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(ConfigError, match="is not empty"):
+        prune_streamed(str(dense), WANDA, tmp_path / "mine", HOW)
+    assert files_of(tmp_path / "mine") == {"thesis.txt": b"precious"}
+
+
+def test_gradients_are_refused_before_anything_is_written(dense, tmp_path):
+    with pytest.raises(ConfigError, match="Taylor loss needs gradients"):
+        prune_streamed(str(dense), NamedMethod("moonshot-wanda", 0.5).on, tmp_path / "to", HOW)
+    assert not (tmp_path / "to").exists()
+
+
+def test_blocks_that_cannot_be_run_apart_are_refused_in_a_sentence(dense, tmp_path, monkeypatch):
+    def entangled(*_args, **_more):
+        raise Entangled("block 1 alone fails")
+
+    monkeypatch.setattr(BlockStack, "prove", entangled)
+    with pytest.raises(
+        ConfigError, match=r"cannot be run block by block \(model.layers\): block 1"
+    ):
+        prune_streamed(str(dense), WANDA, tmp_path / "to", HOW)
+
+
+def test_a_shard_that_reads_back_otherwise_is_found(dense, tmp_path, monkeypatch):
+    tensors = Streamed.tensors
+
+    def off(self, part):
+        return {name: tensor * 1.5 for name, tensor in tensors(self, part).items()}
+
+    monkeypatch.setattr(Streamed, "tensors", off)
+    with pytest.raises(StorageError, match="logits differ"):
+        prune_streamed(str(dense), WANDA, tmp_path / "to", HOW)
+    assert not (tmp_path / "to" / "optishear_recipe.json").exists()
+
+
+def test_who_runs_short_of_memory_is_told_of_streaming(dense, monkeypatch):
+    assert room_note(str(dense), "float32", "cpu") is None
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("", (), {"available": 100_000}))
+    text = room_note(str(dense), "float32", "cpu")
+    assert "--stream" in text
+    assert "0.0001 GB are free" in text
+    assert room_note(str(dense), "float32", "cuda") is None
