@@ -53,6 +53,11 @@ def vectors_of(weight: Tensor, scores: Separable | None) -> Vectors:
     return Vectors(RELATIVE.value, 0, scale, column, row)
 
 
+def power_of_two(least: int) -> int:
+    """The smallest power of two that is no less."""
+    return 1 << (least - 1).bit_length()
+
+
 @triton.jit
 @no_type_check
 def score(w, row, column, inside, scale, column_sum, row_sum, FORM: tl.constexpr):
