@@ -64,6 +64,7 @@ class Setup:
             experiment.gradient_sequences if experiment.needs_gradients else None,
             experiment.search.rungs,
             experiment.compile,
+            experiment.cuda_graphs,
         )
 
     @property
@@ -106,6 +107,7 @@ class Setup:
             solved,
             notice,
             experiment.compile,
+            experiment.cuda_graphs,
         )
 
 

@@ -62,7 +62,10 @@ def power_of_two(least: int) -> int:
 @no_type_check
 def score(w, row, column, inside, scale, column_sum, row_sum, FORM: tl.constexpr):
     """fp32 scores of loaded weights at [row, column], both of which broadcast to w's shape."""
-    x = w.to(tl.float32)
+    if w.dtype == tl.bfloat16:  # bit by bit, since the interpreter's conversion knows no denormals
+        x = (w.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        x = w.to(tl.float32)
     if FORM != GIVEN:
         x = tl.abs(x)
     if FORM == RELATIVE:

@@ -26,9 +26,14 @@ _mode: ContextVar[str | None] = ContextVar("mode", default=None)
 
 def usable(*tensors: Tensor) -> bool:
     """Whether kernels are for these tensors, all of them; the references are for all others."""
-    mode = _mode.get() or _mode_of_environment()
+    mode = _mode.get() or _known(os.environ.get(VARIABLE, "on"), VARIABLE)
     if mode == "off" or not _installed():
         return False
+    if mode == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ConfigError(
+            f"{VARIABLE} is 'interpret', but TRITON_INTERPRET is not 1: set both before Python "
+            f"starts, or leave {VARIABLE} alone."
+        )
     wanted = "cpu" if mode == "interpret" else "cuda"
     return all(tensor.device.type == wanted for tensor in tensors)
 
@@ -46,16 +51,6 @@ def kernels(mode: str) -> Iterator[None]:
 @cache
 def _installed() -> bool:
     return find_spec("triton") is not None
-
-
-def _mode_of_environment() -> str:
-    mode = _known(os.environ.get(VARIABLE, "on"), VARIABLE)
-    if mode == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
-        raise ConfigError(
-            f"{VARIABLE} is 'interpret', but TRITON_INTERPRET is not 1: set both before Python "
-            f"starts, or leave {VARIABLE} alone."
-        )
-    return mode
 
 
 def _known(mode: str, where: str) -> str:

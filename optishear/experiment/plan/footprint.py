@@ -138,10 +138,11 @@ def ranks_bytes(setup: Setup) -> int:
 
 def prefixes_bytes(setup: Setup, token: int) -> int:
     """States of `token` bytes a token after each block of each candidate, as many as fit; none
-    where not even one of all sequences does, or blocks are compiled."""
+    where not even one of all sequences does, or blocks are compiled or forwards are graphs."""
     experiment = setup.experiment
     state = setup.tokens["search"].tokens.numel() * token
-    slots = 0 if experiment.compile else experiment.memory.prefixes // state
+    always_whole = experiment.compile or experiment.cuda_graphs
+    slots = 0 if always_whole else experiment.memory.prefixes // state
     candidates = experiment.search.evaluations * setup.calibrated.layout.blocks
     return min(slots, candidates) * state
 
