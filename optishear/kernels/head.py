@@ -34,6 +34,8 @@ def tile_sums(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
     """Two fp32 [vocabulary tiles, tokens]: the largest logit, and the sum of exp(logit - it)."""
+    if hidden.device.type == "cpu" and hidden.dtype == torch.bfloat16:
+        hidden, weight = hidden.float(), weight.float()  # the interpreter multiplies their bits
     tokens, width = hidden.shape
     vocab = len(weight)
     tile = tile or _tile_for(weight)

@@ -24,7 +24,7 @@ BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: 
 LARGEST = torch.finfo(torch.float32).max
 
 
-def weights(kind, rows=5, columns=24, dtype=torch.float32, seed=0):
+def weights(kind, rows=3, columns=24, dtype=torch.float32, seed=0):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(rows, columns, generator=generator)
     if kind == "ties":
@@ -56,7 +56,7 @@ def counts(weight, pattern):
         return [each * size // pattern.m for each in range(pattern.m + 1)]
     if isinstance(pattern, WholeLayer):  # the interpreter takes its time for histograms
         return sorted({size // 2, size})
-    return sorted({0, 1, size // 3, size // 2 + 1, size - 1, size})
+    return sorted({0, size // 2 + 1, size})
 
 
 def check(weight, metric, pattern, some=None):
@@ -78,15 +78,17 @@ def check(weight, metric, pattern, some=None):
 
 
 KINDS = ["plain", "ties", "zeros", "all zero", "denormal", "huge", "spread"]
-CLASSIC = [Magnitude(), Wanda(), Ria()]
 
 
-@pytest.mark.parametrize("metric", CLASSIC, ids=repr)
 @pytest.mark.parametrize("kind", KINDS)
-def test_rows_of_any_weights(kind, metric):
-    if kind == "huge" and metric != Magnitude():
-        kind = "spread"
-    check(weights(kind), metric, Row())
+def test_rows_of_any_weights(kind):
+    check(weights(kind), Magnitude(), Row(), some=[0, 1, 35, 71, 72])
+
+
+@pytest.mark.parametrize("metric", [Wanda(), Ria()], ids=repr)
+@pytest.mark.parametrize("kind", ["plain", "ties", "zeros", "all zero", "denormal", "spread"])
+def test_rows_of_any_weights_and_inputs(kind, metric):
+    check(weights(kind, 2), metric, Row(), some=[25, 47])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -127,11 +129,11 @@ def test_layers_of_any_weights(kind, monkeypatch):
 
 def test_a_long_row_whose_scores_ties_and_gaps_are_far_apart():
     """Interpolation alone would creep here."""
-    weight = weights("plain", 2, 700)
-    weight[0, :350] = 1e-30
-    weight[0, 350:] = 1e30
-    weight[1] = torch.logspace(-37, 37, 700)
-    check(weight, Magnitude(), Row(), some=[700, 699, 701, 1000])
+    weight = weights("plain", 2, 300)
+    weight[0, :150] = 1e-30
+    weight[0, 150:] = 1e30
+    weight[1] = torch.logspace(-37, 37, 300)
+    check(weight, Magnitude(), Row(), some=[299, 301])
 
 
 def test_a_row_loses_at_most_one_more_than_another():
@@ -149,11 +151,11 @@ def test_rows_of_a_larger_matrix_and_of_a_larger_buffer():
     assert torch.equal(buffer, want)
 
 
-@pytest.mark.parametrize("shape", [(4, 24), (6, 8), (1, 100), (1, 4096)])
+@pytest.mark.parametrize("shape", [(2, 40), (6, 8), (1, 50), (1, 4096)])
 @pytest.mark.parametrize("kind", ["plain", "ties", "zeros", "spread", "huge", "denormal"])
-def test_given_scores_of_either_sign(kind, shape, monkeypatch):
+def test_given_scores_of_either_sign(kind, shape):
     scores = weights(kind, *shape)
-    for count in {1, shape[1] // 2, shape[1] - 1}:
+    for count in (shape[1] // 2, shape[1] - 1):
         with kernels("off"):
             want = keep_highest(scores, shape[0] * count, Row())
         got = selection.without_lowest(scores, count)
@@ -180,7 +182,7 @@ def test_scores_of_any_metric_and_pattern_go_through_a_kernel(monkeypatch):
 @pytest.mark.parametrize("pattern", [Row(), NofM(4), WholeLayer()], ids=str)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_scores_that_are_not_finite_are_refused_in_the_same_words(pattern, bad):
-    weight = weights("plain")
+    weight = weights("plain", 5)
     weight[2, 3] = weight[4, 20] = bad
     problem = base.LayerProblem(weight, 60, pattern, lambda: stats(weight), lambda: None)
     for mode in ("interpret", "off"):
@@ -195,11 +197,11 @@ def test_a_sum_beyond_fp32_is_no_reason_to_refuse():
 
 
 def test_scores_are_looked_at_once_for_each_layer_and_metric(monkeypatch):
-    weight, checks = weights("plain"), []
+    weight, checks = weights("plain", 2, 8), []
     write = base.write_without_lowest
     monkeypatch.setattr(base, "write_without_lowest", lambda *a: checks.append(a[-1]) or write(*a))
     problem = base.LayerProblem(
-        weight, 60, Row(), lambda: stats(weight), lambda: None, name="a", ranks=RankCache(10**6)
+        weight, 8, Row(), lambda: stats(weight), lambda: None, name="a", ranks=RankCache(10**6)
     )
     for metric in (Wanda(), Wanda(), Magnitude(), Wanda()):
         Mask(metric).solve(problem)
@@ -209,7 +211,7 @@ def test_scores_are_looked_at_once_for_each_layer_and_metric(monkeypatch):
 
 
 def test_an_impossible_count_is_refused():
-    weight = weights("plain")
+    weight = weights("plain", 5)
     problem = base.LayerProblem(weight, 121, Row(), lambda: stats(weight), lambda: None)
     with pytest.raises(ValueError, match="Cannot drop 121 of 120"):
         Mask(Wanda()).solve(problem)
