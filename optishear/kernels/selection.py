@@ -1,5 +1,7 @@
 """Drop exactly so many of the lowest scores, by kernels: the doors for solvers."""
 
+from functools import cache
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -53,9 +55,11 @@ def write_without_lowest(
     if weight.dtype != out.dtype:
         raise ValueError(f"Cannot write {weight.dtype} into {out.dtype}: convert one first.")
     keep = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
-    bad = _launch(weight, scores, drop, pattern, out, keep)
-    if check:
-        _refuse(bad, weight)
+    device = weight.device
+    bad = torch.zeros(1, dtype=torch.int32, device=device) if check else _nobody(device)
+    _launch(weight, scores, drop, pattern, out, keep, bad)
+    if check and (count := int(bad)):
+        raise NumericalError(f"{count} of {weight.numel()} scores are nan or inf.")
     return keep.view(torch.bool)
 
 
@@ -72,7 +76,7 @@ def without_lowest(
     if not fits(pattern, scores):
         return None
     keep = torch.empty(scores.shape, dtype=torch.uint8, device=scores.device)
-    _launch(scores, None, groups * count, pattern, None, keep)
+    _launch(scores, None, groups * count, pattern, None, keep, _nobody(scores.device))
     return keep.view(torch.bool).view(groups, width)
 
 
@@ -82,16 +86,15 @@ def _launch(
     drop: int,
     pattern: Pattern,
     out: Tensor | None,
-    keep: Tensor | None,
-) -> Tensor:
-    """How many scores were not finite, still on the device."""
+    keep: Tensor,
+    bad: Tensor,
+) -> None:
     from optishear.kernels.group_selection import drop_from_groups
     from optishear.kernels.layer_selection import drop_from_layer
     from optishear.kernels.row_selection import drop_from_rows
     from optishear.kernels.scores import vectors_of
 
     vectors = vectors_of(weight, scores)
-    bad = torch.zeros(1, dtype=torch.int32, device=weight.device)
     rows, columns = weight.shape
     match pattern:
         case Row():
@@ -104,9 +107,9 @@ def _launch(
             drop_from_layer(weight, vectors, drop, out, keep, bad)
         case _:
             raise TypeError(f"No kernel for the pattern {pattern}.")
-    return bad
 
 
-def _refuse(bad: Tensor, weight: Tensor) -> None:
-    if count := int(bad):
-        raise NumericalError(f"{count} of {weight.numel()} scores are nan or inf.")
+@cache
+def _nobody(device: torch.device) -> Tensor:
+    """Where scores that are not finite are counted for nobody: one launch less than a new zero."""
+    return torch.zeros(1, dtype=torch.int32, device=device)
