@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optishear.kernels.use import usable
+from optishear.kernels.use import on_device_of, usable
 
 
 SAME = (torch.float32, torch.bfloat16, torch.float16)  # of head and hidden states alike
@@ -30,7 +30,8 @@ def log_sum_exp(
     """
     from optishear.kernels.head import tile_sums
 
-    peak, mass = tile_sums(hidden.contiguous(), weight, bias, scale)
+    with on_device_of(hidden):
+        peak, mass = tile_sums(hidden.contiguous(), weight, bias, scale)
     top = peak.amax(0)
     total = (mass.double() * (peak - top).double().exp()).sum(0)
     return top.double() + total.log()

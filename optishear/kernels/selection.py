@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optishear.errors import NumericalError
 from optishear.kernels.separable import Separable
-from optishear.kernels.use import usable
+from optishear.kernels.use import on_device_of, usable
 from optishear.recipe.pattern import NofM, Pattern, Row, WholeLayer
 
 
@@ -96,17 +96,18 @@ def _launch(
 
     vectors = vectors_of(weight, scores)
     rows, columns = weight.shape
-    match pattern:
-        case Row():
-            each, more = divmod(drop, rows)
-            drop_from_rows(weight, vectors, each, more, out, keep, bad)
-        case NofM(m):
-            each = drop // (rows * columns // m)
-            drop_from_groups(weight, vectors, m, each, out, keep, bad)
-        case WholeLayer():
-            drop_from_layer(weight, vectors, drop, out, keep, bad)
-        case _:
-            raise TypeError(f"No kernel for the pattern {pattern}.")
+    with on_device_of(weight):
+        match pattern:
+            case Row():
+                each, more = divmod(drop, rows)
+                drop_from_rows(weight, vectors, each, more, out, keep, bad)
+            case NofM(m):
+                each = drop // (rows * columns // m)
+                drop_from_groups(weight, vectors, m, each, out, keep, bad)
+            case WholeLayer():
+                drop_from_layer(weight, vectors, drop, out, keep, bad)
+            case _:
+                raise TypeError(f"No kernel for the pattern {pattern}.")
 
 
 @cache

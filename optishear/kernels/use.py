@@ -7,11 +7,12 @@ is asked for by `TRITON_INTERPRET=1`, which Triton reads when it is first import
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from importlib.util import find_spec
 
+import torch
 from torch import Tensor
 
 from optishear.errors import ConfigError
@@ -36,6 +37,11 @@ def usable(*tensors: Tensor) -> bool:
         )
     wanted = "cpu" if mode == "interpret" else "cuda"
     return all(tensor.device.type == wanted for tensor in tensors)
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Triton launches on the current CUDA device, which need not be a tensor's."""
+    return torch.cuda.device(tensor.device) if tensor.device.type == "cuda" else nullcontext()
 
 
 @contextmanager
