@@ -46,6 +46,7 @@ def test_it_runs_without_what_only_a_search_needs(tmp_path):
     rows = {row["what"]: row for row in report["rows"]}
     assert rows["kernel, no logits"]["right"]
     assert rows["masks, forward, reconstruction and KL"]["right"]
+    assert rows["masks, forward, reconstruction and KL, kernels off"]["right"]
     assert {"copy, 1024 bf16", "forward without its head"} <= set(rows)
     assert not any(row["aim"] for row in report["rows"])  # times mean nothing here
     assert all(what in run.stdout for what in rows)
