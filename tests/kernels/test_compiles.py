@@ -37,21 +37,21 @@ def check(
 
 BOTH = {"WRITE": True, "KEEP": True}
 for form, grain, dtype, columns in (
-    (0, 0, "fp32", 4096), (1, 16, "bf16", 4096), (2, 0, "bf16", 28672), (3, 0, "fp16", 14336)
+    (0, 0, "fp32", 4096), (2, 0, "bf16", 28672), (3, 0, "fp16", 14336)
 ):
     block = 1 << (columns - 1).bit_length()
     check(row_selection._drop_from_row, dtype, row_selection.warps(block), FORM=form, GRAIN=grain,
           EVEN=block == columns, BLOCK=block, wants="div.rn.f32" if form == 3 else "", **BOTH)
-for m in (2, 3, 32):
+for m in (3,):
     block = 1 << (m - 1).bit_length()
     check(group_selection._drop_from_groups, "bf16", 4, M=m, FORM=3, BLOCK=block,
           GROUPS=group_selection.PAIRS // block**2, **BOTH)
-for number in (0, 6):
+for number in (6,):
     check(layer_selection._histogram, "bf16", 4, PASS=number, FORM=2, LOW=0, PASSES=7, BLOCK=2048)
 check(layer_selection._drop_from_run, "bf16", 4, FORM=2, LOW=0, PASSES=7, BLOCK=2048,
       PROGRAMS=1024, **BOTH)
 for dtype, tile, wants, arch in (
-    ("bf16", head.HALF, "wgmma", 90), ("bf16", head.HALF, "mma.sync", 80),
+    ("bf16", head.HALF, "wgmma", 90),
     ("fp16", head.SMALL, "mma.sync", 86), ("fp32", head.SINGLE, "fma.rn.f32", 90),
 ):
     check(head._tile_sums, dtype, tile.num_warps, scale="fp32", num_stages=tile.num_stages,
@@ -69,4 +69,4 @@ def test_every_kernel_compiles(tmp_path):
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    assert len(run.stdout.splitlines()) == 14
+    assert len(run.stdout.splitlines()) == 9
