@@ -283,7 +283,10 @@ def parts(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[s
         ranks = {name: ranked(s, pattern) for name, s in scores.items()}
         keep = {n: keep_highest(s, recipe.drop[n], pattern) for n, s in scores.items()}
         head = find_head(bench.model, bench.batches[0][:1])
-        references = [references_of(bench.model, tokens, head) for tokens in bench.batches]
+        references = [
+            references_of(hidden_states(bench.model, tokens), tokens, head)
+            for tokens in bench.batches
+        ]
         hidden = [hidden_states(bench.model, tokens) * 1.01 for tokens in bench.batches]
 
         def look(name: str) -> Callable[[], float]:
@@ -406,7 +409,7 @@ def kl(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]
     c, rows = bench.calibrated, []
     tokens = bench.batches[0]
     head = find_head(bench.model, tokens[:1])
-    pieces = references_of(bench.model, tokens, head)
+    pieces = references_of(hidden_states(bench.model, tokens), tokens, head)
     loaded = load(c.loaded.name)
     sparsities = (0.1, 0.5, 0.7)
     names = ("kl", "kl_top@512", "kl_top@64", "kl_top@16")

@@ -8,11 +8,13 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor, nn
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from optishear.errors import ConfigError
+from optishear.kernels.use import usable
 from optishear.models.compiled import compiled_blocks
+from optishear.models.graphs import GraphedForward
 from optishear.models.head import Head, find_head, hidden_states
 from optishear.models.load import LoadedModel
 from optishear.models.prefix import NotReusable, PrefixForward
@@ -61,6 +63,7 @@ def measure_on(
     solved: SolvedLayers | None = None,
     notice: Callable[[str], None] = lambda text: None,
     compiled: bool = False,
+    graphed: bool = False,
 ) -> Iterator[MeasureFunction]:
     """A function that says what a recipe is worth on so many of the first search tokens.
 
@@ -75,6 +78,7 @@ def measure_on(
     - `solved`: where layers that a solver has made are looked up, and kept.
     - `notice`: told what of `memory` is of no use here.
     - `compiled`: decoder blocks run through torch.compile; prefixes are not reused then.
+    - `graphed`: forward passes are CUDA graphs, one a batch shape; no prefixes then either.
     """
     if (least := rank_bytes(layout.layers, Row())) > memory.ranks > 0:
         notice(
@@ -85,6 +89,9 @@ def measure_on(
     if compiled and memory.prefixes:
         memory = replace(memory, prefixes=0)
         notice("compiled blocks always run from the first one on: no prefixes are kept")
+    if graphed and memory.prefixes:
+        memory = replace(memory, prefixes=0)
+        notice("CUDA graphs always run from the first block on: no prefixes are kept")
     compiling = compiled_blocks(loaded.model) if compiled else nullcontext()
     with lent(loaded.model, layout) as working, torch.no_grad(), compiling:
         batches, batches_of = cut(search, rungs, batch_tokens)
@@ -92,7 +99,9 @@ def measure_on(
         batches = [tokens.to(device) for tokens in batches]
         taylor = TaylorLosses(evidence.gradients) if "taylor" in quantities else None
         writer = OneShot(working, layout, evidence, taylor, solved)
-        yield _Measure(loaded, writer, quantities, batches, batches_of, memory.prefixes, notice)
+        yield _Measure(
+            loaded, writer, quantities, batches, batches_of, memory.prefixes, notice, graphed
+        )
 
 
 class _Measure:
@@ -105,15 +114,22 @@ class _Measure:
         batches_of: Mapping[int, int],
         prefixes: int,
         notice: Callable[[str], None],
+        graphed: bool,
     ):
         self.loaded, self.writer, self.quantities = loaded, writer, tuple(quantities)
         self.batches, self.batches_of = batches, batches_of
         self.begun: OrderedDict[str, tuple[dict[str, Objective], int]] = OrderedDict()
         self.references: list[list[Reference]] = []
         self.prefix: PrefixForward | None = None
+        self.graphs: GraphedForward | None = None
         if any(isinstance(make_objective(name), OutputObjective) for name in quantities):
             head = find_head(loaded.model, batches[0][:1, :HEAD_TOKENS])
-            self.references = [references_of(loaded.model, tokens, head) for tokens in batches]
+            if graphed:
+                self.graphs = GraphedForward(loaded.model, batches)
+            self.references = [
+                references_of(self._hidden(batch).clone(), tokens, head)
+                for batch, tokens in enumerate(batches)
+            ]
             if prefixes:
                 try:
                     self.prefix = PrefixForward(loaded.model, batches, prefixes)
@@ -145,7 +161,7 @@ class _Measure:
         result = self._result(self.writer.write(recipe, first))
         for batch in batches:
             if self.prefix is None:
-                hidden = hidden_states(self.loaded.model, self.batches[batch])
+                hidden = self._hidden(batch)
             else:
                 hidden = self.prefix.hidden_states(batch, keys, first)
             references = self.references[batch]
@@ -155,6 +171,12 @@ class _Measure:
                 for reader in readers:
                     reader.update(chunk)
         return result
+
+    def _hidden(self, batch: int) -> Float[Tensor, "batch seq hidden"]:
+        """By the weights as they are now; of use until it is next called."""
+        if self.graphs is not None:
+            return self.graphs.hidden_states(batch)
+        return hidden_states(self.loaded.model, self.batches[batch])
 
     def _result(self, reports: Sequence[LayerReport]) -> PruneResult:
         layout = self.writer.layout
@@ -175,13 +197,13 @@ def _value(objective: Objective, result: PruneResult) -> float:
 
 
 def references_of(
-    model: nn.Module, tokens: Int[Tensor, "batch seq"], head: Head
+    hidden: Float[Tensor, "batch seq hidden"], tokens: Int[Tensor, "batch seq"], head: Head
 ) -> list[Reference]:
     """The dense side of one batch, in pieces whose logits fit into memory."""
     targets = torch.full_like(tokens, -1)
     targets[:, :-1] = tokens[:, 1:]
-    hidden, rows = hidden_states(model, tokens).flatten(0, 1), head.rows_at_once
-    pieces = zip(hidden.split(rows), targets.flatten().split(rows), strict=True)
+    rows = head.rows_at_once
+    pieces = zip(hidden.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True)
     return [Reference(part, target, head) for part, target in pieces]
 
 
@@ -219,6 +241,7 @@ def identity_of(
     rungs: Sequence[int] = (),
     compiled: bool = False,
     calibration_parts: int = 1,
+    graphed: bool = False,
 ) -> dict[str, Any]:
     """All that a measured value depends on beside the recipe: what a journal belongs to.
 
@@ -244,6 +267,10 @@ def identity_of(
         identity["compiled"] = True
     if calibration_parts > 1:
         identity["calibration_parts"] = calibration_parts
+    if graphed:
+        identity["cuda_graphs"] = True
+    if usable(parameter):  # logits are then added up in another order
+        identity["kernels"] = True
     if rungs:
         identity["rungs"] = list(rungs)
     if gradient_sequences is not None:

@@ -105,7 +105,15 @@ class Experiment(Strict):
     """
 
     later = frozenset(
-        {"gradient_sequences", "compile", "memory", "workers", "ray_address", "calibration_parts"}
+        {
+            "gradient_sequences",
+            "compile",
+            "cuda_graphs",
+            "memory",
+            "workers",
+            "ray_address",
+            "calibration_parts",
+        }
     )
 
     name: str = Field(pattern=r"^[\w.-]*\w[\w.-]*$")
@@ -124,6 +132,7 @@ class Experiment(Strict):
     baselines: tuple[str, ...] = ("magnitude", "wanda")
     gradient_sequences: int = Field(default=16, ge=1)
     compile: bool = False
+    cuda_graphs: bool = False
     memory: MemoryConfig = MemoryConfig()
     calibration_parts: int = Field(default=1, ge=1)
     workers: int = Field(default=1, ge=1)
@@ -163,6 +172,7 @@ class Experiment(Strict):
             self._pick_of_what_is_measured,
             self._possible_search,
             self._possible_rungs,
+            self._possible_graphs,
         )
         for check in checks:
             with noting(mistakes):
@@ -222,6 +232,14 @@ class Experiment(Strict):
             raise ConfigError(
                 f"search.rungs: {list(rungs)} do not ascend. List each number of tokens once, "
                 f"the smallest first."
+            )
+
+    def _possible_graphs(self) -> None:
+        if self.cuda_graphs and (self.compile or not self.device.startswith("cuda")):
+            why = "compile is true" if self.compile else f"device is {self.device!r}"
+            raise ConfigError(
+                f"cuda_graphs is true, but {why}. Graphs are for a CUDA device and blocks that are "
+                f"not compiled: set one of them otherwise."
             )
 
     def _enough_gradients(self) -> None:

@@ -50,19 +50,20 @@ class HeldOut:
 
 @torch.no_grad()
 def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> HeldOut:
-    """One pass over the text, `batch_tokens` tokens at a time, sums in fp64."""
+    """One pass over the text, `batch_tokens` tokens at a time, sums in fp64, read at the end."""
     device = next(model.parameters()).device
     length = text.tokens.shape[1]
     head = find_head(model, text.tokens[:1].to(device))
     per_chunk = head.rows_at_once
-    nats = []
+    totals = []
     for tokens in text.tokens.split(max(1, batch_tokens // length)):
         tokens = tokens.to(device)
         hidden = hidden_states(model, tokens)[:, :-1]
         for states, targets in zip(hidden, tokens[:, 1:], strict=True):
-            total = 0.0
+            total = torch.zeros((), dtype=torch.float64, device=device)
             for h, t in zip(states.split(per_chunk), targets.split(per_chunk), strict=True):
                 said = head.logits(h).log_softmax(-1).gather(1, t[:, None])
-                total -= said.sum(dtype=torch.float64).item()
-            nats.append(total / (length - 1))
-    return HeldOut(text.source, length, tuple(nats))
+                total -= said.sum(dtype=torch.float64)
+            totals.append(total)
+    nats = tuple(total / (length - 1) for total in torch.stack(totals).tolist())
+    return HeldOut(text.source, length, nats)

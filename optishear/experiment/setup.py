@@ -74,6 +74,7 @@ class Setup:
             experiment.search.rungs,
             experiment.compile,
             experiment.calibration_parts,
+            experiment.cuda_graphs,
         )
 
     @property
@@ -113,6 +114,7 @@ class Setup:
             Memory(experiment.memory.ranks, experiment.memory.prefixes),
             solved,
             experiment.compile,
+            experiment.cuda_graphs,
         )
 
     @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optishear.calibration.statistics import LayerStats, Need
 from optishear.errors import ConfigError
+from optishear.kernels.separable import Separable
 from optishear.recipe.lookup import did_you_mean
 
 
@@ -25,6 +26,10 @@ class Metric(ABC):
     @abstractmethod
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
         """Finite scores, fp32 or better. Never writes to `weight`."""
+
+    def separable(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Separable | None:
+        """The very same scores, bit for bit, as a weight and vectors, where they are no more."""
+        return None
 
 
 def metric_from(table: Mapping[str, type[Metric]], spec: Mapping[str, Any], where: str) -> Metric:

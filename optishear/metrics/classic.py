@@ -9,6 +9,7 @@ from torch import Tensor
 
 from optishear.calibration.statistics import LayerStats, Need
 from optishear.errors import ConfigError
+from optishear.kernels.separable import Separable
 from optishear.metrics.base import Metric
 
 
@@ -44,6 +45,9 @@ class Magnitude(Metric):
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
         return weight.abs().float()
 
+    def separable(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Separable | None:
+        return Separable()
+
 
 @dataclass(frozen=True)
 class Wanda(Metric):
@@ -59,6 +63,10 @@ class Wanda(Metric):
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
         return weight.abs().float().mul_(stats.input_norm)
 
+    def separable(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Separable | None:
+        norm = stats.input_norm
+        return Separable(norm) if norm.ndim == 1 else None
+
 
 @dataclass(frozen=True)
 class Ria(Metric):
@@ -73,9 +81,12 @@ class Ria(Metric):
 
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
         size = weight.abs().float()
-        column = size.sum(0).clamp_min(TINY)
-        row = size.sum(1, keepdim=True).clamp_min(TINY)
-        return (size / column).add_(size.div_(row)).mul_(stats.input_norm**self.power)
+        column, row = _sums(size)
+        return (size / column).add_(size.div_(row[:, None])).mul_(stats.input_norm**self.power)
+
+    def separable(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Separable | None:
+        norm = stats.input_norm
+        return Separable(norm**self.power, *_sums(weight.abs().float())) if norm.ndim == 1 else None
 
 
 @dataclass(frozen=True)
@@ -111,3 +122,8 @@ class Power(Metric):
         # In place as far as it goes: memory fresh from the system costs more than the arithmetic.
         factor = self.mix * column + (1 - self.mix) * row
         return size.pow_(self.alpha).mul_(factor).mul_(norm**self.delta)
+
+
+def _sums(size: Float[Tensor, "out in"]) -> tuple[Float[Tensor, " in"], Float[Tensor, " out"]]:
+    """Of absolute values, over columns and over rows."""
+    return size.sum(0).clamp_min(TINY), size.sum(1).clamp_min(TINY)

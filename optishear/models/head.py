@@ -19,6 +19,7 @@ from optishear.errors import ConfigError
 LOUD = 50.0  # logits of this size tell a soft-capped head (30 in Gemma2) from a linear one
 GRAM_ROWS = 1024
 LOGITS_AT_ONCE = 2**23  # elements of [tokens, vocabulary]: 32 MiB in fp32
+LOGITS_ON_A_GPU = 2**28  # 1 GiB: each product reads the whole head, whatever the tokens
 
 
 class _Stop(Exception):
@@ -45,7 +46,7 @@ class Head:
     @property
     def rows_at_once(self) -> int:
         """Tokens whose logits should exist at a time, so that a large vocabulary fits."""
-        return max(1, LOGITS_AT_ONCE // len(self.weight))
+        return max(1, logits_at_once(self.weight.device) // len(self.weight))
 
     @cached_property
     def gram(self) -> Float[Tensor, "hidden hidden"]:
@@ -77,6 +78,21 @@ class Head:
         bias = None if self.bias is None else self.bias.float() * scale
         raw = F.linear(hidden.float() * scale, self.weight.float(), bias)
         return raw if self.softcap is None else raw.tanh_().mul_(self.softcap)
+
+    def logits_at(
+        self, hidden: Float[Tensor, "tokens hidden"], entries: Int[Tensor, " tokens"]
+    ) -> Float[Tensor, " tokens"]:
+        """One logit for each token, in fp32, and none of the others made. Linear heads only."""
+        if not self.linear:
+            raise ValueError("A soft-capped head's logits are made by `logits`, all of them.")
+        rows = F.embedding(entries, self.weight).float()
+        said = (hidden.float() * self.scale * rows).sum(-1)
+        return said if self.bias is None else said + self.bias[entries].float() * self.scale
+
+
+def logits_at_once(device: torch.device) -> int:
+    """Elements of [tokens, vocabulary] that should exist at a time."""
+    return LOGITS_AT_ONCE if device.type == "cpu" else LOGITS_ON_A_GPU
 
 
 def hidden_states(

@@ -10,7 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optishear.models.head import Head
-from optishear.objectives.softmax import Normaliser, bucket_log_probs, normaliser
+from optishear.objectives.softmax import (
+    Normaliser,
+    bucket_log_probs,
+    fits_without_logits,
+    log_sum_exp_without_logits,
+    normaliser,
+)
 from optishear.pruning.result import PruneResult
 
 
@@ -61,7 +67,8 @@ class Reference:
         norm = normaliser(logits)
         terms = logits.sub_(norm.peak[:, None]).exp_()
         slope = terms @ self.head.weight.float() * (self.head.scale / norm.mass[:, None])
-        return Tangent(norm.lse, slope.float())
+        lse = log_sum_exp_without_logits(self.head, self.hidden)
+        return Tangent(norm.lse if lse is None else lse, slope.float())
 
     def buckets(self, top: int) -> Buckets:
         """The `top` likeliest tokens, or all where the vocabulary is not larger."""
@@ -115,10 +122,17 @@ class Chunk:
         """The pruned model's side of `Buckets`."""
         return bucket_log_probs(self.logits, self.normaliser, entries)
 
-    @property
+    @cached_property
     def lse(self) -> Float[Tensor, " tokens"]:
-        """Log-sum-exp of the pruned model's logits, in fp64."""
-        return self.normaliser.lse
+        """Log-sum-exp of the pruned model's logits, in fp64; on a GPU no logit is kept for it."""
+        lse = log_sum_exp_without_logits(self.reference.head, self.hidden)
+        return self.normaliser.lse if lse is None else lse
+
+    def logits_at(self, entries: Int[Tensor, " tokens"]) -> Float[Tensor, " tokens"]:
+        """One logit for each token, of all of them where they are made in any case."""
+        if fits_without_logits(self.reference.head, self.hidden):
+            return self.reference.head.logits_at(self.hidden, entries)
+        return self.logits.gather(1, entries[:, None])[:, 0]
 
 
 @dataclass(frozen=True)

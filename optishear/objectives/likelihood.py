@@ -21,7 +21,7 @@ class Perplexity(OutputObjective):
     def update(self, chunk: Chunk) -> None:
         targets = chunk.reference.targets
         known = targets >= 0
-        said = chunk.logits.gather(1, targets.clamp_min(0)[:, None])[:, 0]
+        said = chunk.logits_at(targets.clamp_min(0))
         # A masked sum: picking the known ones would have to ask the device how many they are.
         nats = torch.where(known, chunk.lse - said, 0.0)
         self.nats = self.nats + nats.sum()

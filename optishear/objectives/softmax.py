@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from optishear.kernels import log_sum_exp as kernel
+from optishear.models.head import Head
+
 
 CACHE_ELEMENTS = 2**18  # of fp32 logits, 1 MiB: what a CPU core keeps near from pass to pass
 
@@ -49,6 +52,25 @@ def normaliser(logits: Float[Tensor, "tokens vocab"]) -> Normaliser:
         terms = torch.sub(z, top[:, None], out=scratch[: len(z)]).exp_()
         torch.sum(terms, -1, dtype=torch.float64, out=total)
     return Normaliser(peak, mass)
+
+
+def fits_without_logits(head: Head, hidden: Float[Tensor, "tokens hidden"]) -> bool:
+    """Whether a kernel sums up logits without keeping them: not under a soft cap."""
+    return head.linear and kernel.fits(hidden, head.weight)
+
+
+@torch.no_grad()
+def log_sum_exp_without_logits(
+    head: Head, hidden: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, " tokens"] | None:
+    """The log-sum-exp of the head's logits, in fp64; None where no kernel fits.
+
+    Off from `normaliser(head.logits(hidden)).lse` by the rounding of fp32 logits, so a divergence
+    has both its sides from here or both from there.
+    """
+    if not fits_without_logits(head, hidden):
+        return None
+    return kernel.log_sum_exp(hidden, head.weight, head.bias, head.scale)
 
 
 def bucket_log_probs(

@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from optishear.calibration.statistics import LayerStats, Need
+from optishear.kernels.selection import fits, write_without_lowest
 from optishear.metrics import Metric
 from optishear.recipe.pattern import Pattern
-from optishear.solvers.masks import keep_highest
+from optishear.solvers.masks import cuts, keep_highest
 from optishear.solvers.quadratic import Quadratic
 from optishear.solvers.ranks import RankCache, write_kept
 
@@ -54,8 +55,33 @@ class LayerProblem:
             return self.given
         if self.ranks is None:
             return keep_highest(self._scores(metric), self.drop, self.pattern)
-        key = f"{self.name} {metric!r}"
+        key = self._key(metric)
         return self.ranks.keep(key, self.drop, self.pattern, partial(self._scores, metric))
+
+    def write_chosen(self, metric: Metric, out: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
+        """What `choose` keeps; written to `out`, with +0.0 for the rest.
+
+        One kernel scores, selects and writes where there is one for this device, metric and
+        pattern. It reads the weight and no ranks; scores are checked the first time they come.
+        """
+        if self.given is None and fits(self.pattern, self.weight, out):
+            scores = metric.separable(self.weight, self.stats)
+            if scores is not None:
+                cuts(self.weight.shape, self.drop, self.pattern)  # refuses an impossible count
+                ranks, key = self.ranks, self._key(metric)
+                check = ranks is None or not ranks.is_finite(key)
+                keep = write_without_lowest(
+                    self.weight, scores, self.drop, self.pattern, out, check
+                )
+                if ranks is not None:
+                    ranks.note_finite(key)
+                return keep
+        keep = self.choose(metric)
+        write_kept(self.weight, keep, out)
+        return keep
+
+    def _key(self, metric: Metric) -> str:
+        return f"{self.name} {metric!r}"
 
     def _scores(self, metric: Metric) -> Float[Tensor, "out in"]:
         return metric.score(self.weight, self.stats)
@@ -107,11 +133,10 @@ class Mask(Solver):
         return self.metric.needs
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        keep, out = problem.choose(self.metric), problem.buffer
+        out = problem.buffer
         if out is None:
             out = torch.empty_like(problem.weight)
-        write_kept(problem.weight, keep, out)
-        return LayerSolution(out, keep)
+        return LayerSolution(out, problem.write_chosen(self.metric, out))
 
 
 def solution(

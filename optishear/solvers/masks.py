@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from optishear.errors import NumericalError
+from optishear.kernels import selection as kernels
 from optishear.recipe.pattern import Block, NofM, Pattern, Row, WholeLayer
 from optishear.solvers.cpu_selection import as_array, without_counts, without_lowest
 
@@ -120,6 +121,8 @@ def _without_lowest(
     width = groups.shape[1]
     if count in (0, width):
         return torch.full(groups.shape, count == 0, dtype=torch.bool, device=groups.device)
+    if (by_kernel := kernels.without_lowest(groups, count)) is not None:
+        return by_kernel
     if groups.device.type != "cpu":
         # One row alone would keep but one of a GPU's multiprocessors busy.
         selects = width >= LONG and len(groups) > 1

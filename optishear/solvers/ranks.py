@@ -105,6 +105,16 @@ class RankCache:
         self._time = 0
         self._held: OrderedDict[tuple[str, Pattern], Tensor] = OrderedDict()  # oldest use first
         self._used: OrderedDict[tuple[str, Pattern], int] = OrderedDict()  # of keys held or noted
+        self._finite: OrderedDict[str, None] = OrderedDict()
+
+    def is_finite(self, key: str) -> bool:
+        """Whether these scores are known to be, so that nobody need wait for a device to say so."""
+        return key in self._finite
+
+    def note_finite(self, key: str) -> None:
+        self._finite[key] = None
+        if len(self._finite) > NOTES:
+            self._finite.popitem(last=False)
 
     def keep(
         self,

@@ -32,6 +32,7 @@ class Job(Parcel):
     memory: Memory = field(default_factory=Memory)
     solved: SolvedLayers | None = None
     compiled: bool = False
+    graphed: bool = False
 
     def measuring(self, notice: Callable[[str], None]) -> AbstractContextManager[MeasureFunction]:
         """What measures candidates in this process while it is open."""
@@ -47,6 +48,7 @@ class Job(Parcel):
             self.solved,
             notice,
             self.compiled,
+            self.graphed,
         )
 
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "_Measurer":

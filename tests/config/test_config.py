@@ -421,3 +421,15 @@ def test_cheap_experiments_come_first_and_models_nobody_knows_last():
     other = load_experiment("quickstart", ["model=some/folder"])
     asked = [other, large, small, few, rungs]
     assert in_order_of_cost(asked) == [rungs, few, small, large, other]
+
+
+def test_cuda_graphs_are_for_a_cuda_device_and_blocks_as_they_are(tmp_path):
+    on_gpu = {"cuda_graphs": True, "device": "cuda"}
+    found, plain = experiment(tmp_path, on_gpu), experiment(tmp_path, {"device": "cuda"})
+    assert found.cuda_graphs
+    assert found.hash != plain.hash
+    assert "cuda_graphs" not in plain.model_dump()
+    with pytest.raises(ConfigError, match="cuda_graphs is true, but device is 'cpu'"):
+        experiment(tmp_path, {"cuda_graphs": True})
+    with pytest.raises(ConfigError, match="cuda_graphs is true, but compile is true"):
+        experiment(tmp_path, {**on_gpu, "compile": True})

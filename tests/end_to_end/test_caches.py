@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ from optishear.calibration.collect import collect
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
+from optishear.kernels.use import kernels
 from optishear.models.discover import decoder_blocks, layout_of
+from optishear.models.graphs import GraphedForward
 from optishear.models.load import LoadedModel
 from optishear.pipeline import Memory, measure_on
 from optishear.pruning.evidence import Evidence
@@ -189,6 +192,38 @@ def test_a_model_that_cannot_start_in_the_middle_goes_on_without(monkeypatch):
         found = [measure(recipe, line.total) for recipe in recipes]
     assert found == line.values(recipes)
     assert said == ["it cannot"]
+
+
+def test_forwards_as_graphs_change_no_bit(monkeypatch):
+    """Graphs of a kind that a CPU can record too: one place for the answer, over and over."""
+
+    def record(run):
+        answer = run().clone()
+        return lambda: answer.copy_(run())
+
+    graphed = partial(GraphedForward, capture=record)
+    monkeypatch.setattr("optishear.pipeline.GraphedForward", graphed)
+    line, said = Line("llama"), []
+    recipes = line.recipes(4)
+    with measure_on(
+        line.loaded, line.layout, line.evidence, line.search, QUANTITIES, 32,
+        memory=ALL, notice=said.append, graphed=True,
+    ) as measure:  # fmt: skip
+        found = [measure(recipe, line.total) for recipe in recipes]
+    assert found == line.values(recipes)
+    assert len(said) == 1
+    assert "no prefixes" in said[0]
+
+
+def test_kernels_give_the_same_values_to_rounding():
+    pytest.importorskip("triton", reason="Triton is not installed: pip install 'optishear[dev]'")
+    line = Line("llama")
+    recipes = line.recipes(2, pattern="n:4")
+    with kernels("interpret"), np.errstate(all="ignore"):
+        found = line.values(recipes, ALL)
+    for got, want in zip(found, line.values(recipes), strict=True):
+        assert got == pytest.approx(want, rel=1e-5)
+        assert got["reconstruction"] == want["reconstruction"]  # of the very same weights
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")

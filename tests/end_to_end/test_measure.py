@@ -111,3 +111,4 @@ def test_the_identity_names_all_that_a_value_depends_on():
     assert swapped != plain
     assert identity_of(*args, QUANTITIES[:2], 32) != plain
     assert {"threads", "torch", "optishear", "dtype", "model"} <= set(plain)
+    assert identity_of(*args, QUANTITIES, 32, graphed=True) != plain

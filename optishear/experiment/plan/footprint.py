@@ -17,7 +17,7 @@ from optishear.experiment.levels import wanted_levels
 from optishear.experiment.plan.costs import visits
 from optishear.experiment.plan.levels import Levels, bytes_of
 from optishear.experiment.setup import Setup
-from optishear.models.head import LOGITS_AT_ONCE, find_head
+from optishear.models.head import find_head, logits_at_once
 from optishear.pipeline import HEAD_TOKENS
 from optishear.recipe.canonical import CHOOSES_ITSELF
 from optishear.records.run_directory import RunDirectory
@@ -85,6 +85,7 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
     head = find_head(c.loaded.model, search[:1, :HEAD_TOKENS].to(parameter.device))
     vocabulary, hidden = head.weight.shape
     batch = max(experiment.batch_tokens, search.shape[1])
+    at_once = logits_at_once(parameter.device)
     widest = max(layer.in_features + layer.out_features for layer in layout.layers)
     # Of the dense side: hidden states, the slope of the KL in fp32, the head's Gram matrix.
     dense_side = search.numel() * hidden * (own + 4) + 4 * hidden**2
@@ -95,7 +96,7 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
         Held("statistics", statistics_bytes(setup)),
         Held("dense side of the search tokens", dense_side),
         Held("activations of one batch", ACTIVATIONS * batch * widest * own),
-        Held("a chunk of logits in fp32", LOGITS * 4 * min(LOGITS_AT_ONCE, batch * vocabulary)),
+        Held("a chunk of logits in fp32", LOGITS * 4 * min(at_once, batch * vocabulary)),
         Held("a layer at work in fp32", AT_WORK * 4 * max(layout.sizes.values())),
         Held("ranks (memory.ranks)", ranks_bytes(setup)),
         Held("prefixes (memory.prefixes)", prefixes_bytes(setup, hidden * own)),
@@ -137,10 +138,11 @@ def ranks_bytes(setup: Setup) -> int:
 
 def prefixes_bytes(setup: Setup, token: int) -> int:
     """States of `token` bytes a token after each block of each candidate, as many as fit; none
-    where not even one of all sequences does, or blocks are compiled."""
+    where not even one of all sequences does, or blocks are compiled or forwards are graphs."""
     experiment = setup.experiment
     state = setup.tokens["search"].tokens.numel() * token
-    slots = 0 if experiment.compile else experiment.memory.prefixes // state
+    always_whole = experiment.compile or experiment.cuda_graphs
+    slots = 0 if always_whole else experiment.memory.prefixes // state
     candidates = experiment.search.evaluations * setup.calibrated.layout.blocks
     return min(slots, candidates) * state
 

@@ -1,0 +1,1 @@
+"""Triton kernels, each beside a reference in torch or numpy that it equals: GPUs only."""
