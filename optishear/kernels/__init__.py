@@ -1,0 +1,1 @@
+"""GPU kernels in Triton, each in place of torch operations that it equals."""
