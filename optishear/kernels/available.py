@@ -9,7 +9,7 @@ import torch
 def usable(tensor: torch.Tensor) -> bool:
     """True for tensors on a GPU, where triton is installed and `OPTISHEAR_KERNELS` is not "off".
 
-    With OPTISHEAR_KERNELS=interpret and TRITON_INTERPRET=1 also on a CPU, slowly: that is for tests.
+    With OPTISHEAR_KERNELS=interpret and TRITON_INTERPRET=1 also on a CPU, slowly: it is for tests.
     """
     switch = os.environ.get("OPTISHEAR_KERNELS", "")
     if switch == "off" or find_spec("triton") is None:

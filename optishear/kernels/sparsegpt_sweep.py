@@ -66,12 +66,12 @@ def _launch(
     if not weight.stride(1) == keep.stride(1) == passed.stride(1) == 1:
         raise ValueError("Neighbours in a row must be neighbours in memory.")
     tile = max(16, triton.next_power_of_2(columns))
+    shape = (rows, columns)
+    strides = (weight.stride(0), keep.stride(0), passed.stride(0), upper.stride(0))
+    sizes = {"GROUP": group, "ROWS": ROWS, "COLUMNS": tile, "num_warps": WARPS}
+    grid = (triton.cdiv(rows, ROWS),)
     with torch.cuda.device_of(weight):
-        _sweep_rows[(triton.cdiv(rows, ROWS),)](
-            weight, keep, passed, upper, drop, bad,
-            rows, columns, weight.stride(0), keep.stride(0), passed.stride(0), upper.stride(0),
-            GROUP=group, ROWS=ROWS, COLUMNS=tile, num_warps=WARPS,
-        )  # fmt: skip
+        _sweep_rows[grid](weight, keep, passed, upper, drop, bad, *shape, *strides, **sizes)
 
 
 @triton.jit
@@ -99,7 +99,7 @@ def _sweep_rows(
         gone = tl.where(kept != 0, 0.0, 1.0)
     corner, line_at = upper, upper + column
     for j in range(columns):
-        if GROUP > 0:
+        if GROUP > 0:  # noqa: SIM102 (settled when it is compiled; the next one is not)
             if j % GROUP == 0:
                 saliency = tl.div_rn(w, diagonal)
                 saliency = saliency * saliency
