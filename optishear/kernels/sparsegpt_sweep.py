@@ -62,12 +62,12 @@ def _launch(
     rows, columns = weight.shape
     if not rows:
         return
-    upper = upper.contiguous()  # torch solves for its factor column by column
     if not weight.stride(1) == keep.stride(1) == passed.stride(1) == 1:
         raise ValueError("Neighbours in a row must be neighbours in memory.")
     tile = max(16, triton.next_power_of_2(columns))
     shape = (rows, columns)
-    strides = (weight.stride(0), keep.stride(0), passed.stride(0), upper.stride(0))
+    strides = (weight.stride(0), keep.stride(0), passed.stride(0))
+    upper = upper.contiguous()  # of few columns: a copy is nothing, and its lines are aligned
     sizes = {"GROUP": group, "ROWS": ROWS, "COLUMNS": tile, "num_warps": WARPS}
     grid = (triton.cdiv(rows, ROWS),)
     with torch.cuda.device_of(weight):
@@ -78,7 +78,7 @@ def _launch(
 @no_type_check  # or tests would wrap what triton reads the source of
 def _sweep_rows(
     weight, keep, passed, upper, drop, bad,
-    rows, columns, weight_stride, keep_stride, passed_stride, upper_stride,
+    rows, columns, weight_stride, keep_stride, passed_stride,
     GROUP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -90,7 +90,7 @@ def _sweep_rows(
     # 1 where a weight goes, else 0: numbers, for a tile of truth values takes more instructions.
     gone = tl.zeros([ROWS, COLUMNS], dtype=tl.float32)
     if GROUP > 0:
-        diagonal = tl.load(upper + column * (upper_stride + 1), mask=inside, other=1.0)
+        diagonal = tl.load(upper + column * (columns + 1), mask=inside, other=1.0)
         diagonal = tl.broadcast_to(diagonal, (ROWS, COLUMNS))
         count = tl.load(drop + row, mask=row < rows, other=0)
         strange = tl.zeros([ROWS], dtype=tl.int32)
@@ -120,8 +120,8 @@ def _sweep_rows(
         error = tl.where(value != 0, tl.div_rn(tl.where(value != 0, value, owns), owns), 0.0)
         w = tl.fma(-error[:, None], line, w)
         errors = tl.where(column == j, error[:, None], errors)
-        corner += upper_stride + 1
-        line_at += upper_stride
+        corner += columns + 1
+        line_at += columns
     tl.store(weight + row[:, None] * weight_stride + column, tl.where(gone > 0, 0.0, w), mask=here)
     tl.store(passed + row[:, None] * passed_stride + column, errors, mask=here)
     if GROUP > 0:

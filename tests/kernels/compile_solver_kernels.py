@@ -35,7 +35,7 @@ def compiled(kernel, warps, sizes, ones=()):
         "kernel": kernel.__name__,
         "sizes": fixed,
         "shared": found.metadata.shared,
-        "double": bool(re.search(r"\\.f64", found.asm["ptx"])),
+        "double": bool(re.search(r"\.f64", found.asm["ptx"])),
         "binary": len(found.asm["cubin"]),
     }
 
@@ -47,7 +47,7 @@ def main():
             sizes = {"GROUP": group, "ROWS": rows, "COLUMNS": columns}
             yield compiled(sparsegpt_sweep._sweep_rows, warps, sizes)
     sizes = {"GROUP": 0, "ROWS": rows, "COLUMNS": 16}
-    yield compiled(sparsegpt_sweep._sweep_rows, warps, sizes, ("rows", "columns", "upper_stride"))
+    yield compiled(sparsegpt_sweep._sweep_rows, warps, sizes, ("rows", "columns", "keep_stride"))
     for kernel in (refit_step._move, refit_step._turn):
         sizes = {"COLUMNS": refit_step.COLUMNS}
         yield compiled(kernel, refit_step.WARPS, sizes)

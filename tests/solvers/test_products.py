@@ -8,7 +8,7 @@ from optishear.recipe.pattern import Row
 from optishear.solvers import products
 from optishear.solvers.masks import keep_highest
 from optishear.solvers.products import PRODUCTS, product
-from optishear.solvers.refit import REPLACE, exact_refit, refit
+from optishear.solvers.refit import REPLACE, _descend, exact_refit, refit
 
 
 def rounded_to_tf32(x):
@@ -90,23 +90,26 @@ def test_a_refit_of_less_than_fp32_keeps_its_word(tf32, kind, lam, precision):
         assert found.excess <= tolerance
 
 
-def test_it_takes_few_steps_more_than_fp32(tf32):
-    layer, quadratic, keep = problem("rank_deficient")
+@pytest.mark.parametrize("lam", [1.0, 0.4])
+def test_it_takes_few_steps_more_than_fp32(tf32, lam):
+    layer, quadratic, keep = problem("rank_deficient", lam)
     plain = refit(quadratic, layer.weight, keep).iterations
     for precision in ("tf32", "bf16x3"):
         found = refit(quadratic, layer.weight, keep, precision=precision)
         assert plain <= found.iterations <= plain + 4
 
 
+@pytest.mark.parametrize("kind", ["plain", "one_token"])
 @pytest.mark.parametrize("steps", [3, REPLACE, REPLACE + 4])
-def test_what_it_states_when_it_runs_out_of_steps_is_true_as_well(tf32, steps):
-    layer, quadratic, keep = problem("rank_deficient")
+def test_the_bound_is_true_wherever_the_steps_end_even_where_they_lead_astray(tf32, kind, steps):
+    layer, quadratic, keep = problem(kind)
     least = cost(layer, quadratic, exact_refit(quadratic, layer.weight, keep))
-    found = refit(
-        quadratic, layer.weight, keep, tolerance=0.0, most_iterations=steps, precision="tf32"
-    )
-    true = cost(layer, quadratic, found.weight) / least - 1
-    assert true <= found.excess + 1e-6
+    start = layer.weight.masked_fill(~keep, 0)
+    part = quadratic.part(slice(0, len(start)))
+    weight, bound, stated, _ = _descend(part, layer.weight, keep, start, 0.0, steps, "tf32")
+    true = cost(layer, quadratic, weight)
+    assert stated == pytest.approx(true, rel=1e-4)
+    assert true - least <= bound * 1.001 + 1e-6 * least
 
 
 def test_residuals_are_made_anew_in_fp32_every_so_often(monkeypatch):
@@ -134,3 +137,4 @@ def test_where_a_precision_cannot_hold_the_hessian_fp32_takes_over(tf32):
     found = refit(quadratic, layer.weight, keep, tolerance=1e-6, precision="tf32")
     assert torch.equal(found.weight, plain.weight)
     assert found.excess == plain.excess
+    assert found.iterations <= 2 * REPLACE
