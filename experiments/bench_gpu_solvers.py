@@ -18,10 +18,10 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -53,7 +53,7 @@ GIGA, TERA = 1e9, 1e12
 
 @dataclass(frozen=True)
 class Settings:
-    """`seconds`: what a part may take. Past half of it there is one round, but still every shape."""
+    """`seconds`: what a part may take. Past half of it there is only one round."""
 
     device: str
     tiny: bool
@@ -424,24 +424,11 @@ def check_refit(layer: Layer, keep: Tensor, exact: Tensor, precision: str, kerne
 
 
 def switched(kernels: str, run: Callable[[], Any]) -> Any:
-    """With kernels "on" or "off"; on a CPU "on" is the interpreter."""
-    with _switch({"on": "", "off": "off"}[kernels]):
+    """With kernels "on" or "off"; where the interpreter is on, "on" means that."""
+    if kernels == "on" and os.environ.get("TRITON_INTERPRET") == "1":
+        kernels = "interpret"
+    with patch.dict(os.environ, {"OPTISHEAR_KERNELS": kernels}):
         return run()
-
-
-@contextmanager
-def _switch(value: str) -> Iterator[None]:
-    if value == "" and os.environ.get("TRITON_INTERPRET") == "1":
-        value = "interpret"
-    before = os.environ.get("OPTISHEAR_KERNELS")
-    os.environ["OPTISHEAR_KERNELS"] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OPTISHEAR_KERNELS"]
-        else:
-            os.environ["OPTISHEAR_KERNELS"] = before
 
 
 def medians(contenders: dict[str, Callable[[], Any]], layer: Layer) -> dict[str, float]:

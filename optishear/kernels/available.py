@@ -11,7 +11,7 @@ def usable(tensor: torch.Tensor) -> bool:
 
     With OPTISHEAR_KERNELS=interpret and TRITON_INTERPRET=1 also on a CPU, slowly: it is for tests.
     """
-    switch = os.environ.get("OPTISHEAR_KERNELS", "")
+    switch = os.environ.get("OPTISHEAR_KERNELS", "on")
     if switch == "off" or find_spec("triton") is None:
         return False
     interpreted = switch == "interpret" and os.environ.get("TRITON_INTERPRET") == "1"

@@ -1,8 +1,8 @@
-import os
 from importlib import import_module
 
 import pytest
 import torch
+from kernel_switch import kernels
 from problems import SmallLayer
 
 from optishear.recipe.pattern import Row
@@ -10,7 +10,6 @@ from optishear.solvers import refit as reference
 from optishear.solvers.masks import keep_highest
 
 
-os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 pytest.importorskip("triton", reason="triton comes with torch's builds for GPUs only")
 DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
 kernel = import_module("optishear.kernels.refit_step")
@@ -23,9 +22,9 @@ KEPT = {"some": lambda x: x > 0.5, "all": lambda x: x >= 0, "none": lambda x: x 
 def made_up(shape, kept, count, *, seed=0):
     """`count` matrices, a mask, and a positive number a row."""
     generator = torch.Generator().manual_seed(seed)
-    matrices = [torch.randn(shape, generator=generator).to(DEVICE) for _ in range(count)]
-    keep = KEPT[kept](torch.rand(shape, generator=generator)).to(DEVICE)
-    return matrices, keep, torch.rand(shape[0], generator=generator).to(DEVICE) + 0.1
+    matrices = [torch.randn(shape, generator=generator) for _ in range(count)]
+    keep = KEPT[kept](torch.rand(shape, generator=generator))
+    return matrices, keep, torch.rand(shape[0], generator=generator) + 0.1
 
 
 def assert_close(found, wanted):
@@ -99,21 +98,18 @@ def test_matrices_that_are_not_stored_by_rows_are_refused():
 
 def problem(lam):
     layer = SmallLayer(rows=5, width=100, tokens=300)
-    for name in ("gram", "input_sq"):
-        object.__setattr__(layer.stats, name, getattr(layer.stats, name).to(DEVICE))
-    layer.weight = layer.weight.to(DEVICE)
     return layer.quadratic(lam), layer.weight, keep_highest(layer.weight.abs(), 350, Row())
 
 
 @pytest.mark.parametrize("precision", ["highest", "bf16x3"])
 @pytest.mark.parametrize("lam", [1.0, 0.5])
-def test_a_refit_answers_alike_with_kernels_and_without(lam, precision, monkeypatch):
+def test_a_refit_answers_alike_with_kernels_and_without(lam, precision):
     quadratic, dense, keep = problem(lam)
     copy, start = dense.clone(), dense * 0.9
     found = {}
-    for switch in ("off", "interpret"):
-        monkeypatch.setenv("OPTISHEAR_KERNELS", switch)
-        found[switch] = reference.refit(quadratic, dense, keep, start, precision=precision)
+    for mode in ("off", "interpret"):
+        with kernels(mode):
+            found[mode] = reference.refit(quadratic, dense, keep, start, precision=precision)
     assert found["interpret"].iterations == found["off"].iterations > 3
     assert found["interpret"].excess == pytest.approx(found["off"].excess, rel=0.02)
     assert torch.allclose(found["interpret"].weight, found["off"].weight, atol=1e-4)
@@ -126,9 +122,9 @@ def test_the_switch_decides_whether_the_kernels_run(monkeypatch):
     launched = []
     launch = kernel._launch
     monkeypatch.setattr(kernel, "_launch", lambda fn, *a: (launched.append(fn), launch(fn, *a)))
-    monkeypatch.setenv("OPTISHEAR_KERNELS", "off")
-    reference.refit(*problem(1.0))
+    with kernels("off"):
+        reference.refit(*problem(1.0))
     assert launched == []
-    monkeypatch.setenv("OPTISHEAR_KERNELS", "interpret")
-    steps = reference.refit(*problem(1.0)).iterations
+    with kernels("interpret"):
+        steps = reference.refit(*problem(1.0)).iterations
     assert launched == [kernel._move, kernel._turn] * steps

@@ -1,8 +1,8 @@
-import os
 from importlib import import_module
 
 import pytest
 import torch
+from kernel_switch import kernels
 from problems import SmallLayer
 
 from optishear.errors import NumericalError
@@ -11,7 +11,6 @@ from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.solvers.sparsegpt import SparseGPT
 
 
-os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 pytest.importorskip("triton", reason="triton comes with torch's builds for GPUs only")
 INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -42,21 +41,17 @@ def column_by_column(weight, keep, upper, group=0, drop=None):
 
 
 def by_kernel(weight, keep, upper, group=0, drop=None):
-    weight, keep, upper = (x.clone().to(DEVICE) for x in (weight, keep, upper))
-    passed = torch.full_like(weight, 7.0)  # which nothing may leave behind
-    bad = torch.zeros(len(weight), dtype=torch.int32, device=DEVICE)
-    drop = bad if drop is None else drop.to(DEVICE, torch.int32)
+    weight, keep, passed = weight.clone(), keep.clone(), torch.full_like(weight, 7.0)
+    bad = torch.zeros(len(weight), dtype=torch.int32)
+    drop = bad if drop is None else drop.int()
     kernel.sweep_block(weight, keep, upper, passed, group, drop, bad)
-    return weight.cpu(), keep.cpu(), passed.cpu(), bad.cpu()
+    return weight, keep, passed, bad
 
 
 def assert_same(found, wanted):
-    """A GPU rounds a product and a sum together, the interpreter does not."""
+    """To the bit: the interpreter rounds each operation, and so does `column_by_column`."""
     for ours, theirs in zip(found, wanted):
-        if INTERPRETED or ours.dtype == torch.bool:
-            assert torch.equal(ours, theirs)
-        else:
-            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert torch.equal(ours, theirs)
 
 
 KEPT = {"some": lambda x: x > 0.5, "all": lambda x: x >= 0, "none": lambda x: x < 0}
@@ -137,25 +132,22 @@ def test_rows_that_are_not_contiguous_are_refused():
         by_kernel(weight.T, weight > 0, upper)
 
 
-def solved(pattern, monkeypatch, switch, lam=1.0, spoilt=None, share=0.5):
-    monkeypatch.setenv("OPTISHEAR_KERNELS", switch)
+def solved(pattern, mode, lam=1.0, spoilt=None):
     layer = SmallLayer(rows=5, width=144, tokens=300)
-    for name in ("gram", "input_sq"):
-        object.__setattr__(layer.stats, name, getattr(layer.stats, name).to(DEVICE))
-    layer.weight = layer.weight.to(DEVICE)
     if spoilt is not None:
         layer.weight[1, 3] = spoilt
-    return SparseGPT().solve(layer.problem(int(share * layer.weight.numel()), pattern, lam))
+    with kernels(mode):
+        return SparseGPT().solve(layer.problem(layer.weight.numel() // 2, pattern, lam))
 
 
 PATTERNS = [Block(16), Block(128), Block(140), NofM(4), NofM(8), NofM(144), Row(), WholeLayer()]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.text)
-def test_the_solver_answers_alike_with_kernels_and_without(pattern, monkeypatch):
+def test_the_solver_answers_alike_with_kernels_and_without(pattern):
     """Up to rounding: torch on this machine may round a product and a sum together."""
-    with_kernels = solved(pattern, monkeypatch, "interpret")
-    without = solved(pattern, monkeypatch, "off")
+    with_kernels = solved(pattern, "interpret")
+    without = solved(pattern, "off")
     assert torch.equal(with_kernels.keep, without.keep)
     assert torch.allclose(with_kernels.weight, without.weight, rtol=1e-4, atol=1e-5)
 
@@ -164,30 +156,30 @@ def test_the_switch_decides_whether_the_kernel_runs(monkeypatch):
     launches = []
     launch = kernel._launch
     monkeypatch.setattr(kernel, "_launch", lambda *a: (launches.append(1), launch(*a)))
-    solved(Row(), monkeypatch, "off")
+    solved(Row(), "off")
     assert launches == []
-    solved(Row(), monkeypatch, "interpret")
+    solved(Row(), "interpret")
     assert len(launches) == 2  # blocks of 128 in 144 columns
 
 
-def test_row_terms_go_through_torch_to_the_same_bits(monkeypatch):
-    with_kernels = solved(NofM(4), monkeypatch, "interpret", lam=0.5)
-    assert torch.equal(with_kernels.weight, solved(NofM(4), monkeypatch, "off", lam=0.5).weight)
+def test_row_terms_go_through_torch_to_the_same_bits():
+    with_kernels = solved(NofM(4), "interpret", lam=0.5)
+    assert torch.equal(with_kernels.weight, solved(NofM(4), "off", lam=0.5).weight)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, under the interpreter
 @pytest.mark.parametrize("switch", ["interpret", "off"])
 @pytest.mark.parametrize("spoilt", [torch.inf, torch.nan, 1e30])
-def test_scores_that_are_not_finite_are_a_numerical_error_either_way(spoilt, switch, monkeypatch):
+def test_scores_that_are_not_finite_are_a_numerical_error_either_way(spoilt, switch):
     with pytest.raises(NumericalError, match="scores are nan or inf"):
-        solved(NofM(4), monkeypatch, switch, spoilt=spoilt)
+        solved(NofM(4), switch, spoilt=spoilt)
 
 
 def test_kernels_are_used_on_a_gpu_or_where_the_interpreter_is_asked_for(monkeypatch):
     here = torch.zeros(1)
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    for switch, expected in (("off", False), ("", False), ("interpret", True)):
-        monkeypatch.setenv("OPTISHEAR_KERNELS", switch)
-        assert usable(here) == expected
+    for mode, expected in (("off", False), ("on", False), ("interpret", True)):
+        with kernels(mode):
+            assert usable(here) == expected
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert not usable(here)
+    with kernels("interpret"):
+        assert not usable(here)
