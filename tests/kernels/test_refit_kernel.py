@@ -11,7 +11,6 @@ from optishear.solvers.masks import keep_highest
 
 
 pytest.importorskip("triton", reason="triton comes with torch's builds for GPUs only")
-DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"
 kernel = import_module("optishear.kernels.refit_step")
 
 

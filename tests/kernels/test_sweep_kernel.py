@@ -12,8 +12,6 @@ from optishear.solvers.sparsegpt import SparseGPT
 
 
 pytest.importorskip("triton", reason="triton comes with torch's builds for GPUs only")
-INTERPRETED = os.environ["TRITON_INTERPRET"] == "1"
-DEVICE = "cpu" if INTERPRETED else "cuda"
 kernel = import_module("optishear.kernels.sparsegpt_sweep")
 
 
