@@ -130,8 +130,8 @@ def test_rows_that_are_not_contiguous_are_refused():
         by_kernel(weight.T, weight > 0, upper)
 
 
-def solved(pattern, mode, lam=1.0, spoilt=None):
-    layer = SmallLayer(rows=5, width=144, tokens=300)
+def solved(pattern, mode, lam=1.0, spoilt=None, width=144):
+    layer = SmallLayer(rows=3, width=width, tokens=300)
     if spoilt is not None:
         layer.weight[1, 3] = spoilt
     with kernels(mode):
@@ -170,7 +170,7 @@ def test_row_terms_go_through_torch_to_the_same_bits():
 @pytest.mark.parametrize("spoilt", [torch.inf, torch.nan, 1e30])
 def test_scores_that_are_not_finite_are_a_numerical_error_either_way(spoilt, switch):
     with pytest.raises(NumericalError, match="scores are nan or inf"):
-        solved(NofM(4), switch, spoilt=spoilt)
+        solved(NofM(4), switch, spoilt=spoilt, width=24)
 
 
 def test_kernels_are_used_on_a_gpu_or_where_the_interpreter_is_asked_for(monkeypatch):
