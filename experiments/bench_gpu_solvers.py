@@ -333,7 +333,7 @@ def one_block(layer: Layer, levels: int) -> Callable[[], None]:
     columns = min(128, layer.shape.width)
     dense = layer.weight[:, :columns].repeat(levels, 1)
     upper = layer.quadratic.shared.inverse_upper[:columns, :columns]
-    keep = torch.rand(dense.shape, device=dense.device) < SPARSITY
+    keep = dense > 0
     weight, passed = dense.clone(), torch.empty_like(dense)
     none = torch.zeros(len(dense), dtype=torch.int32, device=dense.device)
     from optishear.kernels.sparsegpt_sweep import sweep_block

@@ -11,7 +11,6 @@ be made good, see `refit`.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from jaxtyping import BFloat16, Float
@@ -32,12 +31,12 @@ def product(
 def in_fp32(x: Float[Tensor, "rows in"], matrix: Float[Tensor, "in out"]) -> Tensor:
     if x.device.type != "cuda":
         return x @ matrix
-    with _cuda_precision("ieee"):
+    with _cuda("fp32_precision", "ieee"):
         return x @ matrix
 
 
 def in_tf32(x: Float[Tensor, "rows in"], matrix: Float[Tensor, "in out"]) -> Tensor:
-    with _cuda_precision("tf32"):
+    with _cuda("fp32_precision", "tf32"):
         return x @ matrix
 
 
@@ -48,7 +47,8 @@ def in_three_bf16(x: Float[Tensor, "rows in"], matrix: Float[Tensor, "in out"]) 
     right = torch.cat([matrix_high, matrix_high, matrix_low])
     if x.device.type != "cuda":
         return left.float() @ right.float()
-    return torch.mm(left, right, out_dtype=torch.float32)
+    with _cuda("allow_bf16_reduced_precision_reduction", False):
+        return torch.mm(left, right, out_dtype=torch.float32)
 
 
 PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -59,14 +59,14 @@ PRODUCTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @contextmanager
-def _cuda_precision(name: Literal["ieee", "tf32"]) -> Iterator[None]:
+def _cuda(setting: str, value: str | bool) -> Iterator[None]:
     settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = name
+    before = getattr(settings, setting)
+    setattr(settings, setting, value)
     try:
         yield
     finally:
-        settings.fp32_precision = before
+        setattr(settings, setting, before)
 
 
 def _halves(
