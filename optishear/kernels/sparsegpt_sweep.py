@@ -1,4 +1,4 @@
-"""SparseGPT's sweep over a block of columns in one launch, where torch needs four a column.
+"""SparseGPT's sweep over a block of columns in one launch, where torch makes five a column.
 
 A program takes a few rows of the block into registers and goes through the columns from left to
 right. Rows are independent of each other given the factor, so they may be those of several layers

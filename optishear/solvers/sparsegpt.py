@@ -129,7 +129,7 @@ def _sweep(
     for start in range(0, width, size):
         block = slice(start, min(start + size, width))
         part, kept = weight[:, block], keep[:, block]
-        passed = torch.zeros_like(part)
+        passed = torch.empty_like(part)
         if not group:
             scores = sweep.saliencies(sweep.current(part, block, moved), block)
             kept.copy_(_keep(scores, counts[start // size], pattern))
