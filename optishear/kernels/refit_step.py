@@ -49,7 +49,7 @@ def turn_rows(
 
 def _launch(kernel, matrices: tuple[Tensor, ...], *by_row: Tensor) -> None:
     rows, columns = matrices[0].shape
-    if any(matrix.stride(1) != 1 for matrix in matrices):
+    if columns > 1 and any(matrix.stride(1) != 1 for matrix in matrices):
         raise ValueError("Neighbours in a row must be neighbours in memory.")
     strides = [matrix.stride(0) for matrix in matrices]
     tile = min(COLUMNS, max(16, triton.next_power_of_2(columns)))

@@ -62,7 +62,7 @@ def _launch(
     rows, columns = weight.shape
     if not rows:
         return
-    if not weight.stride(1) == keep.stride(1) == passed.stride(1) == 1:
+    if columns > 1 and not weight.stride(1) == keep.stride(1) == passed.stride(1) == 1:
         raise ValueError("Neighbours in a row must be neighbours in memory.")
     tile = max(16, triton.next_power_of_2(columns))
     shape = (rows, columns)

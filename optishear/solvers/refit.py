@@ -142,7 +142,8 @@ def _descend(
     `weight`. With less than fp32 it gives up where the cost no longer falls."""
     kernels, rough = usable(weight), precision != "highest"
     move, turn_to = _steps(kernels)
-    kept = keep if kernels else keep.float()
+    kept = keep.contiguous() if kernels else keep.float()
+    weight = weight.contiguous() if kernels else weight
     inverse = part.inverse_on(keep, masked=not kernels)
     residual, cost = _residual(part, weight - dense, kept)
     ahead, inner = inverse(residual)
@@ -167,7 +168,7 @@ def _descend(
         ahead, inner_ahead = inverse(residual, "highest" if exact else precision)
         direction, slope, turn = turn_to(residual, ahead, direction, kept, slope)
         if rough:
-            continue  # both of the next rest on what exact steps have in common
+            continue  # what follows holds for exact steps only
         if inner is not None and inner_ahead is not None:
             inner = inner_ahead + turn[:, None] * inner  # S times the direction, likewise
         sharpness = _sharpened(sharpness, step, turn)

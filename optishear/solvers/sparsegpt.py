@@ -54,6 +54,7 @@ class SparseGPT(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         weight = torch.where(problem.stats.input_sq == 0, 0.0, problem.weight.float())
+        weight = weight.contiguous() if usable(weight) else weight
         sweep = _Sweep(problem.quadratic, weight.shape[0])
         keep = _sweep(sweep, weight, problem.drop, problem.pattern)
         return solution(problem, weight, keep)

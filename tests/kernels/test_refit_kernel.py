@@ -117,6 +117,16 @@ def test_a_refit_answers_alike_with_kernels_and_without(lam, precision):
     assert torch.equal(start, copy * 0.9)
 
 
+def test_weights_and_masks_stored_by_columns_are_refitted_as_well():
+    quadratic, dense, keep = problem(1.0)
+    with kernels("interpret"):
+        by_rows = reference.refit(quadratic, dense, keep)
+        by_columns = reference.refit(
+            quadratic, dense.T.contiguous().T, keep.T.contiguous().T, start=dense.T.clone().T
+        )
+    assert torch.allclose(by_columns.weight, by_rows.weight, atol=1e-4)
+
+
 def test_the_switch_decides_whether_the_kernels_run(monkeypatch):
     launched = []
     launch = kernel._launch

@@ -130,8 +130,10 @@ def test_rows_that_are_not_contiguous_are_refused():
         by_kernel(weight.T, weight > 0, upper)
 
 
-def solved(pattern, mode, lam=1.0, spoilt=None, width=144):
+def solved(pattern, mode, lam=1.0, spoilt=None, width=144, by_columns=False):
     layer = SmallLayer(rows=3, width=width, tokens=300)
+    if by_columns:
+        layer.weight = layer.weight.T.contiguous().T
     if spoilt is not None:
         layer.weight[1, 3] = spoilt
     with kernels(mode):
@@ -148,6 +150,14 @@ def test_the_solver_answers_alike_with_kernels_and_without(pattern):
     without = solved(pattern, "off")
     assert torch.equal(with_kernels.keep, without.keep)
     assert torch.allclose(with_kernels.weight, without.weight, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_stored_by_columns_are_solved_as_well():
+    """As GPT-2's are."""
+    by_columns = solved(NofM(4), "interpret", width=24, by_columns=True)
+    by_rows = solved(NofM(4), "interpret", width=24)
+    assert torch.equal(by_columns.keep, by_rows.keep)
+    assert torch.allclose(by_columns.weight, by_rows.weight, rtol=1e-4, atol=1e-5)
 
 
 def test_the_switch_decides_whether_the_kernel_runs(monkeypatch):
