@@ -10,8 +10,8 @@ inside the device's memory, and square products in bf16, TF32 and fp32. Exit cod
 what its reference is; 2: there is no CUDA device. `--interpret` runs the same on tiny shapes
 through Triton's interpreter: a test of this script, whose times mean nothing.
 
-`PARTS` is what can be run, {name: function of a Bench that returns rows}. `bench_gpu_solvers.py`
-beside this file adds its own `PARTS`, where it exists.
+`PARTS` is what can be run, {name: function of a Bench that returns rows}; those of
+`bench_gpu_solvers.py` beside this file come after them.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from torch import Tensor
 
 
 GB, TFLOP = 1e9, 1e12
-SECONDS = 480
+SECONDS, SOLVER_SECONDS = 480, 80.0
 
 
 @dataclass(frozen=True)
@@ -405,14 +405,33 @@ def float32_products(precision: str) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def all_parts() -> dict[str, Callable[[Any], list[Any]]]:
-    """Those above, and those of `bench_gpu_solvers.py` where there is such a file."""
+def all_parts() -> dict[str, Callable[[Bench], list[Row]]]:
+    """Those above, and the solvers' of `bench_gpu_solvers.py` beside this file."""
     sys.path.insert(0, str(Path(__file__).parent))
-    if find_spec("bench_gpu_solvers") is None:
-        return dict(PARTS)
-    import bench_gpu_solvers  # pyright: ignore[reportMissingImports]
+    import bench_gpu_solvers
 
-    return {**PARTS, **bench_gpu_solvers.PARTS}
+    def solver(name: str, bench: Bench) -> list[Row]:
+        """It checks itself before it times anything, and says so where it is wrong."""
+        device = "cuda" if bench.on_gpu else "cpu"
+        settings = bench_gpu_solvers.Settings(device, not bench.on_gpu, SOLVER_SECONDS)
+        try:
+            found = bench_gpu_solvers.PARTS[name](settings)
+        except SystemExit as wrong:
+            return [Row(name, str(wrong), right=False)]
+        return [
+            Row(
+                name,
+                f"{row['shape']}: {row['what']}",
+                row["milliseconds"],
+                None if row["per_second"] is None else row["per_second"] / GB,
+                "G/s",
+                row["share"],
+                "its own" if row["share"] is not None else "",
+            )
+            for row in found
+        ]
+
+    return {**PARTS, **{name: partial(solver, name) for name in bench_gpu_solvers.PARTS}}
 
 
 def table(rows: list[Row]) -> str:

@@ -83,8 +83,11 @@ def measured(
 
 
 def values_by_rung(run: RunDirectory, experiment: Experiment) -> pd.DataFrame:
-    """A row for each recipe that was measured on all rungs, a column `QUANTITY@TOKENS` each."""
-    names = [name for name in experiment.quantities if name not in SIZES]
+    """A row for each recipe that was measured on all rungs, a column `QUANTITY@TOKENS` each.
+
+    Sizes are left out: under a budget all recipes have the same.
+    """
+    names = [name for name in experiment.quantities if name not in (*SIZES, "sparsity")]
     table = evaluations_table(run).rename(columns=lambda name: name.removeprefix("value."))
     wide = table.pivot_table(index="key", columns="rung", values=names).dropna()
     wide.columns = [f"{name}@{rung}" for name, rung in wide.columns]

@@ -14,6 +14,7 @@ from torch import Tensor
 from optishear.calibration.gradients import LayerGradients
 from optishear.errors import NumericalError
 from optishear.solvers.hessian import Hessian
+from optishear.solvers.products import product
 
 
 # Of one chunk's row terms in fp32. On a CPU they then stay in the cache from one iteration to the
@@ -76,18 +77,21 @@ class Part:
     term: Float[Tensor, "rows samples in"] | None
 
     def times(
-        self, x: Float[Tensor, "rows in"], inner: Float[Tensor, "rows samples"] | None = None
+        self,
+        x: Float[Tensor, "rows in"],
+        inner: Float[Tensor, "rows samples"] | None = None,
+        precision: str = "highest",
     ) -> Float[Tensor, "rows in"]:
         """H_r x_r for every row r; `inner` is S_r x_r where that is known already."""
-        product = x @ self.shared.matrix
+        times = product(x, self.shared.matrix, precision)
         if self.term is None:
-            return product
+            return times
         inner = along(x, self.term) if inner is None else inner
-        return product + weighted(inner, self.term)
+        return times + weighted(inner, self.term)
 
-    def inverse_on(self, keep: Bool[Tensor, "rows in"]) -> "InverseOn":
+    def inverse_on(self, keep: Bool[Tensor, "rows in"], masked: bool = True) -> "InverseOn":
         """An upper bound of each row's inverse on the weights it keeps."""
-        return InverseOn(self, keep)
+        return InverseOn(self, keep, masked)
 
     def costs(self, change: Float[Tensor, "rows in"]) -> Float[Tensor, " rows"]:
         """1/2 d_r H_r d_r^T of each row, in fp64."""
@@ -102,11 +106,13 @@ class InverseOn:
     (M^-1 + S_T^T S_T)^-1 = M - M S_T^T (I + S_T M S_T^T)^-1 S_T M, S_T the kept columns of S_r.
     (Woodbury for the whole row and the mask afterwards would bound as well, but takes 22 steps
     where this takes 8: what a row term makes stiff, the mask then makes loose again.)
+
+    Without `masked` it may leave the last mask, on what it returns, to the caller.
     """
 
-    def __init__(self, part: Part, keep: Bool[Tensor, "rows in"]):
+    def __init__(self, part: Part, keep: Bool[Tensor, "rows in"], masked: bool = True):
         self.kept, self.inverse = keep.float(), part.shared.inverse
-        self.solved = None
+        self.masked, self.solved = masked, None
         if part.term is not None:
             inside = part.term * self.kept[:, None, :]
             self.solved = (inside @ self.inverse).mul_(self.kept[:, None, :])
@@ -120,18 +126,18 @@ class InverseOn:
                 )
 
     def __call__(
-        self, x: Float[Tensor, "rows in"]
+        self, x: Float[Tensor, "rows in"], precision: str = "highest"
     ) -> tuple[Float[Tensor, "rows in"], Float[Tensor, "rows samples"] | None]:
         """(M x, S M x); `x` is zero off T, and so is M x.
 
         The second costs nothing: with P = S_T M_0, M_0 = (H^-1)_TT and K = I + P S_T^T,
         S_T (M_0 x - P^T K^-1 P x) = P x - (K - I) K^-1 P x = K^-1 P x.
         """
-        product = (x @ self.inverse) * self.kept
+        times = product(x, self.inverse, precision)
         if self.solved is None:
-            return product, None
+            return times * self.kept if self.masked else times, None
         inner = torch.cholesky_solve(along(x, self.solved)[:, :, None], self.lower)[:, :, 0]
-        return product - weighted(inner, self.solved), inner
+        return times * self.kept - weighted(inner, self.solved), inner
 
 
 def along(

@@ -11,21 +11,32 @@ inverse that is sought, M >= (H_TT)^-1, which makes the stopping rule a proof: 1
 residual r bounds from above how far the cost still is from the optimum, whatever the scale. Since
 then no eigenvalue of the preconditioned system is below 1, the steps themselves sharpen that bound
 at no cost (Gauss-Radau quadrature; Meurant & Tichy 2013, Numer. Algorithms 62, with mu = 1).
+
+On a GPU the products of a step may be less precise than fp32 (`products.PRECISION`). The residual,
+which is carried from step to step, then drifts away from that of the weights. So every so often,
+and whenever a bound claims that the end is reached, residual, cost and M times the residual are
+made anew in fp32, and only a bound that such a residual gave ends the descent: the plain one, since
+the sharpened one needs exact steps. Where the cost then has not fallen, H is worse conditioned than
+that precision can hold, and the descent begins again in fp32.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from optishear.calibration.statistics import Need
+from optishear.kernels.use import usable
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
+from optishear.solvers.products import PRECISION
 from optishear.solvers.quadratic import Part, Quadratic
 
 
 TOLERANCE = 1e-4  # of the cost: how far above the optimum a refit may stop
 MOST_ITERATIONS = 200
+REPLACE = 10  # steps of less than fp32 from one residual made anew to the next
 LEAST_EIGENVALUE = 0.999  # of the preconditioned system: 1, less what fp32 may round off
 EXACT_BYTES = 2**28  # of one run of rows' systems in fp64
 EXACT_WIDTH = 32  # up to here a Cholesky factor a row is the faster way (0.2 against 0.3 ms; 64
@@ -87,23 +98,32 @@ def refit(
     start: Float[Tensor, "out in"] | None = None,
     tolerance: float = TOLERANCE,
     most_iterations: int = MOST_ITERATIONS,
+    precision: str | None = None,
 ) -> Refitted:
     """Conjugate gradients on every row at once, from `start` (None: the dense weights, masked).
 
-    Stops once the cost is provably within `tolerance` (relative) of the optimum, in fp32. Layers
-    of at most `EXACT_WIDTH` inputs are solved exactly.
+    Stops once the cost is provably within `tolerance` (relative) of the optimum, in fp32. Its
+    products are made in `precision`, or as `PRECISION` says of the device. Layers of at most
+    `EXACT_WIDTH` inputs are solved exactly.
     """
     if dense.shape[1] <= EXACT_WIDTH:
         return Refitted(exact_refit(quadratic, dense, keep), 0.0, 0)
-    weight = (dense if start is None else start).float().masked_fill(~keep, 0)
+    start = dense if start is None else start
+    weight = torch.empty_like(dense, dtype=torch.float32)
+    precision = precision or PRECISION.get(dense.device.type, "highest")
     bounds, costs, iterations = 0.0, 0.0, 0
     for part in quadratic.chunks(len(dense)):
         rows = part.rows
-        goal = dense[rows].float()
-        weight[rows], bound, cost, steps = _descend(
-            part, goal, keep[rows], weight[rows], tolerance, most_iterations
-        )
-        bounds, costs, iterations = bounds + bound, costs + cost, max(iterations, steps)
+        goal, kept = dense[rows].float(), keep[rows]
+        for used in dict.fromkeys((precision, "highest")):
+            first = start[rows].float().masked_fill(~kept, 0)
+            weight[rows], bound, cost, steps = _descend(
+                part, goal, kept, first, tolerance, most_iterations, used
+            )
+            iterations = max(iterations, steps)
+            if bound <= tolerance * (cost - bound):
+                break
+        bounds, costs = bounds + bound, costs + cost
     optimum = max(costs - bounds, 0.0)
     excess = 0.0 if bounds == 0 else bounds / optimum if optimum else float("inf")
     return Refitted(weight, excess, iterations)
@@ -116,35 +136,93 @@ def _descend(
     weight: Float[Tensor, "rows in"],
     tolerance: float,
     most_iterations: int,
+    precision: str,
 ) -> tuple[Float[Tensor, "rows in"], float, float, int]:
-    """(weight, bound on cost above the optimum, cost, iterations) of some rows."""
-    kept, inverse = keep.float(), part.inverse_on(keep)
-    change = weight - dense
-    product = part.times(change)
-    residual = -product * kept
-    cost = 0.5 * (product * change).sum(1, dtype=torch.float64)
+    """(weight, bound on cost above the optimum, cost, iterations) of some rows. May write into
+    `weight`. With less than fp32 it gives up where the cost no longer falls."""
+    kernels, rough = usable(weight), precision != "highest"
+    move, turn_to = _steps(kernels)
+    kept = keep.contiguous() if kernels else keep.float()
+    weight = weight.contiguous() if kernels else weight
+    inverse = part.inverse_on(keep, masked=not kernels)
+    residual, cost = _residual(part, weight - dense, kept)
     ahead, inner = inverse(residual)
     slope = (residual * ahead).sum(1)
-    direction, sharpness = ahead, torch.full_like(slope, 1 / LEAST_EIGENVALUE)
+    direction = ahead * kept if kernels else ahead
+    sharpness = torch.full_like(slope, 1 / LEAST_EIGENVALUE)
+    exact, least = True, float("inf")
     for iteration in range(most_iterations):
         bound = 0.5 * (sharpness * slope).sum(dtype=torch.float64).item()
-        if bound <= tolerance * (cost.sum().item() - bound):
-            return weight, bound, cost.sum().item(), iteration
-        product = part.times(direction, inner) * kept
-        curved = (direction * product).sum(1)
-        step = torch.where(curved > 0, slope / curved, 0.0)
-        weight = weight + step[:, None] * direction
-        residual = residual - step[:, None] * product
+        now = cost.sum().item()
+        reached = bound <= tolerance * (now - bound)
+        if exact and (reached or (rough and not now < least)):
+            return weight, bound, now, iteration
+        least = now if exact else least
+        product = part.times(direction, None if rough else inner, precision)
+        weight, residual, step = move(weight, residual, direction, product, kept, slope)
         cost -= 0.5 * (step * slope)
-        ahead, inner_ahead = inverse(residual)
-        before, slope = slope, (residual * ahead).sum(1)
-        turn = torch.where(before > 0, slope / before, 0.0)
-        direction = ahead + turn[:, None] * direction
+        due = reached or (iteration + 1) % REPLACE == 0 or iteration + 1 == most_iterations
+        exact = due or not rough
+        if exact and rough:
+            residual, cost = _residual(part, weight - dense, kept)
+        ahead, inner_ahead = inverse(residual, "highest" if exact else precision)
+        direction, slope, turn = turn_to(residual, ahead, direction, kept, slope)
+        if rough:
+            continue  # what follows holds for exact steps only
         if inner is not None and inner_ahead is not None:
             inner = inner_ahead + turn[:, None] * inner  # S times the direction, likewise
         sharpness = _sharpened(sharpness, step, turn)
     bound = 0.5 * (sharpness * slope).sum(dtype=torch.float64).item()
     return weight, bound, cost.sum().item(), most_iterations
+
+
+def _residual(
+    part: Part, change: Float[Tensor, "rows in"], kept: Shaped[Tensor, "rows in"]
+) -> tuple[Float[Tensor, "rows in"], Float[Tensor, " rows"]]:
+    """(residual, cost) of each row where its weights have changed so, in fp32 and fp64."""
+    product = part.times(change)
+    return -product * kept, 0.5 * (product * change).sum(1, dtype=torch.float64)
+
+
+Step = Callable[..., tuple[Tensor, Tensor, Tensor]]
+
+
+def _steps(kernels: bool) -> tuple[Step, Step]:
+    """What follows each of a step's two products: one kernel each on a GPU, else in torch."""
+    if not kernels:
+        return move_rows, turn_rows
+    from optishear.kernels import refit_step  # triton comes with torch's builds for GPUs
+
+    return refit_step.move_rows, refit_step.turn_rows
+
+
+def move_rows(
+    weight: Float[Tensor, "rows in"],
+    residual: Float[Tensor, "rows in"],
+    direction: Float[Tensor, "rows in"],
+    product: Float[Tensor, "rows in"],
+    kept: Float[Tensor, "rows in"],
+    slope: Float[Tensor, " rows"],
+) -> tuple[Float[Tensor, "rows in"], Float[Tensor, "rows in"], Float[Tensor, " rows"]]:
+    """(weight, residual, step): each row goes along its direction to where that costs least."""
+    product = product * kept
+    curved = (direction * product).sum(1)
+    step = torch.where(curved > 0, slope / curved, 0.0)
+    return weight + step[:, None] * direction, residual - step[:, None] * product, step
+
+
+def turn_rows(
+    residual: Float[Tensor, "rows in"],
+    ahead: Float[Tensor, "rows in"],
+    direction: Float[Tensor, "rows in"],
+    kept: Float[Tensor, "rows in"],
+    before: Float[Tensor, " rows"],
+) -> tuple[Float[Tensor, "rows in"], Float[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """(direction, slope, turn): each row's next direction, from M times its residual, `ahead`.
+    Here that is masked already; a kernel masks it by `kept`."""
+    slope = (residual * ahead).sum(1)
+    turn = torch.where(before > 0, slope / before, 0.0)
+    return ahead + turn[:, None] * direction, slope, turn
 
 
 def _sharpened(

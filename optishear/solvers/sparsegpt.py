@@ -25,6 +25,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from optishear.calibration.statistics import Need
+from optishear.errors import NumericalError
+from optishear.kernels.use import usable
 from optishear.recipe.pattern import Block, NofM, Pattern, Row
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
 from optishear.solvers.masks import keep_counts, keep_highest
@@ -52,6 +54,7 @@ class SparseGPT(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         weight = torch.where(problem.stats.input_sq == 0, 0.0, problem.weight.float())
+        weight = weight.contiguous() if usable(weight) else weight
         sweep = _Sweep(problem.quadratic, weight.shape[0])
         keep = _sweep(sweep, weight, problem.drop, problem.pattern)
         return solution(problem, weight, keep)
@@ -120,33 +123,76 @@ def _sweep(
     keep = torch.ones_like(weight, dtype=torch.bool)
     vectors = sweep.vectors
     moved = None if vectors is None else weight.new_zeros(rows, vectors.p.shape[2])
+    group = pattern.m if isinstance(pattern, NofM) else 0
+    each = drop // (rows * width // group) if group else 0
+    kernel = moved is None and group <= BLOCK and usable(weight)
+    bad = weight.new_zeros(rows, dtype=torch.int32)
     for start in range(0, width, size):
         block = slice(start, min(start + size, width))
         part, kept = weight[:, block], keep[:, block]
-        upper = sweep.upper[block, block]
-        passed = torch.zeros_like(part)
-        if not isinstance(pattern, NofM):
+        passed = torch.empty_like(part)
+        if not group:
             scores = sweep.saliencies(sweep.current(part, block, moved), block)
             kept.copy_(_keep(scores, counts[start // size], pattern))
-        for j in range(part.shape[1]):
-            column = start + j
-            if isinstance(pattern, NofM) and j % pattern.m == 0:
-                group, inside = slice(column, column + pattern.m), slice(j, j + pattern.m)
-                scores = sweep.saliencies(sweep.current(part[:, inside], group, moved), group)
-                each = drop // (rows * width // pattern.m)
-                kept[:, inside] = keep_highest(scores, rows * each, pattern)
-            w, error = part[:, j], passed[:, j]
-            if vectors is not None and moved is not None:
-                w += sweep.diagonal[column] * (vectors.p[column] * moved).sum(1)
-            torch.mul(w / sweep.diagonal[column], ~kept[:, j], out=error)
-            if vectors is not None and moved is not None:
-                error /= vectors.a[column]
-                moved.addcmul_(error[:, None], vectors.q[column])
-                error -= (vectors.p[column] * moved).sum(1)
-            w.mul_(kept[:, j])
-            part[:, j + 1 :].addr_(error, upper[j, j + 1 :], alpha=-1)
+        if kernel:
+            _by_kernel(sweep, part, kept, passed, start, group, each, bad)
+        else:
+            _by_column(sweep, part, kept, passed, start, group, each, moved)
         weight[:, block.stop :].addmm_(passed, sweep.upper[block, block.stop :], alpha=-1)
+    if kernel and group and (count := int(bad.sum())):
+        raise NumericalError(f"{count} of {weight.numel()} scores are nan or inf.")
     return keep
+
+
+def _by_column(
+    sweep: _Sweep,
+    part: Float[Tensor, "rows part"],
+    kept: Bool[Tensor, "rows part"],
+    passed: Float[Tensor, "rows part"],
+    start: int,
+    group: int,
+    each: int,
+    moved: Float[Tensor, "rows n"] | None,
+) -> None:
+    """Prunes the block `part`, from column `start` on, and fills `passed` with the errors that the
+    columns after it are owed. With a `group`, `each` of so many go, and `kept` is filled as well.
+    """
+    vectors = sweep.vectors
+    upper = sweep.upper[start : start + part.shape[1], start : start + part.shape[1]]
+    for j in range(part.shape[1]):
+        column = start + j
+        if group and j % group == 0:
+            ahead, inside = slice(column, column + group), slice(j, j + group)
+            scores = sweep.saliencies(sweep.current(part[:, inside], ahead, moved), ahead)
+            kept[:, inside] = keep_highest(scores, len(part) * each, NofM(group))
+        w, error = part[:, j], passed[:, j]
+        if vectors is not None and moved is not None:
+            w += sweep.diagonal[column] * (vectors.p[column] * moved).sum(1)
+        torch.mul(w / sweep.diagonal[column], ~kept[:, j], out=error)
+        if vectors is not None and moved is not None:
+            error /= vectors.a[column]
+            moved.addcmul_(error[:, None], vectors.q[column])
+            error -= (vectors.p[column] * moved).sum(1)
+        w.mul_(kept[:, j])
+        part[:, j + 1 :].addr_(error, upper[j, j + 1 :], alpha=-1)
+
+
+def _by_kernel(
+    sweep: _Sweep,
+    part: Float[Tensor, "rows part"],
+    kept: Bool[Tensor, "rows part"],
+    passed: Float[Tensor, "rows part"],
+    start: int,
+    group: int,
+    each: int,
+    bad: Int[Tensor, " rows"],
+) -> None:
+    """The same without row terms, in one launch; `bad` counts scores that are not finite."""
+    from optishear.kernels.sparsegpt_sweep import sweep_block  # triton comes with builds for GPUs
+
+    block = slice(start, start + part.shape[1])
+    drop = torch.full_like(bad, each)
+    sweep_block(part, kept, sweep.upper[block, block], passed, group, drop, bad)
 
 
 def _block_size(pattern: Pattern) -> int:

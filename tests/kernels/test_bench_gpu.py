@@ -63,8 +63,9 @@ def test_without_a_device_it_says_one_sentence(tmp_path):
 def test_parts_of_another_file_beside_it_are_run_and_a_wrong_result_is_an_error(tmp_path):
     script = shutil.copy(SCRIPT, tmp_path)
     (tmp_path / "bench_gpu_solvers.py").write_text(
-        "from bench_gpu import Row\n"
-        "PARTS = {'refit': lambda bench: [Row('refit', 'q', right=False)]}\n"
+        "def Settings(*_): ...\n"
+        "def refit(settings): raise SystemExit('q')\n"
+        "PARTS = {'refit': refit}\n"
     )
     to = tmp_path / "bench.json"
     run = bench("--interpret", "--parts", "refit", "--to", str(to), script=script)
