@@ -12,8 +12,11 @@ os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports Triton: kernels r
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or fills the user's cache, unless it asks for the network."""
-    if os.environ.get("OPTISHEAR_TEST_NETWORK") != "1":
-        monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """No test reads or fills the user's cache, unless it asks for the network. For the whole
+    session, since fixtures of modules are made before those of a test."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("OPTISHEAR_TEST_NETWORK") != "1":
+            patch.setenv("OPTISHEAR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield

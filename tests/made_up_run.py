@@ -11,7 +11,7 @@ from optishear.records.journal import Journal
 from optishear.records.run_directory import RunDirectory, read_json, write_json
 from optishear.search.driver import DriverSettings
 from optishear.search.drivers import make_driver, make_ladder
-from optishear.search.evaluator import Evaluator
+from optishear.search.evaluator import Evaluator, one_by_one
 from optishear.search.loop import run
 from optishear.search.space_file import SpaceSpec, build_space
 
@@ -89,15 +89,14 @@ def go_on(directory, watcher=None, until=None, memo=None, finish=True):
             raise KeyboardInterrupt
 
     with Journal(directory.journal, {"model": "stand-in"}, NAMES) as journal:
-        evaluator = Evaluator(measure, journal, memo)
+        evaluator = Evaluator(one_by_one(measure), journal, memo)
         watcher.stage("searching")
         driver = make_driver(search["driver"], settings)
         try:
             found = run(space, driver, evaluator, most, *goal, ladder, told)
         except KeyboardInterrupt:
             return None
-        for recipe in BASELINES:
-            evaluator(recipe, rungs[-1])
+        list(evaluator(BASELINES, rungs[-1]))
     if finish:
         ending = {
             "status": "finished",

@@ -18,6 +18,10 @@ class Baseline:
     rule: str = UNIFORM
 
     @property
+    def method_name(self) -> str:
+        return self.name.partition("@")[0]
+
+    @property
     def needs(self) -> frozenset[Need]:
         """The statistics that it reads."""
         method = self.method

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optishear.allocation import UNIFORM
 from optishear.config.baselines import parse_baseline
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.experiment.held_out_memo import keep, known, place_of
@@ -31,7 +32,11 @@ def baseline_recipes(
     budget = sum(picked.drop.values())
     found = {}
     for baseline in map(parse_baseline, names):
-        wish = rule_of(prepared, baseline.rule).wishes(budget / layout.total)
+        mean = budget / layout.total
+        if baseline.rule == UNIFORM:
+            wish = dict.fromkeys(layout.sizes, mean)
+        else:
+            wish = rule_of(prepared, baseline.rule).wishes(mean)
         drop = project(wish, layout, pattern, Bounds(), budget)
         found[baseline.name] = baseline.method.recipe(layout, drop, pattern.text)
     return found

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def replace_file(path: Path, content: bytes) -> None:
         half.write_bytes(content)
         os.replace(half, path)
     except OSError as error:
-        half.unlink(missing_ok=True)
+        with suppress(OSError):  # what is in the way of the one is in the way of the other
+            half.unlink(missing_ok=True)
         raise StorageError(
             f"{path}: could not be written ({error.strerror}). Free some space or choose another "
             f"place; what was written before is safe."

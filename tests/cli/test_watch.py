@@ -176,7 +176,9 @@ def searched(tmp_path_factory):
     text = yaml.safe_dump({**EMBEDDED, "search": settings})
     path.write_text("# Hypothesis: it can be followed.\n" + text)
     words = ["search", str(path), "--out", str(folder / "results"), "--log-json", "--json"]
-    result = CliRunner().invoke(app, words)
+    with pytest.MonkeyPatch.context() as patch:  # nothing is known of its held-out comparison
+        patch.setenv("OPTISHEAR_CACHE", str(folder / "cache"))
+        result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, (result.output, result.exception)
     return json.loads(result.stdout), result.stderr
 

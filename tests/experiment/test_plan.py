@@ -286,6 +286,12 @@ def test_memory_and_disk_that_do_not_suffice_are_warnings(tmp_path, monkeypatch)
     assert not made.findings.refused
 
 
+def test_baselines_with_published_profiles_are_looked_at_before_anything_is_calibrated(tmp_path):
+    made = planned(written(tmp_path, baselines=["wanda@owl"]), tmp_path / "out")
+    assert not made.findings.refused
+    assert made.times is not None
+
+
 def test_a_candidate_that_fails_is_a_warning(tmp_path, monkeypatch):
     def fails(recipe, rung):
         raise NumericalError("some.layer: not positive definite")

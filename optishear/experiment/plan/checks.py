@@ -9,6 +9,7 @@ from typing import TypeVar
 from optishear.allocation import RULES
 from optishear.calibration.statistics import unread
 from optishear.config import Experiment
+from optishear.config.baselines import parse_baseline
 from optishear.errors import StorageError, noting
 from optishear.experiment.held_out import baseline_recipes
 from optishear.experiment.prepare import Calibrated, Prepared
@@ -161,4 +162,6 @@ def _first_questions(setup: Setup) -> None:
     """The driver is made and asked, and a candidate decoded as it would be picked."""
     first = setup.space.decode(setup.driver().ask()[0])
     pattern = setup.space.layers.pattern
-    baseline_recipes(setup.experiment.baselines, first, pattern, setup.calibrated)
+    # Nothing is calibrated yet, and all rules meet the same budget on the same pattern.
+    methods = [parse_baseline(name).method_name for name in setup.experiment.baselines]
+    baseline_recipes(methods, first, pattern, setup.calibrated)
