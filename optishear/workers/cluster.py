@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,22 +36,29 @@ class Workers:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running Ray session, and who works there. `notice` is told what a person has to know."""
+    """A running Ray session, and who works there.
+
+    - `notice`: told what a person has to know.
+    - `spare`: replicas that nobody needs just now; starting one takes seconds.
+    """
 
     workers: Workers
     notice: Callable[[str], None]
+    spare: list[Any] = field(default_factory=list)
 
     @contextmanager
     def pool(self, parcel: Parcel) -> Iterator[Pool]:
         """Replicas that work on this parcel, which a host's replicas read from shared memory."""
         import ray
 
-        reference = ray.put(parcel)
-        pool = Pool(lambda: make_replica(self.workers), reference, self.workers.number, self.notice)
+        def make() -> Any:
+            return self.spare.pop() if self.spare else make_replica(self.workers)
+
+        pool = Pool(make, ray.put(parcel), self.workers.number, self.notice)
         try:
             yield pool
         finally:
-            pool.close()
+            self.spare.extend(pool.close())
 
 
 @contextmanager

@@ -85,13 +85,15 @@ class Pool:
         finally:
             self._abandon()
 
-    def close(self) -> None:
-        """Ends all workers. The pool is of no use afterwards."""
+    def close(self) -> list[Any]:
+        """Ends whoever is at work; returns the idle ones, which may serve another pool. This one is
+        of no use afterwards."""
         import ray
 
-        for worker in [*self._running.values(), *self._idle]:
+        for worker in self._running.values():
             ray.kill(worker.handle)
-        self._running, self._idle = {}, []
+        idle, self._running, self._idle = self._idle, {}, []
+        return [worker.handle for worker in idle]
 
     def _start(self) -> None:
         worker = _Worker(self.make())

@@ -35,7 +35,8 @@ class Replica:
         tensors.register()
 
     def ready(self, parcel: Parcel) -> list[str]:
-        """Takes the parcel up; returns what has to be said of it."""
+        """Takes the parcel up in the place of the one before; returns what has to be said of it."""
+        self._open.close()
         for name, found in versions().items():
             if self.expected[name] != found:
                 raise ConfigError(

@@ -27,6 +27,9 @@ class Toy:
             os.kill(os.getpid(), signal.SIGKILL)
         return ["prefixes are of no use here"]
 
+    def do(self, method, *arguments):
+        return getattr(self, method)(*arguments)
+
     def pid(self, label):
         self.done.append(label)
         return os.getpid(), list(self.done)
@@ -79,8 +82,8 @@ def pool_of():
         return pools[-1]
 
     yield make
-    for pool in pools:
-        pool.close()
+    for handle in [handle for pool in pools for handle in pool.close()]:
+        ray.kill(handle)
 
 
 def call(key, method, *arguments, home=""):
