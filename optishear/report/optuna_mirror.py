@@ -6,6 +6,7 @@ The study is a copy: it is made of the journal, brought up to date from it, and 
 import json
 import os
 import re
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from optishear.errors import ConfigError, StorageError
 from optishear.recipe.features import Feature, features
@@ -74,8 +75,7 @@ def _database(url: str) -> BaseStorage:
     """Errors name the place without what may be a password in it."""
     shown = re.sub(r"//[^@/]*@", "//…@", url)
     try:
-        with quiet():
-            return RDBStorage(url)
+        return _at_once(url)
     except ImportError as error:
         raise ConfigError(
             f"--study {shown}: {error.name or error} is not installed, which this database needs. "
@@ -87,6 +87,17 @@ def _database(url: str) -> BaseStorage:
             f"--study {shown}: cannot be opened ({type(error).__name__}: {first}). Check address, "
             f"user and database."
         ) from None
+
+
+def _at_once(url: str, tries: int = 5) -> BaseStorage:
+    """Processes that begin together all make the tables, and all but one find them half made."""
+    with quiet():
+        for _ in range(tries - 1):
+            try:
+                return RDBStorage(url)
+            except (IntegrityError, ProgrammingError):
+                time.sleep(1)
+        return RDBStorage(url)
 
 
 class Mirror:

@@ -52,8 +52,8 @@ def is_one_search(runs):
     more = 2 + 2 * 2  # each may ask for one too many, and measures its own two baselines
     assert SEARCH["evaluations"] <= len(together) <= SEARCH["evaluations"] + more
     assert measured <= len(together) + 2  # at the same moment both may measure one recipe
-    assert all(run.manifest["measured_now"] < SEARCH["evaluations"] for run in runs)
-    assert all(any(e.get("memo") for e in own.values()) for own in known)
+    # How they share it out depends on who begins first; but one is told what the other measured.
+    assert any(entry.get("memo") for own in known for entry in own.values())
     last = max(runs, key=lambda run: run.manifest["finished"])
     assert "the shared study holds" in last.manifest["ended"]
     for run in runs:
