@@ -21,7 +21,6 @@ from optishear.recipe.layout import Layer, ModelLayout
 PRODUCTS = {F.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
 
 
-@torch.no_grad()
 def collect(
     model: nn.Module,
     layout: ModelLayout,
@@ -33,8 +32,8 @@ def collect(
     All positions of all batches count: cut the tokens to one length, do not pad. Every expert
     has to see some tokens, for without statistics nothing can be said about its weights.
     """
-    found, sequences = _summed(model, layout, batches, needs)
-    check(found, sequences)
+    found = sums_of(model, layout, batches, needs)
+    check(found)
     return found
 
 
@@ -46,21 +45,12 @@ def sums_of(
     needs: frozenset[Need],
 ) -> dict[str, LayerStats]:
     """The same of a part of the tokens, unchecked: an expert may see none of a part."""
-    return _summed(model, layout, batches, needs)[0]
-
-
-def _summed(
-    model: nn.Module,
-    layout: ModelLayout,
-    batches: Iterable[Int[Tensor, "_ seq"]],
-    needs: frozenset[Need],
-) -> tuple[dict[str, LayerStats], int]:
     sequences = 0
     with listening(model, layout.layers, needs) as heard:
         for tokens in batches:
             sequences += len(tokens)
             hidden_states(model, tokens)
-    return heard.sums(sequences), sequences
+    return heard.sums(sequences)
 
 
 @contextmanager
@@ -100,7 +90,7 @@ class Heard:
     def stats(self, sequences: int) -> dict[str, LayerStats]:
         """The sums by input site, now that `sequences` were run. Checked: all seen, all finite."""
         found = self.sums(sequences)
-        check(found, sequences)
+        check(found)
         return found
 
     def sums(self, sequences: int) -> dict[str, LayerStats]:
@@ -163,8 +153,9 @@ def _eager_experts(model: nn.Module) -> Iterator[None]:
         model.set_experts_implementation(before)
 
 
-def check(sums: Mapping[str, LayerStats], sequences: int) -> None:
+def check(sums: Mapping[str, LayerStats]) -> None:
     """Raises a `ConfigError` where an input saw none of the tokens, or what is not finite."""
+    sequences = max(total.sequences for total in sums.values())  # every site counts all of them
     if not sequences:
         raise ConfigError("Calibration got no tokens at all. Give it at least one sequence.")
     unseen = [site for site, total in sums.items() if not total.tokens]

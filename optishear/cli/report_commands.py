@@ -82,7 +82,7 @@ def table(
     from optishear.errors import ConfigError
     from optishear.records.run_directory import replace_file
     from optishear.report.chosen_table import Question
-    from optishear.report.run_table import brief_table, finished_runs, markdown
+    from optishear.report.run_table import brief_table, cells, markdown
 
     if into is not None:
         if places or where or over or columns or to is not None or json_:
@@ -94,6 +94,11 @@ def table(
     if to is not None and to.suffix not in (".csv", ".md"):
         raise ConfigError(f"--to {to}: name a file ending in .csv or .md.")
     question = Question.of_options(places, where or (), over, columns, dirty)
+    if to is None and not (json_ or where or over or columns):
+        for name, group in question.runs().items():
+            brief = brief_table(group)
+            say_table(name, list(brief.columns), brief.to_numpy().tolist())
+        return
     tables = question.tables()
     if to is not None and to.suffix == ".md":
         pages = [f"## {name}\n\n{markdown(table)}" for name, table in tables.items()]
@@ -107,15 +112,10 @@ def table(
         say_json({name: _records(table) for name, table in tables.items()})
     elif to is not None:
         say(str(to))
-    elif where or over or columns:
-        for name, table in tables.items():
-            lines = markdown(table).splitlines()
-            cells = [[c.strip() for c in line.strip("|").split(" | ")] for line in lines]
-            say_table(name, cells[0], cells[2:])
     else:
-        for name, group in finished_runs(places, dirty).items():
-            brief = brief_table(group)
-            say_table(name, list(brief.columns), brief.to_numpy().tolist())
+        for name, table in tables.items():
+            titles, *rows = cells(table)
+            say_table(name, titles, rows)
 
 
 def _renew(page: Path) -> None:

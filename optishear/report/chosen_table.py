@@ -46,7 +46,7 @@ class Question:
         keys, patterns = (tuple(text.split(",")) if text else () for text in (over, columns))
         return cls(tuple(places), wanted, keys, patterns, dirty)
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def runs(self) -> dict[str, list[RunDirectory]]:
         """By experiment. Raises `ConfigError` where there is no finished run."""
         runs = finished_runs(self.places, self.dirty)
         if not runs:
@@ -54,9 +54,13 @@ class Question:
                 f"{', '.join(map(str, self.places))}: holds no finished run"
                 + ("." if self.dirty else " of an unchanged checkout (--dirty takes the others).")
             )
+        return runs
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """By experiment what of its runs is asked for."""
         return {
             name: chosen_table(group, self.where, self.over, self.columns)
-            for name, group in runs.items()
+            for name, group in self.runs().items()
         }
 
 

@@ -90,7 +90,15 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table for a page.
+    """The table for a page."""
+    heads, *rows = cells(table)
+    lines = [heads, ["---"] * len(heads), *rows]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
+
+
+def cells(table: pd.DataFrame) -> list[list[str]]:
+    """The table as people read it, the titles first.
 
     `value ± error (low to high)` share a cell, to two digits of the error or else to four digits;
     keys are named by their last part, and the held-out text only where there are several.
@@ -102,11 +110,8 @@ def markdown(table: pd.DataFrame) -> str:
         name if ": " in column else name.rpartition(".")[2] for name, column in zip(short, columns)
     ]
     heads = [s if last.count(s) == 1 else c for s, c in zip(last, short, strict=True)]
-    lines = [heads, ["---"] * len(columns)]
-    for row in table.to_dict(orient="records"):
-        lines.append([_cell(row, column) for column in columns])
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped) + "\n"
+    rows = table.to_dict(orient="records")
+    return [heads, *([_cell(row, column) for column in columns] for row in rows)]
 
 
 def differing_keys(runs: Sequence[RunDirectory]) -> list[str]:
