@@ -30,7 +30,7 @@ class GraphedForward:
     def __init__(
         self,
         model: nn.Module,
-        batches: Sequence[Int[Tensor, "_ seq"]],
+        batches: Sequence[Int[Tensor, "_ _"]],
         capture: Callable[[Run], Run] | None = None,
     ) -> None:
         self.model, self.batches = model, batches
