@@ -3,20 +3,25 @@
     python experiments/methods_table.py --model smollm2-135m --out results/methods_smollm2
 
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
-sparsities; `--recipes` puts recipe files of `optishear export` beside them. One row of methods.csv
-for each method, setting, calibration seed and text, written as soon as it is measured; what the
-file already has is not measured again. summary.md holds the tables that people read: perplexity
-and its standard error over sequences, one column a setting, and for each recipe what it gains on
-the best fixed method of its setting.
+sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss; `--recipes` puts recipe
+files of `optishear export` beside them. One row of methods.csv for each method, setting,
+calibration and text, written as soon as it is measured; what the file already has is not measured
+again. summary.md holds the tables that people read: perplexity and its standard error over
+sequences, one column a setting, and for each recipe what it gains on the best fixed method of its
+setting; where there are several calibration texts, a row for each and what the methods gain on the
+first of them.
 """
 
 import argparse
 import json
 import os
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -50,11 +55,10 @@ DENSE, FOUND = "dense", "found: "
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--text", default="wikipedia-passages", help="for calibration")
     parser.add_argument("--settings", default="0.5,0.6,0.7,2:4")
     parser.add_argument("--methods", default=",".join([*METHODS, *EXTRA]))
     parser.add_argument("--recipes", nargs="*", default=[], metavar="NAME=FILE")
-    parser.add_argument("--calibration", default="16x512")
+    parser.add_argument("--calibration", nargs="+", default=["wikipedia-passages@train:16x512"])
     parser.add_argument("--evaluation", nargs="+", default=["wikipedia-passages@evaluation:24x512"])
     parser.add_argument("--gradient-sequences", type=int, default=16)
     parser.add_argument("--seeds", default="0")
@@ -64,30 +68,43 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    for seed in map(int, given.seeds.split(",")):
-        measure(given, seed)
+    for calibration, seed in product(given.calibration, map(int, given.seeds.split(","))):
+        measure(given, spec_of(calibration, seed))
     summarise(given)
 
 
-def measure(given: argparse.Namespace, seed: int) -> None:
-    calibration = TextSpec(given.text, "train", *counts(given.calibration), seed=seed)
+def measure(given: argparse.Namespace, calibration: TextSpec) -> None:
     prepared = prepare(given.model, "float32", given.device, calibration)
-    texts = [token_batches(spec_of(text), prepared.loaded.tokenizer) for text in given.evaluation]
+    texts = [
+        token_batches(spec_of(text, 0), prepared.loaded.tokenizer) for text in given.evaluation
+    ]
     path = given.out / "methods.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
-    done = {(row["method"], str(row["setting"]), row["seed"], row["evaluation"]) for row in rows}
+    done = {key_of(row) for row in rows}
     for method, setting, recipe in planned(given, prepared):
         # The dense model needs no calibration: its seed is 0 in every table.
-        key = (method, setting or "nan", seed if recipe else 0)
+        seed, calibrated = calibration.seed if recipe else 0, prepared.calibration.source
+        key = key_of({"method": method, "setting": setting or "nan", "seed": seed,
+                      "calibration": calibrated, "evaluation": ""})[:-1]  # fmt: skip
         missing = [text for text in texts if (*key, text.source) not in done]
         if not missing:
             continue
         done |= {(*key, text.source) for text in missing}
         for row in rows_of(given, prepared, missing, recipe):
-            named = {"method": method, "setting": setting, "seed": key[2], **row}
+            named = {"method": method, "setting": setting, "seed": seed, **row}
             rows.append(named)
             print(method, setting, f"{named['perplexity']:.2f}", named["evaluation"], flush=True)
         pd.DataFrame(rows).to_csv(path, index=False)
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    calibration = "" if row["method"] == DENSE else without_seed(row["calibration"])
+    return row["method"], str(row["setting"]), row["seed"], calibration, row["evaluation"]
+
+
+def without_seed(source: str) -> str:
+    """A text's description, the same for all seeds."""
+    return re.sub(r", seed \d+$", "", source)
 
 
 Planned = tuple[str, str, Callable[[], Recipe] | None]
@@ -101,8 +118,10 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
     yield DENSE, "", None
     for setting in filter(None, given.settings.split(",")):
         for method in filter(None, given.methods.split(",")):
-            name, _, profile = method.partition("@")
+            plain, *blend = method.split("/")
+            name, _, profile = plain.partition("@")
             name, options = EXTRA.get(name, (name, {}))
+            options = {**options, **blended(blend)}
             where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
             options = {**options, **where, "profile": profile or "uniform"}
             yield method, setting, partial(NamedMethod(name, **options).on, prepared)
@@ -111,6 +130,18 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
         recipe = Recipe.read(Path(file))
         setting = f"{prepared.layout.sparsity(recipe.drop):.4g}"
         yield f"{FOUND}{name}", setting, partial(Recipe.read, Path(file))
+
+
+def blended(texts: Sequence[str]) -> dict[str, Any]:
+    given = dict(text.split("=") for text in texts)
+    options: dict[str, Any] = {}
+    if "lambda" in given:
+        options["moonshot_lambda"] = float(given.pop("lambda"))
+    if "roles" in given:
+        options["moonshot_roles"] = given.pop("roles").replace("+", ",")
+    if given:
+        raise SystemExit(f"/{next(iter(given))}=…: write /lambda=0.5 or /roles=gate+up.")
+    return options
 
 
 def rows_of(
@@ -147,10 +178,11 @@ def summarise(given: argparse.Namespace) -> None:
     table = pd.read_csv(given.out / "methods.csv", dtype={"setting": str})
     pruned = table[table.method != DENSE]
     seeds = ", ".join(map(str, sorted(set(pruned.seed))))
+    calibrations = list(dict.fromkeys(map(without_seed, pruned.calibration)))
     lines = [
         f"# {given.model}: every named method, block by block",
         "",
-        f"Calibration: {given.calibration} tokens of {given.text}, train split, seed {seeds}; "
+        f"Calibration: {'; '.join(calibrations)}, seed {seeds}; "
         f"{given.gradient_sequences} gradient sequences for MOONSHOT (λ = 0.5, attention layers). "
         f"Perplexity ± standard error over sequences; where there are several calibration seeds, "
         f"their mean and (range). METHOD@RULE has the layer sparsities of a published rule, "
@@ -158,7 +190,8 @@ def summarise(given: argparse.Namespace) -> None:
         "",
     ]
     for text, rows in table.groupby("evaluation", sort=False):
-        lines += [f"## {text}", "", *table_of(rows)]
+        lines += [f"## {text}", ""]
+        lines += by_calibration(rows) if len(calibrations) > 1 else table_of(rows)
     code = provenance()
     lines += [
         "Seconds to prune (median over settings): "
@@ -202,6 +235,37 @@ def table_of(rows: pd.DataFrame) -> list[str]:
     return lines
 
 
+def by_calibration(rows: pd.DataFrame) -> list[str]:
+    """Perplexity of all methods, one column a calibration text; then their gains on the first."""
+    dense, pruned = rows[rows.method == DENSE].iloc[0], rows[rows.method != DENSE]
+    pruned = pruned.assign(text=pruned.calibration.map(without_seed))
+    texts, lines = list(dict.fromkeys(pruned.text)), [f"Dense: {dense.perplexity:.2f}.", ""]
+    for setting, some in pruned.groupby("setting"):
+        first, *others = dict.fromkeys(some.method)
+        tables = {f"Perplexity at {heading(setting)}": [first, *others]}
+        tables[f"Nats per token better than {first}, at {heading(setting)}"] = others
+        for number, (title, methods) in enumerate(tables.items()):
+            lines += [f"{title}: mean over calibration seeds, ± their standard deviation.", ""]
+            lines += ["| calibration | " + " | ".join(methods) + " |"]
+            lines += ["| --- |" + " --- |" * len(methods)]
+            for text in texts:
+                by_seed = {
+                    m: r.set_index("seed") for m, r in some[some.text == text].groupby("method")
+                }
+                cells = []
+                for method in methods:
+                    values = by_seed[method].perplexity
+                    if number:
+                        values = by_seed[first].nats - by_seed[method].nats
+                    spread = f" ± {values.std():.2g}" if len(values) > 1 else ""
+                    cells.append(
+                        (f"{values.mean():+.4f}" if number else f"{values.mean():.2f}") + spread
+                    )
+                lines.append(f"| {text} | " + " | ".join(cells) + " |")
+            lines.append("")
+    return lines
+
+
 def heading(setting: str) -> str:
     return setting if ":" in setting else f"{100 * float(setting):g} %"
 
@@ -216,16 +280,12 @@ def cell(rows: pd.DataFrame) -> str:
     return f"{rows.perplexity.mean():.2f} ({low:.2f} to {high:.2f}, {len(rows)} seeds)"
 
 
-def spec_of(text: str) -> TextSpec:
+def spec_of(text: str, seed: int) -> TextSpec:
     """SOURCE@SPLIT:SEQUENCESxLENGTH; SOURCE alone (a file) has no split."""
     where, _, size = text.rpartition(":")
     source, _, split = where.partition("@")
-    return TextSpec(source, split or "all", *counts(size), seed=0)
-
-
-def counts(text: str) -> tuple[int, int]:
-    sequences, seq_len = text.split("x")
-    return int(sequences), int(seq_len)
+    sequences, seq_len = size.split("x")
+    return TextSpec(source, split or "all", int(sequences), int(seq_len), seed=seed)
 
 
 if __name__ == "__main__":
