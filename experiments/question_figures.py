@@ -59,7 +59,11 @@ def metric() -> Any:
     right.set_xticks(range(len(DRIVERS)), DRIVERS)
     right.set(ylabel="gain over RIA (nats per token)")
     right.legend()
-    style.note(figure, "Embedded model, 60 % a row. KL on search text, gain on held-out text: a mark a seed, ± one standard error, paired.")
+    style.note(
+        figure,
+        "Embedded model, 60 % a row. KL on search text, gain on held-out text: a mark a seed, "
+        "± one standard error, paired.",
+    )
     return figure
 
 
