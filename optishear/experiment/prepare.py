@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.assets.fetch import cache_dir
+from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
@@ -74,12 +75,13 @@ class Prepared:
         gradient_sequences: int = GRADIENT_SEQUENCES,
         notice: Callable[[str], None] | None = None,
         collect: CollectParts | None = None,
+        collect_gradients: CollectGradients | None = None,
     ) -> "Calibrated":
         """Collects what `needs` names of the dense model, or reads it from the cache.
 
         Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
         told how much they take on disk, and how long it took. `collect` sums up the parts of the
-        sequences, None in this process.
+        sequences, `collect_gradients` takes the gradients; None does it in this process.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if wanted := needs - {Need.GRADIENTS}:
@@ -95,7 +97,13 @@ class Prepared:
         if Need.GRADIENTS in needs:
             tokens = self.calibration.tokens[:gradient_sequences]
             gradients = load_or_collect_gradients(
-                cache_dir() / "gradients", self.identity, model, self.layout, tokens, notice
+                cache_dir() / "gradients",
+                self.identity,
+                model,
+                self.layout,
+                tokens,
+                notice,
+                collect_gradients,
             ).layers
         return Calibrated(
             self.loaded,
