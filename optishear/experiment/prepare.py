@@ -35,7 +35,8 @@ GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empir
 class Prepared:
     """A dense model and its calibration tokens, about which nothing was collected yet.
 
-    `parts`: of the calibration sequences, each summed up on its own, and then added.
+    - `parts`: of the calibration sequences, each summed up on its own, and then added.
+    - `place`: where the weights are while they are at work; empty where the model has them itself.
     """
 
     loaded: LoadedModel
@@ -43,6 +44,7 @@ class Prepared:
     calibration: TokenBatches
     batch_tokens: int
     parts: int = 1
+    place: str = ""
 
     @property
     def batches(self) -> list[Int[Tensor, "_ seq"]]:
@@ -56,7 +58,7 @@ class Prepared:
         parameter = next(self.loaded.model.parameters())
         return (
             f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
-            f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
+            f"{self.place or parameter.device.type} {self.calibration.hash} {torch.__version__}"
         )
 
     @property
@@ -111,6 +113,7 @@ class Prepared:
             self.calibration,
             self.batch_tokens,
             self.parts,
+            self.place,
             evidence=Evidence(stats, gradients),
         )
 
