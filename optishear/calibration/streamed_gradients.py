@@ -32,7 +32,7 @@ class BlockByBlock:
     """Collects the gradients of a streamed model, which is read twice, however many sequences.
 
     - `stack`: its blocks, proved to hand each other nothing but hidden states.
-    - `folder`: for hidden states and their gradients; emptied before and after.
+    - `folder`: for hidden states and their gradients; removed when they are done.
 
     Memory: one block or the head, one gradient of a weight, and what a sequence leaves there for
     the backward pass.
@@ -44,7 +44,6 @@ class BlockByBlock:
     folder: Path
 
     def __call__(self, tokens: Int[Tensor, "samples seq"], keep: Keep) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
         sequences = tokens.to(self.streamed.device).split(1)
         blocks = len(self.streamed.blocks)
         first = min(layer.block for layer in self.layout.layers)

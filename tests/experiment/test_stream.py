@@ -14,6 +14,7 @@ from filelock import FileLock
 from tiny_folders import tensors_of, tiny_folder
 
 from optishear.calibration.gradient_file import GradientFile
+from optishear.calibration.statistics import Need
 from optishear.calibration.streamed_gradients import BlockByBlock
 from optishear.errors import ConfigError, StorageError
 from optishear.experiment.apply import How, prune_to
@@ -26,7 +27,7 @@ from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
 from optishear.recipe.recipe import Recipe
-from optishear.solvers.methods import METHODS
+from optishear.solvers.methods import METHODS, needs_of
 from optishear.text.sources import TextSpec
 
 
@@ -112,6 +113,16 @@ def test_a_recipe_from_a_file_and_a_dtype_that_only_the_last_block_needs(dense, 
     drop = {name: n if ".2." in name else 0 for name, n in made[0].drop.items()}
     recipe = Recipe.from_json({**made[0].to_json(), "drop": drop}, "test")
     assert both(dense, lambda _: recipe, tmp_path).dtype == "float32"
+
+
+def test_a_metric_that_reads_gradients_and_no_inputs(dense, tmp_path):
+    made = []
+    prune_to(str(dense), lambda p: made.append(WANDA(p)) or made[0], tmp_path / "wanda", HOW)
+    metric = {"name": "tree", "formula": "mul(sqr(W), mms(G))"}
+    recipe = Recipe.from_json({**made[0].to_json(), "metric": metric}, "test")
+    assert needs_of(recipe) == {Need.GRADIENTS}
+    both(dense, lambda _: recipe, tmp_path)
+    assert tensors_of(tmp_path / "whole").keys() == tensors_of(tmp_path / "wanda").keys()
 
 
 def test_a_streamed_folder_is_verified_and_pruned_anew_bit_for_bit(unbroken):
