@@ -4,6 +4,8 @@ A gradient sample is one sequence: G_s = dL_s / dW with L_s the mean loss over i
 second moment is the empirical Fisher, of which Taylor terms and MOONSHOT are made.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +14,36 @@ from torch import Tensor
 
 
 CHUNK_BYTES = 2**27
+TOP = 15  # a sample's largest number is stored below 2**TOP; fp16 ends just below 2**16
+SMALLEST = -126  # the exponent of the smallest normal number of fp32, in which scales are kept
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One layer's gradient of one sequence, as it is stored: `scale` * `numbers`, on the CPU."""
+
+    numbers: Float16[Tensor, "out in"]
+    scale: float
+
+
+Keep = Callable[[int, str, Sample], None]
+"""Told a sequence's number, a layer's name and its gradient; one of zeros may be left out."""
+
+
+def packed(gradient: Float[Tensor, "out in"]) -> Sample | None:
+    """A gradient with a power of two for scale; None if it is all zeros.
+
+    Dividing by the scale rounds nothing, so bf16 gradients are stored as they are down to 2**-29 of
+    the largest, and fp32 ones to 11 bits. Raises `ValueError` where it is not finite.
+    """
+    g = gradient.float()
+    peak = torch.linalg.vector_norm(g, math.inf).item()
+    if not math.isfinite(peak):
+        raise ValueError("This gradient is not finite.")
+    if peak == 0:
+        return None
+    scale = 2.0 ** max(math.frexp(peak)[1] - TOP, SMALLEST)
+    return Sample((g / scale).half().contiguous().cpu(), scale)
 
 
 @dataclass(frozen=True, eq=False)

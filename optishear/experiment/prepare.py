@@ -11,6 +11,7 @@ from torch import Tensor
 
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.assets.fetch import cache_dir
+from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
@@ -34,7 +35,8 @@ GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empir
 class Prepared:
     """A dense model and its calibration tokens, about which nothing was collected yet.
 
-    `parts`: of the calibration sequences, each summed up on its own, and then added.
+    - `parts`: of the calibration sequences, each summed up on its own, and then added.
+    - `place`: where the weights are while they are at work; empty where the model has them itself.
     """
 
     loaded: LoadedModel
@@ -42,6 +44,7 @@ class Prepared:
     calibration: TokenBatches
     batch_tokens: int
     parts: int = 1
+    place: str = ""
 
     @property
     def batches(self) -> list[Int[Tensor, "_ seq"]]:
@@ -55,7 +58,7 @@ class Prepared:
         parameter = next(self.loaded.model.parameters())
         return (
             f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
-            f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
+            f"{self.place or parameter.device.type} {self.calibration.hash} {torch.__version__}"
         )
 
     @property
@@ -74,12 +77,13 @@ class Prepared:
         gradient_sequences: int = GRADIENT_SEQUENCES,
         notice: Callable[[str], None] | None = None,
         collect: CollectParts | None = None,
+        collect_gradients: CollectGradients | None = None,
     ) -> "Calibrated":
         """Collects what `needs` names of the dense model, or reads it from the cache.
 
         Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
         told how much they take on disk, and how long it took. `collect` sums up the parts of the
-        sequences, None in this process.
+        sequences, `collect_gradients` takes the gradients; None does it in this process.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if wanted := needs - {Need.GRADIENTS}:
@@ -95,7 +99,13 @@ class Prepared:
         if Need.GRADIENTS in needs:
             tokens = self.calibration.tokens[:gradient_sequences]
             gradients = load_or_collect_gradients(
-                cache_dir() / "gradients", self.identity, model, self.layout, tokens, notice
+                cache_dir() / "gradients",
+                self.identity,
+                model,
+                self.layout,
+                tokens,
+                notice,
+                collect_gradients,
             ).layers
         return Calibrated(
             self.loaded,
@@ -103,6 +113,7 @@ class Prepared:
             self.calibration,
             self.batch_tokens,
             self.parts,
+            self.place,
             evidence=Evidence(stats, gradients),
         )
 

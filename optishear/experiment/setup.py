@@ -28,9 +28,9 @@ from optishear.search.space_file import build_space
 from optishear.solvers.methods import METHODS
 from optishear.text.disjoint import refuse_shared_text
 from optishear.text.tokens import TokenBatches, token_batches
+from optishear.workers.calibration import collecting_on, gradients_on
 from optishear.workers.candidates import Job, measuring_on
 from optishear.workers.cluster import Cluster, Workers
-from optishear.workers.statistics import collecting_on
 
 
 SEEDED = ("wanda", "ria", "magnitude")
@@ -151,9 +151,12 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
     refuse_shared_text({"calibration": prepared.calibration, **tokens})
     ladder = ladder_of(experiment, tokens["search"])
     watcher.stage("collecting statistics")
-    collect = None if cluster is None else collecting_on(cluster, prepared.loaded, prepared.layout)
     calibrated = prepared.calibrate(
-        experiment.needs, experiment.gradient_sequences, watcher.stage, collect
+        experiment.needs,
+        experiment.gradient_sequences,
+        watcher.stage,
+        None if cluster is None else collecting_on(cluster, prepared.loaded, prepared.layout),
+        None if cluster is None else gradients_on(cluster, prepared.loaded, prepared.layout),
     )
     watcher.stage("preparing the search space")
     space = space_of(experiment, calibrated)

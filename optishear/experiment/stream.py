@@ -8,9 +8,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from optishear.calibration.statistics import Need
+from optishear.calibration.streamed_gradients import BlockByBlock
 from optishear.errors import ConfigError
 from optishear.experiment.apply import PROBE_TOKENS, SILENT, How, holds, made_with_text
-from optishear.experiment.prepare import BATCH_TOKENS, Prepared
+from optishear.experiment.prepare import BATCH_TOKENS, Calibrated, Prepared
 from optishear.experiment.watcher import Watcher
 from optishear.export.checkpoint import (
     Checked,
@@ -48,19 +49,15 @@ def prune_streamed(
 
     `recipe_for` may look at the layout and the identity of what is prepared, not at its weights.
     A second call with the same arguments goes on with the first block that is not done; with
-    others it is a `ConfigError`, as is a recipe that needs gradients.
+    others it is a `ConfigError`.
     """
     watcher.stage(f"reading {model} block by block")
     streamed = stream(model, dtype=how.dtype, device=how.device)
     layout = streamed.layout()
     tokens = token_batches(how.calibration, streamed.loaded.tokenizer)
-    prepared = Prepared(streamed.loaded, layout, tokens, BATCH_TOKENS)
+    place = streamed.device.type
+    prepared = Prepared(streamed.loaded, layout, tokens, BATCH_TOKENS, place=place)
     recipe = recipe_for(prepared)
-    if Need.GRADIENTS in needs_of(recipe):
-        raise ConfigError(
-            "A recipe that mixes in the Taylor loss needs gradients through the whole model, so it "
-            "cannot be streamed. Leave --stream out, or use λ = 1."
-        )
     recipe.check(layout)
     made_with = made_with_text(model, prepared, recipe, how)
     if holds(folder, recipe, made_with):
@@ -74,9 +71,18 @@ def prune_streamed(
             for part in streamed.outside:
                 with streamed.resident(part):
                     half.write(part)
+        stack = _proved(streamed, _probe(prepared))
+        dense = prepared.calibrate(
+            needs_of(recipe) & {Need.GRADIENTS},
+            how.gradient_sequences,
+            watcher.stage,
+            collect_gradients=BlockByBlock(
+                streamed, stack, layout, half.state_folder / "gradients"
+            ),
+        )
         done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
         watcher.stage(f"pruning block by block{done}")
-        want = _prune(streamed, prepared, recipe, how.sequential, half, watcher)
+        want = _prune(streamed, stack, dense, recipe, how.sequential, half, watcher)
         watcher.stage("checking the checkpoint")
         half.finish()
         _check(folder, layout, recipe, how, _probe(prepared), want)
@@ -87,7 +93,8 @@ def prune_streamed(
 
 def _prune(
     streamed: Streamed,
-    prepared: Prepared,
+    stack: BlockStack,
+    dense: Calibrated,
     recipe: Recipe,
     sequential: bool,
     half: HalfDone,
@@ -97,23 +104,22 @@ def _prune(
 
     Not `sequential`: what a block hands on is what it made while it was dense.
     """
-    model, probe, blocks = streamed.loaded.model, _probe(prepared), len(streamed.blocks)
-    stack = _proved(streamed, probe)
+    model, probe, blocks = streamed.loaded.model, _probe(dense), len(streamed.blocks)
     handed = HiddenFiles(half.state_folder / "hidden", half.block, streamed.device)
     probed = HiddenFiles(half.state_folder / "probe", half.block, streamed.device)
     follows = BlockRunner(model, [probe], stack=stack, handed=probed, block=half.block)
-    runner = None
-    if needs_of(recipe):
-        runner = BlockRunner(model, prepared.batches, stack=stack, handed=handed, block=half.block)
+    runner, gradients = None, dense.evidence.gradients
+    if needs_of(recipe) - {Need.GRADIENTS}:
+        runner = BlockRunner(model, dense.batches, stack=stack, handed=handed, block=half.block)
     for block in range(half.block, blocks):
         part = streamed.blocks[block]
-        layers = tuple(layer for layer in prepared.layout.layers if layer.block == block)
+        layers = tuple(layer for layer in dense.layout.layers if layer.block == block)
         goes_on = runner if block < blocks - 1 else None
         with streamed.resident(part), lent(model, ModelLayout(layers)) as working:
             stats = statistics_of(runner, layers, recipe)
             if goes_on is not None and not sequential:
                 goes_on.advance()
-            reports = solve_block(layers, working, Evidence(stats), recipe)
+            reports = solve_block(layers, working, Evidence(stats, gradients), recipe)
             del stats
             if goes_on is not None and sequential:
                 goes_on.advance()

@@ -83,6 +83,16 @@ class BlockStack:
     def run(self, block: int, tokens: Int[Tensor, "batch seq"], handed: Hidden | None) -> Hidden:
         """What `block` makes of one batch. `handed` is what the block before it made, None for the
         first."""
+        return self._made(block, tokens, handed)
+
+    @torch.enable_grad()
+    def recorded(
+        self, block: int, tokens: Int[Tensor, "batch seq"], handed: Hidden | None
+    ) -> Hidden:
+        """The same, for a backward pass to `handed` and whatever in the block needs a gradient."""
+        return self._made(block, tokens, handed)
+
+    def _made(self, block: int, tokens: Int[Tensor, "batch seq"], handed: Hidden | None) -> Hidden:
         made: list[Hidden] = []
 
         def stop(_module: nn.Module, _args: Any, returned: Any) -> None:

@@ -17,10 +17,13 @@ class HiddenFiles:
     Files are mapped when they are read: the system keeps in memory what it has room for. `turn`
     moves on to the next block. Nothing is deleted before `tidy`, so whoever is killed begins the
     block again with what went into it.
+
+    With `step` -1 they are gradients on their way back, those of what goes into `block`, and what
+    is set is of the block before it.
     """
 
-    def __init__(self, folder: Path, block: int, device: torch.device) -> None:
-        self.folder, self.block, self.device = folder, block, device
+    def __init__(self, folder: Path, block: int, device: torch.device, step: int = 1) -> None:
+        self.folder, self.block, self.device, self.step = folder, block, device, step
 
     def __getitem__(self, batch: int) -> Hidden | None:
         if self.block == 0:
@@ -35,7 +38,7 @@ class HiddenFiles:
             ) from error
 
     def __setitem__(self, batch: int, hidden: Hidden) -> None:
-        path = self._path(self.block + 1, batch)
+        path = self._path(self.block + self.step, batch)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file({"hidden": hidden.cpu().contiguous()}, path)
@@ -46,7 +49,7 @@ class HiddenFiles:
 
     def turn(self) -> None:
         """All batches are set: their states go into the next block."""
-        self.block += 1
+        self.block += self.step
 
     def tidy(self) -> None:
         """Deletes all but what goes into the next block."""

@@ -29,6 +29,7 @@ class Streamed:
     - `device`: where a part is when it is at work.
     - `blocks`: paths of the decoder blocks, in order.
     - `outside`: paths of the modules outside of them that have tensors of their own.
+    - `head`: the one of them that makes logits.
 
     A part is a decoder block as a whole, or one module outside. The token embedding reads only the
     rows that it is asked for. Weights that are never called (a parameter that another module takes)
@@ -52,6 +53,7 @@ class Streamed:
         self._open: Counter[str] = Counter()
         for path in self._names:
             _wrap(model.get_submodule(path), self._when_called(path))
+        self.head = self._path_of(model.get_output_embeddings())
         self._look_up_rows(model.get_input_embeddings())
         _wrap(model, self._on_device)
 
@@ -113,9 +115,12 @@ class Streamed:
     def _on_device(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return own(*send_to_device(args, self.device), **send_to_device(kwargs, self.device))
 
+    def _path_of(self, module: nn.Module | None) -> str:
+        return next((name for name, m in self._model.named_modules() if m is module), "")
+
     def _look_up_rows(self, embedding: nn.Module) -> None:
         """The embedding answers from a table of just those tokens that it is asked for."""
-        name = next((n for n, m in self._model.named_modules() if m is embedding), "")
+        name = self._path_of(embedding)
         if not isinstance(embedding, nn.Embedding) or len(self._names.get(name, ())) != 1:
             return
         [weight] = self._names[name]

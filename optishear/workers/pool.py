@@ -170,6 +170,8 @@ def _lost(error: Exception) -> str | None:
         return "its host ran out of memory"
     if isinstance(error, of_ray.NodeDiedError):
         return "its host left"
+    if isinstance(error, of_ray.ObjectLostError):
+        return "its host left with what it had made"
     if isinstance(error, of_ray.RayActorError | of_ray.WorkerCrashedError):
         return None if getattr(error, "actor_init_failed", False) else "its process ended"
     return None

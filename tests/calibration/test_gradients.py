@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import TINY, tokens
 
-from optishear.calibration import gradient_store, gradients
+from optishear.calibration import gradient_file, gradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.errors import ConfigError, StorageError
@@ -58,8 +58,8 @@ def collect(folder, model, sequences=SEQUENCES, key="key", layout=None, notice=N
 def through_a_file(folder, layer, gradient):
     """One sample's gradient of one layer, written and read back, in fp64."""
     with open(folder / "numbers", "x+b", buffering=0) as handle:
-        file = gradient_store._File(handle.fileno(), ModelLayout((layer,)), 1)
-        file.write(layer.name, gradient)
+        file = gradient_file.GradientFile(handle.fileno(), ModelLayout((layer,)), 1)
+        file.write(0, layer.name, gradients.packed(gradient))
         stored = torch.frombuffer(bytearray(handle.read()), dtype=torch.float16)
     scale = torch.tensor(file.scales[layer.name])
     assert scale.isfinite().all()
@@ -318,7 +318,7 @@ def test_a_damaged_folder_is_collected_anew_with_a_warning(tmp_path, llama, layo
     first = collect(tmp_path / "a", llama)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     (folder,) = (tmp_path / "b").iterdir()
-    DAMAGES[damage](folder / gradient_store.NUMBERS, folder / gradient_store.INDEX)
+    DAMAGES[damage](folder / gradient_file.NUMBERS, folder / gradient_file.INDEX)
     with caplog.at_level("WARNING"):
         assert_equal(collect(tmp_path / "b", llama), first)
     assert f"{folder} is damaged" in caplog.text
@@ -367,7 +367,7 @@ def test_the_cache_folder_is_made_when_it_is_missing_if_it_can_be(tmp_path, llam
     (folder,) = (tmp_path / "a" / "b").iterdir()
     assert folder.stat().st_mode == (tmp_path / "a").stat().st_mode
     with pytest.raises(StorageError, match="could not be kept"):
-        collect(folder / gradient_store.INDEX / "b", llama)
+        collect(folder / gradient_file.INDEX / "b", llama)
 
 
 def test_the_work_of_another_process_that_was_faster_is_used(tmp_path, llama, monkeypatch):
@@ -390,8 +390,8 @@ def test_the_work_of_another_process_that_was_faster_is_used(tmp_path, llama, mo
 def test_files_are_bare_numbers_and_json(tmp_path, llama):
     store = collect(tmp_path, llama)
     assert len(list(store.folder.iterdir())) == 2
-    json.loads((store.folder / gradient_store.INDEX).read_text())
-    numbers = (store.folder / gradient_store.NUMBERS).read_bytes()
+    json.loads((store.folder / gradient_file.INDEX).read_text())
+    numbers = (store.folder / gradient_file.NUMBERS).read_bytes()
     want = torch.cat([gradient.stored.flatten() for gradient in store.layers.values()])
     assert numbers == want.numpy().tobytes()
 
@@ -456,14 +456,14 @@ def test_flags_and_gradients_are_given_back_after_an_exception_in_the_backward(
 def test_only_prunable_parameters_need_a_gradient_and_no_two_have_one_at_once(
     tmp_path, llama, layout, monkeypatch
 ):
-    held, flags, write = [], [], gradient_store._File.write
+    held, flags, write = [], [], gradient_file.GradientFile.write
 
-    def listen(file, name, gradient):
+    def listen(file, number, name, sample):
         held.append([n for n, p in llama.named_parameters() if p.grad is not None])
         flags.append({n for n, p in llama.named_parameters() if p.requires_grad})
-        write(file, name, gradient)
+        write(file, number, name, sample)
 
-    monkeypatch.setattr(gradient_store._File, "write", listen)
+    monkeypatch.setattr(gradient_file.GradientFile, "write", listen)
     collect(tmp_path, llama, layout=layout)
     assert held == 3 * 14 * [[]]
     assert flags == 3 * 14 * [{f"{layer.name}.weight" for layer in layout.layers}]

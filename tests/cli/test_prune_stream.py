@@ -2,6 +2,8 @@
 
 import json
 
+import torch
+from tiny_folders import tensors_of
 from typer.testing import CliRunner
 
 from optishear.cli import app
@@ -42,9 +44,21 @@ def test_what_needs_the_whole_model_is_refused_before_it_is_read(tmp_path):
     )
     refused = prune(tmp_path / "a", "--mask-from", "embedded", code=2)
     assert "--mask-from: needs the whole model in memory" in refused.stderr
-    refused = prune(tmp_path / "a", "--method", "moonshot-wanda", "--sparsity", 0.5, code=2)
-    assert "Taylor loss needs gradients" in refused.stderr
     assert not (tmp_path / "a").exists()
+
+
+def test_moonshot_takes_its_gradients_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
+    words = ["--method", "moonshot-wanda", "--sparsity", 0.5, "--gradient-sequences", 2]
+    result = prune(tmp_path / "a", *words)
+    assert "42 layers, sparsity 50.00 %" in result.stdout
+    assert "collecting gradients of 2 sequences: 9.4 MB on disk" in result.stderr
+    whole = ["prune", "--model", "embedded", *SHORT, *words, "--to", tmp_path / "b"]
+    monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "another"))
+    invoke(*whole)
+    got, want = tensors_of(tmp_path / "a"), tensors_of(tmp_path / "b")
+    assert got.keys() == want.keys()
+    assert all(torch.equal(got[name], tensor) for name, tensor in want.items())
 
 
 def test_a_model_that_does_not_fit_is_told_of_it(tmp_path, monkeypatch):

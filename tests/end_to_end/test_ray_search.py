@@ -131,16 +131,27 @@ LEVELS = {
 }
 
 
-def test_statistics_and_levels_are_shared_out_and_come_out_the_same(tmp_path, monkeypatch):
+def test_statistics_gradients_and_levels_are_shared_out_and_come_out_the_same(
+    tmp_path, monkeypatch
+):
     """Both searches with a cache of their own, so that both collect and solve all there is."""
     path = tmp_path / "levels.yaml"
     search_settings = {"population": 4, "evaluations": 8}
-    changes = {"space": LEVELS, "calibration_parts": 2, "search": search_settings}
+    changes = {
+        "space": LEVELS,
+        "calibration_parts": 2,
+        "search": search_settings,
+        "objectives": ["sparsity", "reconstruction", "taylor"],
+        "gradient_sequences": 3,
+    }
     path.write_text(yaml.safe_dump({**EMBEDDED, **changes}))
     plan = load_experiment(str(path))
     runs = []
     for workers in (1, 2):
         monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / f"cache {workers}"))
+        if workers == 2:
+            here = "optishear.calibration.gradient_store.sequence_by_sequence"
+            monkeypatch.setattr(here, lambda *_: pytest.fail("gradients are taken here"))
         mine = plan.model_copy(update={"workers": workers})
         runs.append(search(mine, tmp_path / f"runs {workers}", Silent()))
     assert same(*runs)
@@ -153,6 +164,11 @@ def test_statistics_and_levels_are_shared_out_and_come_out_the_same(tmp_path, mo
     ]
     assert len(stored[0]) == 2 * 3 * len(runs[0].front.layout.layers)  # solvers x levels
     assert stored[0] == stored[1]
+    gradients = [[*(tmp_path / f"cache {n}" / "gradients").glob("*/*.f16")] for n in (1, 2)]
+    assert gradients[0][0].relative_to(tmp_path / "cache 1") == gradients[1][0].relative_to(
+        tmp_path / "cache 2"
+    )
+    assert gradients[0][0].read_bytes() == gradients[1][0].read_bytes()
 
 
 def test_a_host_that_leaves_changes_nothing(serial, two, tmp_path):

@@ -13,6 +13,9 @@ import torch
 from filelock import FileLock
 from tiny_folders import tensors_of, tiny_folder
 
+from optishear.calibration.gradient_file import GradientFile
+from optishear.calibration.statistics import Need
+from optishear.calibration.streamed_gradients import BlockByBlock
 from optishear.errors import ConfigError, StorageError
 from optishear.experiment.apply import How, prune_to
 from optishear.experiment.named import NamedMethod
@@ -24,14 +27,14 @@ from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
 from optishear.recipe.recipe import Recipe
-from optishear.solvers.methods import METHODS
+from optishear.solvers.methods import METHODS, needs_of
 from optishear.text.sources import TextSpec
 
 
-HOW = How(TextSpec("embedded", "train", 40, 64))  # two batches
-PLAIN = [name for name, method in METHODS.items() if method.moonshot_lambda == 1]
+HOW = How(TextSpec("embedded", "train", 40, 64), gradient_sequences=3)  # two batches
 WANDA = NamedMethod("wanda", 0.5).on
 SPARSEGPT = NamedMethod("sparsegpt", 0.5).on
+MOONSHOT = NamedMethod("moonshot-wanda", 0.5).on
 DEEP = {"num_hidden_layers": 3}
 
 
@@ -66,15 +69,18 @@ def assert_same_checkpoint(streamed, whole):
 
 
 def both(dense, recipe_for, tmp_path, how=HOW):
+    """With a cache each, so that neither reads the other's gradients."""
     whole, _ = prune_to(str(dense), recipe_for, tmp_path / "whole", how)
-    streamed, written = prune_streamed(str(dense), recipe_for, tmp_path / "streamed", how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
+        streamed, written = prune_streamed(str(dense), recipe_for, tmp_path / "streamed", how)
     assert written
     assert_same_checkpoint(tmp_path / "streamed", tmp_path / "whole")
     assert replace(streamed, folder=whole.folder, bytes=whole.bytes) == whole
     return whole
 
 
-@pytest.mark.parametrize("method", PLAIN)
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_what_the_whole_model_would_be(method, dense, tmp_path):
     both(dense, NamedMethod(method, 0.5).on, tmp_path)
 
@@ -91,8 +97,10 @@ def test_every_architecture_writes_what_the_whole_model_would_be(kind, tmp_path)
         (NamedMethod("wanda", 0.5, refit=True, damping=0.1), HOW),
         (NamedMethod("sparsegpt", 0.5), replace(HOW, sequential=False)),
         (NamedMethod("sparsegpt", 0.5), replace(HOW, dtype="bfloat16")),
+        (NamedMethod("moonshot-sparsegpt", 0.5), replace(HOW, sequential=False)),
+        (NamedMethod("wanda", 0.5, moonshot_lambda=0.0), HOW),
     ],
-    ids=["2:4", "refit", "one-shot", "bfloat16"],
+    ids=["2:4", "refit", "one-shot", "bfloat16", "moonshot one-shot", "taylor alone"],
 )
 def test_every_way_writes_what_the_whole_model_would_be(method, how, dense, tmp_path):
     both(dense, method.on, tmp_path, how)
@@ -105,6 +113,16 @@ def test_a_recipe_from_a_file_and_a_dtype_that_only_the_last_block_needs(dense, 
     drop = {name: n if ".2." in name else 0 for name, n in made[0].drop.items()}
     recipe = Recipe.from_json({**made[0].to_json(), "drop": drop}, "test")
     assert both(dense, lambda _: recipe, tmp_path).dtype == "float32"
+
+
+def test_a_metric_that_reads_gradients_and_no_inputs(dense, tmp_path):
+    made = []
+    prune_to(str(dense), lambda p: made.append(WANDA(p)) or made[0], tmp_path / "wanda", HOW)
+    metric = {"name": "tree", "formula": "mul(sqr(W), mms(G))"}
+    recipe = Recipe.from_json({**made[0].to_json(), "metric": metric}, "test")
+    assert needs_of(recipe) == {Need.GRADIENTS}
+    both(dense, lambda _: recipe, tmp_path)
+    assert tensors_of(tmp_path / "whole").keys() == tensors_of(tmp_path / "wanda").keys()
 
 
 def test_a_streamed_folder_is_verified_and_pruned_anew_bit_for_bit(unbroken):
@@ -123,8 +141,8 @@ def test_a_second_call_finds_it_done_and_so_does_the_whole_model(dense, unbroken
     assert files_of(unbroken) == before
 
 
-def prune_until(owner, name, count, dense, folder, monkeypatch):
-    """SparseGPT, stopped when this method is called for the time of that number."""
+def prune_until(owner, name, count, dense, folder, monkeypatch, recipe_for=SPARSEGPT):
+    """Stopped when this method is called for the time of that number."""
     calls, real = [], getattr(owner, name)
 
     def called(*args, **kwargs):
@@ -136,7 +154,7 @@ def prune_until(owner, name, count, dense, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, called)
         with pytest.raises(KeyboardInterrupt):
-            prune_streamed(str(dense), SPARSEGPT, folder, HOW)
+            prune_streamed(str(dense), recipe_for, folder, HOW)
     return folder
 
 
@@ -273,10 +291,26 @@ def test_a_folder_with_something_else_in_it_is_left_alone(dense, tmp_path):
     assert files_of(tmp_path / "mine") == {"thesis.txt": b"precious"}
 
 
-def test_gradients_are_refused_before_anything_is_written(dense, tmp_path):
-    with pytest.raises(ConfigError, match="Taylor loss needs gradients"):
-        prune_streamed(str(dense), NamedMethod("moonshot-wanda", 0.5).on, tmp_path / "to", HOW)
-    assert not (tmp_path / "to").exists()
+def test_gradients_that_the_whole_model_has_are_not_taken_again(dense, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
+    prune_to(str(dense), MOONSHOT, tmp_path / "whole", HOW)
+    monkeypatch.setattr(BlockByBlock, "__call__", lambda *_: pytest.fail("taken again"))
+    prune_streamed(str(dense), MOONSHOT, tmp_path / "streamed", HOW)
+    assert_same_checkpoint(tmp_path / "streamed", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "count"), [(GradientFile, "write", 20), (HalfDone, "done", 2)]
+)
+def test_stopped_while_or_after_gradients_are_taken_it_goes_on_to_the_same_bytes(
+    owner, name, count, dense, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
+    prune_streamed(str(dense), MOONSHOT, tmp_path / "unbroken", HOW)
+    monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "another cache"))
+    prune_until(owner, name, count, dense, tmp_path / "pruned", monkeypatch, MOONSHOT)
+    prune_streamed(str(dense), MOONSHOT, tmp_path / "pruned", HOW)
+    assert files_of(tmp_path / "pruned") == files_of(tmp_path / "unbroken")
 
 
 def test_blocks_that_cannot_be_run_apart_are_refused_in_a_sentence(dense, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from optishear.errors import ConfigError, WorkerError
-from optishear.workers.pool import MOST_DEATHS, Call, Pool
+from optishear.workers.pool import MOST_DEATHS, Call, Pool, _lost
 
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
@@ -153,3 +153,9 @@ def test_workers_that_cannot_begin_say_why(pool_of):
         list(pool_of(kind=Broken).run([call("x", "pid", 1)]))
     with pytest.raises(WorkerError, match="3 workers in a row died before they had begun"):
         list(pool_of(1, job="dies").run([call("x", "pid", 1)]))
+
+
+def test_a_result_that_left_with_its_host_is_made_again():
+    """Large ones stay where they were made until they are asked for."""
+    assert "host left" in _lost(ray.exceptions.ObjectLostError("00" * 28, None, ""))
+    assert _lost(ray.exceptions.RayTaskError("f", "", ValueError("a bug"))) is None

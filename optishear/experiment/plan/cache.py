@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from optishear.allocation import RULES
 from optishear.assets.fetch import cache_dir
-from optishear.calibration.gradient_store import folder_of, gradient_bytes
+from optishear.calibration.gradient_file import gradient_bytes
+from optishear.calibration.gradient_store import folder_of
 from optishear.calibration.statistics import Need
 from optishear.calibration.store import path_of
 from optishear.experiment.plan.footprint import bytes_at, statistics_bytes

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from optishear.assets.fetch import cache_dir
-from optishear.calibration.gradient_store import gradient_bytes
+from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.statistics import Need
 from optishear.calibration.store import gram_bytes
 from optishear.config.experiment import MemoryConfig

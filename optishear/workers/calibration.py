@@ -1,4 +1,7 @@
-"""Calibration sequences spread over replicas, which sum up parts; this process adds the sums."""
+"""Calibration sequences spread over replicas: statistics a part, gradients a sequence.
+
+This process alone adds the parts up, and writes the gradients where they are kept.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -8,6 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from optishear.calibration.collect import sums_of
+from optishear.calibration.gradient_samples import CollectGradients, sample_of
+from optishear.calibration.gradients import Keep, Sample
 from optishear.calibration.parts import CollectParts
 from optishear.calibration.statistics import LayerStats, Need
 from optishear.models.load import LoadedModel
@@ -33,6 +38,16 @@ class DenseModel(Parcel):
         found = sums_of(self.loaded.model, self.layout, batches, needs)
         return {site: stats.to("cpu") for site, stats in found.items()}
 
+    def gradients(self, number: int, sequence: Int[Tensor, " seq"]) -> dict[str, Sample]:
+        """Of every layer that the sequence reaches: 2 bytes a weight, ready to be written."""
+        found: dict[str, Sample] = {}
+
+        def keep(_number: int, name: str, sample: Sample) -> None:
+            found[name] = sample
+
+        sample_of(self.loaded.model, self.layout, number, sequence, keep)
+        return found
+
 
 def collecting_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) -> CollectParts:
     """Sums of every part, in the order of the parts."""
@@ -49,5 +64,26 @@ def collecting_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) ->
         device = next(loaded.model.parameters()).device
         for call in calls:
             yield {site: stats.to(device) for site, stats in done.pop(call.key).items()}
+
+    return collect
+
+
+def gradients_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) -> CollectGradients:
+    """Gradients of every sequence, in the order in which they are done.
+
+    A sequence's gradients are made whole before they travel, so that nothing of one that dies is
+    kept. Each replica has those of one sequence at a time, for it is asked for the next one when
+    they are written.
+    """
+
+    def collect(tokens: Int[Tensor, "samples seq"], keep: Keep) -> None:
+        calls = [
+            Call(str(number), "gradients", (number, sequence), f"calibration sequence {number}")
+            for number, sequence in enumerate(tokens.cpu())
+        ]
+        with travelling(loaded) as away, cluster.pool(DenseModel(away, layout)) as pool:
+            for key, found in pool.run(calls):
+                for name, sample in found.items():
+                    keep(int(key), name, sample)
 
     return collect

@@ -1,0 +1,87 @@
+"""One forward and backward pass a sequence: the gradient of its loss in every prunable weight."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from optishear.calibration.gradients import Keep, packed
+from optishear.errors import ConfigError
+from optishear.models.weights import Place, place_of
+from optishear.recipe.layout import Layer, ModelLayout
+
+
+CollectGradients = Callable[[Int[Tensor, "samples seq"], Keep], None]
+"""Hands on the gradients of every sequence, in any order."""
+
+
+def sequence_by_sequence(model: nn.Module, layout: ModelLayout) -> CollectGradients:
+    """Gradients in this process, each kept while the backward pass is at the weights before it."""
+
+    def collect(tokens: Int[Tensor, "samples seq"], keep: Keep) -> None:
+        for number, sequence in enumerate(tokens):
+            sample_of(model, layout, number, sequence, keep)
+
+    return collect
+
+
+def sample_of(
+    model: nn.Module, layout: ModelLayout, number: int, sequence: Int[Tensor, " seq"], keep: Keep
+) -> None:
+    """Hands on the gradients of one sequence; flags and gradients of the model are given back."""
+    device = next(model.parameters()).device
+    with handed_on(model, layout.layers, number, keep), torch.enable_grad():
+        loss_of(model, sequence.to(device)).backward()
+
+
+def loss_of(model: nn.Module, sequence: Int[Tensor, " seq"]) -> Float[Tensor, ""]:
+    """The mean over the sequence's tokens of the loss of the next one.
+
+    Taken from the model's own logits, whatever its head does to them, in fp32. Of one sequence
+    they are 1 GB at 2,048 tokens and a vocabulary of 128k, about four times that with the softmax
+    and its gradient: little beside a model of that kind.
+    """
+    logits = model(sequence[None], use_cache=False).logits[0, :-1]
+    return F.cross_entropy(logits.float(), sequence[1:].long())
+
+
+@contextmanager
+def handed_on(model: nn.Module, layers: Sequence[Layer], number: int, keep: Keep) -> Iterator[None]:
+    """While it is open, these layers' weights need a gradient and no other parameter does; each is
+    handed on as that of sequence `number` when a backward pass has made it, and let go."""
+    wanted: dict[nn.Parameter, list[tuple[Layer, Place]]] = {}
+    for layer in layers:
+        place = place_of(model, layer.name)
+        wanted.setdefault(place.parameter, []).append((layer, place))
+
+    def hand_on(parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        assert isinstance(parameter, nn.Parameter)
+        assert gradient is not None
+        for layer, place in wanted[parameter]:
+            try:
+                sample = packed(place.view(gradient))
+            except ValueError:
+                raise ConfigError(
+                    f"Layer {layer.name}: its gradient on calibration sequence {number} is not "
+                    f"finite. Load the model in bf16 or fp32 if it overflows in fp16."
+                ) from None
+            if sample is not None:
+                keep(number, layer.name, sample)
+
+    before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    with ExitStack() as hooks:
+        try:
+            for parameter, _, _ in before:
+                parameter.requires_grad_(parameter in wanted)
+                parameter.grad = None
+            for parameter in wanted:
+                hooks.callback(parameter.register_post_accumulate_grad_hook(hand_on).remove)
+            yield
+        finally:
+            for parameter, flag, gradient in before:
+                parameter.requires_grad_(flag)
+                parameter.grad = gradient

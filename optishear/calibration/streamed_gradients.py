@@ -1,0 +1,110 @@
+"""Per-sequence gradients of a model larger than memory: a backward pass one block at a time.
+
+Forward, what goes into each block is kept on disk. At the top the loss of a sequence gives the
+gradient of the last hidden states. From the last block to the first, a block is run again from what
+went into it, this time recorded: its backward pass makes the gradients of its weights, and that of
+its input, which is what the block before begins with. These are the operations of the whole model's
+backward pass on the same numbers.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from optishear.calibration.gradient_samples import handed_on, loss_of
+from optishear.calibration.gradients import Keep
+from optishear.models.blocks import BlockRunner, BlockStack
+from optishear.models.hidden_files import HiddenFiles
+from optishear.models.streamed import Streamed
+from optishear.recipe.layout import ModelLayout
+
+
+Sequences = Sequence[Int[Tensor, "1 seq"]]
+
+
+@dataclass(frozen=True, eq=False)
+class BlockByBlock:
+    """Collects the gradients of a streamed model, which is read twice, however many sequences.
+
+    - `stack`: its blocks, proved to hand each other nothing but hidden states.
+    - `folder`: for hidden states and their gradients; removed when they are done.
+
+    Memory: one block or the head, one gradient of a weight, and what a sequence leaves there for
+    the backward pass.
+    """
+
+    streamed: Streamed
+    stack: BlockStack
+    layout: ModelLayout
+    folder: Path
+
+    def __call__(self, tokens: Int[Tensor, "samples seq"], keep: Keep) -> None:
+        sequences = tokens.to(self.streamed.device).split(1)
+        blocks = len(self.streamed.blocks)
+        first = min(layer.block for layer in self.layout.layers)
+        self._forward(sequences)
+        gradients = HiddenFiles(self.folder / "gradients", blocks + 1, self._device, step=-1)
+        self._top(sequences, gradients)
+        for block in range(blocks - 1, first - 1, -1):
+            gradients.turn()
+            gradients.tidy()
+            self._backward(block, sequences, gradients, keep)
+        shutil.rmtree(self.folder)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.streamed.device
+
+    def _states(self, block: int) -> HiddenFiles:
+        """What goes into this block; of the one past the last, what the last one made."""
+        return HiddenFiles(self.folder / "states", block, self._device)
+
+    def _forward(self, sequences: Sequences) -> None:
+        states = self._states(0)
+        runner = BlockRunner(self.streamed.loaded.model, sequences, stack=self.stack, handed=states)
+        for part in self.streamed.blocks:
+            with self.streamed.resident(part):
+                runner.advance()
+            states.turn()
+
+    def _top(self, sequences: Sequences, gradients: HiddenFiles) -> None:
+        """From the last hidden states to the loss and back."""
+        model, blocks = self.streamed.loaded.model, len(self.streamed.blocks)
+        states = self._states(blocks)
+        with self.streamed.resident(self.streamed.head):
+            for number, sequence in enumerate(sequences):
+                last = _recorded(states, number)
+                with self.stack.stood_in_for(blocks, last.clone), torch.enable_grad():
+                    loss_of(model, sequence[0]).backward()
+                gradients[number] = _gradient_of(last)
+
+    def _backward(
+        self, block: int, sequences: Sequences, gradients: HiddenFiles, keep: Keep
+    ) -> None:
+        """From the gradients of what this block made to those of its weights and its input."""
+        model, states = self.streamed.loaded.model, self._states(block)
+        layers = [layer for layer in self.layout.layers if layer.block == block]
+        with self.streamed.resident(self.streamed.blocks[block]):
+            for number, sequence in enumerate(sequences):
+                handed = _recorded(states, number) if block else None
+                with handed_on(model, layers, number, keep):
+                    made = self.stack.recorded(block, sequence, handed)
+                    made.backward(gradients[number])
+                if handed is not None:
+                    gradients[number] = _gradient_of(handed)
+
+
+def _recorded(states: HiddenFiles, number: int) -> Tensor:
+    state = states[number]
+    assert state is not None
+    return state.requires_grad_()
+
+
+def _gradient_of(state: Tensor) -> Tensor:
+    assert state.grad is not None
+    return state.grad

@@ -1,0 +1,122 @@
+"""Gradients that workers take are the file that one process writes, also where a worker dies."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_models import TINY, tokens
+
+from optishear.calibration.gradient_file import INDEX, NUMBERS, GradientFile
+from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.errors import ConfigError, StorageError
+from optishear.models.discover import layout_of
+from optishear.models.load import LoadedModel
+from optishear.workers.calibration import DenseModel, gradients_on
+from optishear.workers.cluster import Cluster, Workers, running
+
+
+ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
+
+SEQUENCES = tokens(5, 4, seed=1)
+TOLD = []
+
+
+@dataclass(frozen=True, eq=False)
+class Dying(DenseModel):
+    """Killed with -9 when it has the second sequence's gradients, unless that was so before."""
+
+    marker: Path
+
+    def begin(self, stack, device, notice):
+        return self
+
+    def gradients(self, number, sequence):
+        found = super().gradients(number, sequence)
+        if number == 1 and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+
+@dataclass(frozen=True)
+class Ill(Cluster):
+    """Whose replicas are sent such models."""
+
+    marker: Path = Path()
+
+    def pool(self, parcel):
+        return super().pool(Dying(parcel.loaded, parcel.layout, self.marker))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    workers = Workers(2, torch.get_num_threads())
+    with running(workers):
+        yield Cluster(workers, TOLD.append)
+
+
+def collect(cluster, model, place):
+    """What is stored: all of the index but the seconds, and the numbers."""
+    layout, on_workers = layout_of(model), None
+    if cluster is not None:
+        loaded = LoadedModel(model, None, "tiny", place, "hash", model.dtype)
+        on_workers = gradients_on(cluster, loaded, layout)
+    store = load_or_collect_gradients(place, "key", model, layout, SEQUENCES, None, on_workers)
+    index = json.loads((store.folder / INDEX).read_text())
+    return store.folder.name, index["layers"], (store.folder / NUMBERS).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("llama", torch.float32), ("gpt2", torch.bfloat16), ("mixtral", torch.float32)],
+)
+def test_two_workers_write_the_file_that_one_process_writes(kind, dtype, cluster, tmp_path):
+    model = TINY[kind]().to(dtype)
+    serial = collect(None, model, tmp_path / "serial")
+    assert collect(cluster, model, tmp_path / "workers") == serial
+    scales = [scale for layer in serial[1].values() for scale in layer["scale"]]
+    assert any(scales)
+    assert all(scales) == (kind != "mixtral")  # not every expert is reached by four tokens
+
+
+def test_a_worker_that_dies_costs_its_sequence_a_second_try(cluster, tmp_path, monkeypatch):
+    model, marker = TINY["llama"](), tmp_path / "marker"
+    serial = collect(None, model, tmp_path / "serial")
+    written, write = [], GradientFile.write
+
+    def listen(file, number, name, sample):
+        written.append(number)
+        write(file, number, name, sample)
+
+    monkeypatch.setattr(GradientFile, "write", listen)
+    ill = Ill(cluster.workers, cluster.notice, cluster.spare, marker)
+    assert collect(ill, model, tmp_path / "workers") == serial
+    assert marker.exists()
+    assert [text for text in TOLD if "a worker died on calibration sequence 1" in text]
+    assert [written.count(number) for number in range(5)] == [14] * 5  # nobody's twice
+
+
+def test_a_sequence_whose_gradients_are_not_finite_is_named(cluster, tmp_path):
+    model = TINY["llama"]()
+    [only, *_] = set(SEQUENCES[3].tolist()) - set(SEQUENCES[[0, 1, 2, 4]].flatten().tolist())
+    with torch.no_grad():
+        model.model.embed_tokens.weight[only] = torch.nan
+    with pytest.raises(ConfigError, match=r"Layer model\.layers.*sequence 3 is not finite"):
+        collect(cluster, model, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_is_told_as_one_process_tells_it(cluster, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(GradientFile, "write", full)
+    with pytest.raises(StorageError, match="fewer gradient sequences than 5"):
+        collect(cluster, TINY["llama"](), tmp_path)
+    assert not list(tmp_path.iterdir())
