@@ -29,12 +29,14 @@ from optishear.models.load import DTYPES
 from optishear.models.streamed import Streamed, stream
 from optishear.models.weights import lent, read
 from optishear.pruning.evidence import Evidence
-from optishear.pruning.sequential import solve_block, statistics_of
+from optishear.pruning.oneshot import PruneLayers, apply
+from optishear.pruning.sequential import statistics_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
 from optishear.text.tokens import token_batches
+from optishear.workers.layers import pruning_with
 
 
 def prune_streamed(
@@ -76,7 +78,8 @@ def prune_streamed(
                     half.write(part)
         done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
         watcher.stage(f"pruning block by block{done}")
-        want = _prune(streamed, prepared, recipe, how.sequential, half, watcher)
+        with pruning_with(how.workers, watcher.stage) as prune_layers:
+            want = _prune(streamed, prepared, recipe, how.sequential, half, watcher, prune_layers)
         watcher.stage("checking the checkpoint")
         half.finish()
         _check(folder, layout, recipe, how, _probe(prepared), want)
@@ -92,6 +95,7 @@ def _prune(
     sequential: bool,
     half: HalfDone,
     watcher: Watcher,
+    prune_layers: PruneLayers,
 ) -> Tensor:
     """Prunes and writes the blocks that are not done; the pruned model's logits on the probe.
 
@@ -113,7 +117,7 @@ def _prune(
             stats = statistics_of(runner, layers, recipe)
             if goes_on is not None and not sequential:
                 goes_on.advance()
-            reports = solve_block(layers, working, Evidence(stats), recipe)
+            reports = apply(layers, working, Evidence(stats), recipe, prune_layers)
             del stats
             if goes_on is not None and sequential:
                 goes_on.advance()
