@@ -34,8 +34,10 @@ def packed(tensor: torch.Tensor) -> Packed:
 
 
 def unpacked(data: Packed) -> Any:
-    flat, dtype, shape, order = data
+    flat, name, shape, order = data
+    dtype = getattr(torch, name)
     with warnings.catch_warnings():  # that it is read-only is the point
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        lying = torch.from_numpy(flat).view(getattr(torch, dtype)).reshape(shape)
-    return lying.permute([order.index(dimension) for dimension in range(len(order))])
+        # An empty array has no strides that could be viewed as another dtype's.
+        whole = torch.from_numpy(flat).view(dtype) if flat.size else torch.empty(0, dtype=dtype)
+    return whole.reshape(shape).permute([order.index(dimension) for dimension in range(len(order))])
