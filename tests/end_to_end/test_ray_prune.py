@@ -149,12 +149,14 @@ def test_a_model_that_is_streamed_takes_workers_too(sequential, dense, shared, t
     assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
 
 
-def test_a_layer_that_cannot_be_solved_is_named(replicas):
-    """The others of its call are given up; the workers go on with the next."""
+def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense(replicas):
+    """The others are given up; the workers go on with the next recipe."""
     model = TINY["llama"]()
     layout = layout_of(model)
-    recipe = Recipe({"name": "wanda"}, {layer.name: 8 for layer in layout.layers})
-    plain = Recipe({"name": "magnitude"}, recipe.drop)
+    recipe = Recipe({"name": "wanda"}, dict.fromkeys(layout.sizes, 48))
+    more, fewer = (
+        Recipe({"name": "magnitude"}, dict.fromkeys(recipe.drop, n), "row") for n in (96, 48)
+    )
     bad = layout.layers[3]
     stats = {x.site: LayerStats(9, 1, torch.ones(x.in_features)) for x in layout.layers}
     evidence = Evidence(stats | unread([bad]))
@@ -162,9 +164,10 @@ def test_a_layer_that_cannot_be_solved_is_named(replicas):
     with lent(model, layout) as working:
         with pytest.raises(NumericalError, match=f"^{bad.name}: 768 of 768 scores are nan"):
             oneshot.apply(layout.layers, working, evidence, recipe, prune_layers)
-        reports = oneshot.apply(layout.layers, working, evidence, plain, prune_layers)
+        for recipe in (more, fewer):  # each of the dense weights, whatever was done before
+            reports = oneshot.apply(layout.layers, working, evidence, recipe, prune_layers)
         assert [report.name for report in reports] == list(layout.sizes)
-        assert all(int((working.view(name) == 0).sum()) == 8 for name in layout.sizes)
+        assert all(int((working.view(name) == 0).sum()) == 48 for name in layout.sizes)
 
 
 @pytest.mark.parametrize("sequential", MODES, ids=["sequential", "one-shot"])
