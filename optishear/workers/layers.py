@@ -73,7 +73,8 @@ def pruning_on(cluster: Cluster) -> PruneLayers:
     """Stands in the place of `pruning.oneshot.prune`: replicas solve, this process writes.
 
     Dense weights and statistics of the layers of a call are sent with it: of all layers, or block
-    by block of one block's. The first layer that cannot be solved ends it as it does there.
+    by block of one block's. A layer that cannot be solved ends it; of several, the first that is
+    found.
     """
 
     def prune_layers(
