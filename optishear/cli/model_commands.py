@@ -75,6 +75,13 @@ def prune(
     ] = 16,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[
+        int,
+        typer.Option(min=1, help="Solve layers on Ray: one process a GPU or some cores."),
+    ] = 1,
+    ray_address: Annotated[
+        str, typer.Option(help="Of a running Ray cluster; else Ray is started here.")
+    ] = "",
     json_: bool = JsonFlag,
 ) -> None:
     """Write a pruned checkpoint that transformers loads; it is reopened and checked.
@@ -104,7 +111,7 @@ def prune(
 
     ready = None if recipe is None else Recipe.read(recipe)  # before torch is imported
     from optishear.cli.progress import Stages
-    from optishear.experiment.apply import How, prune_to
+    from optishear.experiment.apply import How, prune_to, workers_for
     from optishear.experiment.named import NamedMethod
     from optishear.experiment.stream import prune_streamed, room_note
 
@@ -114,7 +121,8 @@ def prune(
             method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping, profile
         ).on
     calibration = _calibration(model, text, sequences, seq_len, recipe)
-    how = How(calibration, dtype, device, not one_shot, gradient_sequences)
+    several = workers_for(workers, device, ray_address)
+    how = How(calibration, dtype, device, not one_shot, gradient_sequences, several)
     if stream and recipe_for is not None:
         checked, written = prune_streamed(model, recipe_for, to, how, Stages())
     else:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -19,12 +20,14 @@ from optishear.experiment.watcher import Silent, Watcher
 from optishear.export.checkpoint import RECIPE_FILE, Checked, dtype_text, write_checkpoint
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import WorkingWeights, lent
-from optishear.pruning.oneshot import apply
+from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.pruning.result import LayerReport
 from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
 from optishear.text.sources import TextSpec
+from optishear.workers.cluster import Workers
+from optishear.workers.layers import pruning_with
 
 
 PROBE_TOKENS = 256  # of the calibration text: the reopened checkpoint must give equal logits
@@ -41,6 +44,7 @@ class How:
     - `sequential`: block by block, statistics of the already pruned model; else all layers with
       statistics of the dense model, as the search does.
     - `gradient_sequences`: of the calibration text, each a sample of MOONSHOT's Fisher term.
+    - `workers`: solve the layers; they change no bit where each has this process' threads.
     """
 
     calibration: TextSpec
@@ -48,6 +52,17 @@ class How:
     device: str = "cpu"
     sequential: bool = True
     gradient_sequences: int = GRADIENT_SEQUENCES
+    workers: Workers = field(default_factory=lambda: Workers.of(1))
+
+
+def workers_for(number: int, device: str, address: str) -> Workers:
+    """So many for a prune: each with its share of the cores, but no more than this process uses."""
+    if address and number == 1:
+        raise ConfigError(
+            "--ray-address: one worker is this process, which needs no cluster. Give --workers."
+        )
+    shared = Workers.of(number, None, device, address)
+    return replace(shared, threads=min(shared.threads, torch.get_num_threads()))
 
 
 def apply_to(
@@ -58,13 +73,16 @@ def apply_to(
     gradient_sequences: int = GRADIENT_SEQUENCES,
     given: Masks | None = None,
     watcher: Watcher = SILENT,
+    prune_layers: PruneLayers = prune,
 ) -> list[LayerReport]:
     """Writes the recipe's weights into the lent model; collects what that needs."""
     needs, layout = needs_of(recipe), prepared.layout
     if not sequential:
         watcher.stage("collecting statistics")
         calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage)
-        return apply(working, layout, calibrated.evidence.with_masks(given or {}), recipe)
+        evidence = calibrated.evidence.with_masks(given or {})
+        watcher.stage("pruning layer by layer")
+        return apply(layout.layers, working, evidence, recipe, prune_layers)
     dense = prepared.calibrate(needs & {Need.GRADIENTS}, gradient_sequences, watcher.stage)
     watcher.stage("pruning block by block")
     return apply_sequentially(
@@ -76,6 +94,7 @@ def apply_to(
         gradients=dense.evidence.gradients,
         given=given,
         progress=watcher.pruned,
+        prune_layers=prune_layers,
     )
 
 
@@ -108,9 +127,19 @@ def prune_to(
         stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
         return Checked.of(folder, prepared.layout, recipe, dtype_text(stored)), False
     probe = prepared.calibration.tokens[:1, :PROBE_TOKENS]
-    with lent(prepared.loaded.model, prepared.layout) as working:
+    with (
+        pruning_with(how.workers, watcher.stage) as prune_layers,
+        lent(prepared.loaded.model, prepared.layout) as working,
+    ):
         reports = apply_to(
-            prepared, working, recipe, how.sequential, how.gradient_sequences, masks, watcher
+            prepared,
+            working,
+            recipe,
+            how.sequential,
+            how.gradient_sequences,
+            masks,
+            watcher,
+            prune_layers,
         )
         watcher.stage("writing and checking the checkpoint")
         checked = write_checkpoint(

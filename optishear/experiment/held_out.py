@@ -11,8 +11,9 @@ from optishear.experiment.held_out_memo import keep, known, place_of
 from optishear.experiment.prepare import Calibrated, Prepared, rule_of
 from optishear.experiment.watcher import Watcher
 from optishear.models.weights import WorkingWeights, lent
-from optishear.pruning.oneshot import apply
+from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.pruning.sequential import apply_sequentially
+from optishear.recipe.canonical import MASK
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
@@ -48,6 +49,7 @@ def compare(
     texts: Sequence[TokenBatches],
     batch_tokens: int,
     watcher: Watcher,
+    prune_layers: PruneLayers = prune,
 ) -> list[dict[str, Any]]:
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
@@ -57,7 +59,7 @@ def compare(
     """
     recipes = {**recipes, SEQUENTIAL: recipes[FOUND]}
     with lent(calibrated.loaded.model, calibrated.layout) as working:
-        bench = _Bench(calibrated, working, texts, batch_tokens, watcher)
+        bench = _Bench(calibrated, working, texts, batch_tokens, watcher, prune_layers)
         found = {name: bench.measured(name, recipes.get(name)) for name in (DENSE, *recipes)}
     return [
         {
@@ -82,6 +84,7 @@ class _Bench:
     texts: Sequence[TokenBatches]
     batch_tokens: int
     watcher: Watcher
+    prune_layers: PruneLayers
 
     def measured(self, name: str, recipe: Recipe | None) -> list[HeldOut]:
         """One row, pruned and measured as far as the cache does not know it."""
@@ -103,7 +106,10 @@ class _Bench:
         calibrated, working = self.calibrated, self.working
         if recipe is None:
             working.restore()
-        elif mode == "sequential":
+            return
+        # A mask is sooner made than sent.
+        prune_layers = prune if recipe.solver == MASK else self.prune_layers
+        if mode == "sequential":
             apply_sequentially(
                 calibrated.loaded.model,
                 working,
@@ -112,9 +118,11 @@ class _Bench:
                 calibrated.batches,
                 gradients=calibrated.evidence.gradients,
                 progress=self.watcher.pruned,
+                prune_layers=prune_layers,
             )
         else:
-            apply(working, calibrated.layout, calibrated.evidence, recipe)
+            layers, evidence = calibrated.layout.layers, calibrated.evidence
+            apply(layers, working, evidence, recipe, prune_layers)
 
 
 def _numbers(own: HeldOut, others: Mapping[str, HeldOut]) -> dict[str, Any]:

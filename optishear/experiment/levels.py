@@ -6,13 +6,14 @@ from optishear.assets.fetch import cache_dir
 from optishear.config import Experiment
 from optishear.experiment.prepare import Calibrated
 from optishear.experiment.watcher import Watcher
+from optishear.models.weights import read
 from optishear.pruning.levels import Level, build, level_by_level
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.canonical import MASK
 from optishear.search.levels import levels_of
 from optishear.search.space import SearchSpace
 from optishear.workers.cluster import Cluster
-from optishear.workers.levels import DenseLayers, solving_on
+from optishear.workers.layers import DenseLayers, solving_on
 
 
 def open_levels(
@@ -61,7 +62,8 @@ def level_store(experiment: Experiment, calibrated: Calibrated) -> SolvedLayers:
 
 def dense_layers(calibrated: Calibrated) -> DenseLayers:
     """What solves layers on their own, from their dense weights and the model's statistics."""
-    return DenseLayers(calibrated.loaded, calibrated.evidence)
+    model, layers = calibrated.loaded.model, calibrated.layout.layers
+    return DenseLayers({layer.name: read(model, layer) for layer in layers}, calibrated.evidence)
 
 
 def identity_of_levels(experiment: Experiment, calibrated: Calibrated) -> str:

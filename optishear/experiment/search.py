@@ -22,6 +22,7 @@ from optishear.experiment.setup import (
 )
 from optishear.experiment.watcher import Watcher
 from optishear.objectives import make_objective
+from optishear.pruning.oneshot import prune
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.run_directory import RunDirectory, write_json
@@ -30,6 +31,7 @@ from optishear.search.evaluator import Evaluator, minimised
 from optishear.search.front import non_dominated
 from optishear.search.loop import Found, run
 from optishear.workers.cluster import cluster
+from optishear.workers.layers import pruning_on
 
 
 if TYPE_CHECKING:
@@ -94,7 +96,14 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher, study: str) ->
             searched = {name: measured[recipe.key] for name, recipe in recipes.items()}
         units = {name: make_objective(name).unit for name in experiment.objectives}
         write_json(directory.front, front_to_json(front, units))
-        rows = compare(calibrated, recipes, setup.held_out, experiment.batch_tokens, watcher)
+        rows = compare(
+            calibrated,
+            recipes,
+            setup.held_out,
+            experiment.batch_tokens,
+            watcher,
+            prune if setup.cluster is None else pruning_on(setup.cluster),
+        )
         for row in rows:
             row["search"] = searched.get(row["name"])
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})

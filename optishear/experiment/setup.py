@@ -1,6 +1,5 @@
 """What stands before the first candidate: model, texts, statistics, space. `search` and `plan`."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -189,11 +188,9 @@ def manifest_of(directory: RunDirectory) -> dict[str, Any]:
 
 
 def workers_of(experiment: Experiment) -> Workers:
-    """How many there are, and how many threads each has: all cores shared out, if nobody says."""
-    number, own = experiment.workers, experiment.threads
-    shared = own or max(1, (os.cpu_count() or 1) // number)
-    each = torch.get_num_threads() if number == 1 and own is None else shared
-    return Workers(number, each, experiment.device, experiment.ray_address)
+    """How many there are, and how many threads each has."""
+    e = experiment
+    return Workers.of(e.workers, e.threads, e.device, e.ray_address)
 
 
 @contextmanager

@@ -30,12 +30,14 @@ from optishear.models.load import DTYPES
 from optishear.models.streamed import Streamed, stream
 from optishear.models.weights import lent, read
 from optishear.pruning.evidence import Evidence
-from optishear.pruning.sequential import solve_block, statistics_of
+from optishear.pruning.oneshot import PruneLayers, apply
+from optishear.pruning.sequential import statistics_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
 from optishear.text.tokens import token_batches
+from optishear.workers.layers import pruning_with
 
 
 def prune_streamed(
@@ -82,7 +84,10 @@ def prune_streamed(
         )
         done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
         watcher.stage(f"pruning block by block{done}")
-        want = _prune(streamed, stack, dense, recipe, how.sequential, half, watcher)
+        with pruning_with(how.workers, watcher.stage) as prune_layers:
+            want = _prune(
+                streamed, stack, dense, recipe, how.sequential, half, watcher, prune_layers
+            )
         watcher.stage("checking the checkpoint")
         half.finish()
         _check(folder, layout, recipe, how, _probe(prepared), want)
@@ -99,6 +104,7 @@ def _prune(
     sequential: bool,
     half: HalfDone,
     watcher: Watcher,
+    prune_layers: PruneLayers,
 ) -> Tensor:
     """Prunes and writes the blocks that are not done; the pruned model's logits on the probe.
 
@@ -119,8 +125,9 @@ def _prune(
             stats = statistics_of(runner, layers, recipe)
             if goes_on is not None and not sequential:
                 goes_on.advance()
-            reports = solve_block(layers, working, Evidence(stats, gradients), recipe)
-            del stats
+            evidence = Evidence(stats, gradients)
+            reports = apply(layers, working, evidence, recipe, prune_layers)
+            del stats, evidence
             if goes_on is not None and sequential:
                 goes_on.advance()
             follows.advance()

@@ -1,6 +1,6 @@
 """What calibration knows of a model, posed as one problem a layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -40,6 +40,17 @@ class Evidence:
         """With statistics on this device; gradients stay where they are stored."""
         stats = {site: stats.to(device) for site, stats in self.stats.items()}
         return replace(self, stats=stats, factored={})
+
+    def only(self, layers: Sequence[Layer]) -> "Evidence":
+        """What these layers' problems are made of, with nothing factored yet."""
+        names, sites = {layer.name for layer in layers}, {layer.site for layer in layers}
+        return replace(
+            self,
+            stats={site: stats for site, stats in self.stats.items() if site in sites},
+            gradients={name: found for name, found in self.gradients.items() if name in names},
+            given={name: keep for name, keep in self.given.items() if name in names},
+            factored={},
+        )
 
     def with_masks(self, given: Mapping[str, Bool[Tensor, "out in"]]) -> "Evidence":
         return replace(self, given=given)

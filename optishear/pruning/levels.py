@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from optishear.errors import NumericalError
-from optishear.pruning.solved import SolvedLayers, packed
+from optishear.pruning.solved import SolvedLayers, Stored
 from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
@@ -14,8 +14,8 @@ from optishear.solvers.base import LayerSolution
 
 log = logging.getLogger(__name__)
 
-Level = tuple[Layer, Recipe]  # the recipe drops weights of this layer only
-Solved = tuple[bytes, str]  # a file of `SolvedLayers`, or why the layer cannot be solved
+Level = tuple[Layer, Recipe]  # what else the recipe says of other layers has no part in it
+Solved = Stored | NumericalError  # the latter where the layer cannot be solved
 SolveAll = Callable[[Sequence[Level]], Iterator[tuple[Level, Solved]]]  # as they are done
 
 
@@ -41,12 +41,12 @@ def build(
     lacking = missing(store, wanted)
     if progress is not None:
         progress(0, len(lacking), 0.0)
-    for done, ((layer, recipe), (data, reason)) in enumerate(solve(lacking), start=1):
-        if reason:
-            log.warning("Level %d of %s: %s", recipe.drop[layer.name], layer.name, reason)
-            failed.append(reason)
+    for done, ((layer, recipe), solved) in enumerate(solve(lacking), start=1):
+        if isinstance(solved, NumericalError):
+            log.warning("Level %d of %s: %s", recipe.drop[layer.name], layer.name, solved)
+            failed.append(str(solved))
         else:
-            store.put_packed(layer_keys(recipe)[layer.name], data)
+            store.put_stored(layer_keys(recipe)[layer.name], solved)
         if progress is not None:
             progress(done, len(lacking), time.monotonic() - start)
     return tuple(failed)
@@ -66,6 +66,6 @@ def solved_level(
     solve: Callable[[Layer, Recipe], LayerSolution], layer: Layer, recipe: Recipe
 ) -> Solved:
     try:
-        return packed(layer_keys(recipe)[layer.name], solve(layer, recipe)), ""
+        return Stored.of(layer.name, solve(layer, recipe))
     except NumericalError as error:
-        return b"", str(error)
+        return error

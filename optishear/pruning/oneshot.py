@@ -1,7 +1,7 @@
 """Apply recipes to every layer on its own, with statistics of the dense model: the search's way."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import sha256
 
 import torch
@@ -21,6 +21,12 @@ from optishear.solvers.methods import solver_of
 
 
 REPORTS = 2**16  # of single layers, a few numbers each, that are remembered
+
+# What `prune` does, in whatever order the layers are done.
+PruneLayers = Callable[
+    [Sequence[Layer], WorkingWeights, Evidence, Recipe],
+    Iterator[tuple[Layer, LayerSolution | Stored]],
+]
 
 
 @torch.no_grad()
@@ -134,7 +140,15 @@ def block_keys(layout: ModelLayout, recipe: Recipe) -> list[str]:
 
 
 def apply(
-    working: WorkingWeights, layout: ModelLayout, evidence: Evidence, recipe: Recipe
+    layers: Sequence[Layer],
+    working: WorkingWeights,
+    evidence: Evidence,
+    recipe: Recipe,
+    prune_layers: PruneLayers = prune,
 ) -> list[LayerReport]:
-    """Writes one recipe's weights into the model that lent them."""
-    return OneShot(working, layout, evidence).write(recipe)
+    """Writes one recipe's weights of these layers into the model that lent them."""
+    found = {
+        layer.name: LayerReport.of(layer, recipe.drop[layer.name], solution)
+        for layer, solution in prune_layers(layers, working, evidence, recipe)
+    }
+    return [found[layer.name] for layer in layers]

@@ -11,7 +11,7 @@ from optishear.calibration.statistics import LayerStats, Need, unread
 from optishear.models.blocks import BlockRunner
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.evidence import Evidence
-from optishear.pruning.oneshot import prune
+from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
@@ -28,6 +28,7 @@ def apply_sequentially(
     gradients: Mapping[str, LayerGradients] | None = None,
     given: Mapping[str, Bool[Tensor, "out in"]] | None = None,
     progress: Callable[[int, int], None] | None = None,
+    prune_layers: PruneLayers = prune,
 ) -> list[LayerReport]:
     """Writes the recipe's weights into `model`, which lent `working`, as the papers do it.
 
@@ -38,6 +39,7 @@ def apply_sequentially(
 
     - `gradients`: of the dense model, for MOONSHOT; they are not made anew from block to block.
     - `progress`: told (blocks done, blocks).
+    - `prune_layers`: solves and writes the layers of a block.
 
     Memory beside the model: the hidden states of all calibration tokens and one block's statistics.
     """
@@ -48,25 +50,14 @@ def apply_sequentially(
     for block in range(layout.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
         stats = statistics_of(runner, layers, recipe)
-        reports += solve_block(
-            layers, working, Evidence(stats, gradients or {}, given or {}), recipe
-        )
-        del stats  # with its factors: gone before the next block's are collected
+        evidence = Evidence(stats, gradients or {}, given or {})
+        reports += apply(layers, working, evidence, recipe, prune_layers)
+        del stats, evidence  # with its factors: gone before the next block's are collected
         if runner is not None and block < layout.blocks - 1:
             runner.advance()
         if progress is not None:
             progress(block + 1, layout.blocks)
     return reports
-
-
-def solve_block(
-    layers: Sequence[Layer], working: WorkingWeights, evidence: Evidence, recipe: Recipe
-) -> list[LayerReport]:
-    """Writes the recipe's weights of these layers, which were dense."""
-    return [
-        LayerReport.of(layer, recipe.drop[layer.name], solution)
-        for layer, solution in prune(layers, working, evidence, recipe)
-    ]
 
 
 def statistics_of(

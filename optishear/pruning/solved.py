@@ -36,7 +36,7 @@ PIECE = 2**16  # weights that are expanded at once: few enough for the cache, a 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """A `LayerSolution` as it lies on disk: what is kept, row by row, and a bit a weight.
+    """A `LayerSolution` as it is stored and sent: what is kept, row by row, and a bit a weight.
 
     - `values`: the kept weights, in the dense weight's dtype; they may be zero, too.
     - `bits`: eight weights a byte, the first one lowest; 1 = kept.
@@ -49,6 +49,22 @@ class Stored:
     cost: float | None
     damping: float | None
     notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, name: str, solution: LayerSolution) -> "Stored":
+        """On the CPU; exactly zero where nothing is kept, or it is refused, under this name."""
+        weight, keep = solution.weight.detach().cpu(), solution.keep.cpu()
+        if weight[~keep].view(BITS[weight.itemsize]).any():
+            raise ValueError(f"{name}: its solution is not exactly zero where nothing is kept.")
+        bits = np.packbits(keep.contiguous().view(-1).numpy(), bitorder="little")
+        return cls(
+            (weight.shape[0], weight.shape[1]),
+            weight[keep],
+            torch.from_numpy(bits),
+            solution.cost,
+            solution.damping,
+            solution.notes,
+        )
 
     @property
     def kept(self) -> int:
@@ -128,10 +144,11 @@ class SolvedLayers:
 
     def put(self, key: str, solution: LayerSolution) -> None:
         """Stores it, in the place of what had this key. Raises `StorageError` where it cannot."""
-        self.put_packed(key, packed(key, solution))
+        self.put_stored(key, Stored.of(key, solution))
 
-    def put_packed(self, key: str, data: bytes) -> None:
-        """The same for what `packed` made, here or elsewhere."""
+    def put_stored(self, key: str, stored: Stored) -> None:
+        """The same for a solution that came from elsewhere."""
+        data = _packed(key, stored)
         path = self._path(key)
         before = _size(path)
         after = self._used - before + len(data)
@@ -201,26 +218,22 @@ def _expand(
         done += where.size
 
 
-def packed(key: str, solution: LayerSolution) -> bytes:
-    """A solution as its file; exactly zero where nothing is kept, or it is refused."""
-    weight, keep = solution.weight.detach().cpu(), solution.keep.cpu()
-    if weight[~keep].view(BITS[weight.itemsize]).any():
-        raise ValueError(f"{key}: its solution is not exactly zero where nothing is kept.")
-    bits = np.packbits(keep.contiguous().view(-1).numpy(), bitorder="little")
+def _packed(key: str, stored: Stored) -> bytes:
+    """A solution as its file."""
     about = {
         "format": FORMAT,
         "key": key,
-        "shape": list(weight.shape),
-        "cost": solution.cost,
-        "damping": solution.damping,
-        "notes": solution.notes,
+        "shape": stored.shape,
+        "cost": stored.cost,
+        "damping": stored.damping,
+        "notes": stored.notes,
     }
-    tensors = {"values": weight[keep], "bits": torch.from_numpy(bits)}
+    tensors = {"values": stored.values, "bits": stored.bits}
     return save(tensors, {"solution": json.dumps(about)})
 
 
 def _read(path: Path, key: str) -> Stored:
-    """What `packed` made, its numbers mapped; `ValueError` where it is not as it was made."""
+    """What `_packed` made, its numbers mapped; `ValueError` where it is not as it was made."""
     with safe_open(path, "pt") as file:
         about = json.loads((file.metadata() or {})["solution"])
         values, bits = file.get_tensor("values"), file.get_tensor("bits")

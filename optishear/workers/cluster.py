@@ -1,4 +1,4 @@
-"""Ray for as long as a search needs it: started here on this machine, or joined where it runs."""
+"""Ray for as long as some work needs it: started here on this machine, or joined where it runs."""
 
 import os
 import socket
@@ -32,6 +32,17 @@ class Workers:
     threads: int
     device: str = "cpu"
     address: str = ""
+
+    @classmethod
+    def of(
+        cls, number: int, threads: int | None = None, device: str = "cpu", address: str = ""
+    ) -> "Workers":
+        """With all cores of this machine shared out, where nobody says how many threads; one
+        worker is this process and has those that it has."""
+        if threads is None:
+            shared = max(1, (os.cpu_count() or 1) // number)
+            threads = torch.get_num_threads() if number == 1 else shared
+        return cls(number, threads, device, address)
 
 
 @dataclass(frozen=True)

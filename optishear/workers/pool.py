@@ -86,14 +86,16 @@ class Pool:
             self._abandon()
 
     def close(self) -> list[Any]:
-        """Ends whoever is at work; returns the idle ones, which may serve another pool. This one is
-        of no use afterwards."""
+        """Ends whoever is at work; returns the others, idle or still beginning, which may serve
+        another pool. This one is of no use afterwards."""
         import ray
 
+        free = [*self._idle, *(w for w in self._running.values() if w.call is None)]
         for worker in self._running.values():
-            ray.kill(worker.handle)
-        idle, self._running, self._idle = self._idle, {}, []
-        return [worker.handle for worker in idle]
+            if worker.call is not None:
+                ray.kill(worker.handle)
+        self._running, self._idle = {}, []
+        return [worker.handle for worker in free]
 
     def _start(self) -> None:
         worker = _Worker(self.make())

@@ -19,15 +19,25 @@ def register() -> None:
     register_serializer(torch.Tensor, serializer=packed, deserializer=unpacked)
 
 
-def packed(tensor: torch.Tensor) -> tuple[np.ndarray, str, tuple[int, ...]]:
-    """Its bytes as an array, which Ray hands over without a copy; dtype and shape in words."""
-    whole = tensor.detach().contiguous()
-    flat = whole.reshape(-1).view(torch.uint8).numpy()
-    return flat, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+Packed = tuple[np.ndarray, str, tuple[int, ...], list[int]]
 
 
-def unpacked(data: tuple[np.ndarray, str, tuple[int, ...]]) -> Any:
-    flat, dtype, shape = data
+def packed(tensor: torch.Tensor) -> Packed:
+    """Its bytes as an array, which Ray hands over without a copy; dtype, and shape as it lies.
+
+    A transposed weight arrives transposed: products of the other layout may differ in last bits.
+    """
+    order = sorted(range(tensor.ndim), key=lambda dimension: -tensor.stride(dimension))
+    lying = tensor.detach().permute(order).contiguous()
+    flat = lying.reshape(-1).view(torch.uint8).numpy()
+    return flat, str(tensor.dtype).removeprefix("torch."), tuple(lying.shape), order
+
+
+def unpacked(data: Packed) -> Any:
+    flat, name, shape, order = data
+    dtype = getattr(torch, name)
     with warnings.catch_warnings():  # that it is read-only is the point
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(flat).view(getattr(torch, dtype)).reshape(shape)
+        # An empty array has no strides that could be viewed as another dtype's.
+        whole = torch.from_numpy(flat).view(dtype) if flat.size else torch.empty(0, dtype=dtype)
+    return whole.reshape(shape).permute([order.index(dimension) for dimension in range(len(order))])

@@ -1,13 +1,11 @@
 """A search on several workers, some of them killed, ends as the serial one does, bit for bit."""
 
-import os
-import signal
 import threading
 import time
 
-import psutil
 import pytest
 import yaml
+from killer import Killer
 from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
@@ -15,6 +13,8 @@ from optishear.errors import ConfigError, WorkerError
 from optishear.experiment.search import search
 from optishear.experiment.watcher import Silent
 from optishear.records.journal import read_journal
+from optishear.solvers.refit import Refit
+from optishear.solvers.sparsegpt import SparseGPT
 
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
@@ -54,37 +54,6 @@ class Notes(Silent):
 
     def stage(self, text):
         self.texts.append(text)
-
-
-def replicas_at_work():
-    """Processes of replicas that are measuring a candidate at this moment."""
-    for process in psutil.process_iter(["cmdline"]):
-        if "ray::Replica.do" in " ".join(process.info["cmdline"] or ()):
-            yield process
-
-
-class Killer(threading.Thread):
-    """Kills replicas in the middle of a candidate, so many of them or all that it sees."""
-
-    def __init__(self, most):
-        super().__init__(daemon=True)
-        self.most, self.killed, self.over = most, 0, threading.Event()
-
-    def run(self):
-        while not self.over.is_set() and self.killed < self.most:
-            for process in replicas_at_work():
-                if self.killed < self.most:
-                    os.kill(process.pid, signal.SIGKILL)
-                    self.killed += 1
-            time.sleep(0.005)
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        self.join()
 
 
 def same(run, serial):
@@ -131,10 +100,11 @@ LEVELS = {
 }
 
 
-def test_statistics_gradients_and_levels_are_shared_out_and_come_out_the_same(
+def test_statistics_gradients_and_layers_are_shared_out_and_come_out_the_same(
     tmp_path, monkeypatch
 ):
-    """Both searches with a cache of their own, so that both collect and solve all there is."""
+    """Both searches with a cache of their own, so that both collect and solve all there is: the
+    levels, and for the held-out comparison the pick and a baseline."""
     path = tmp_path / "levels.yaml"
     search_settings = {"population": 4, "evaluations": 8}
     changes = {
@@ -143,15 +113,22 @@ def test_statistics_gradients_and_levels_are_shared_out_and_come_out_the_same(
         "search": search_settings,
         "objectives": ["sparsity", "reconstruction", "taylor"],
         "gradient_sequences": 3,
+        "baselines": ["sparsegpt"],
     }
     path.write_text(yaml.safe_dump({**EMBEDDED, **changes}))
     plan = load_experiment(str(path))
     runs = []
+
+    def refused(solver, problem):
+        raise AssertionError("this process solves nothing")
+
     for workers in (1, 2):
-        monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / f"cache {workers}"))
         if workers == 2:
+            for solver in (Refit, SparseGPT):
+                monkeypatch.setattr(solver, "solve", refused)
             here = "optishear.calibration.gradient_store.sequence_by_sequence"
             monkeypatch.setattr(here, lambda *_: pytest.fail("gradients are taken here"))
+        monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / f"cache {workers}"))
         mine = plan.model_copy(update={"workers": workers})
         runs.append(search(mine, tmp_path / f"runs {workers}", Silent()))
     assert same(*runs)

@@ -58,7 +58,7 @@ class Line:
         needs = needs_of(recipe)
         evidence = Evidence(collect(self.model, self.layout, self.batches, needs))
         with lent(self.model, self.layout) as working:
-            oneshot.apply(working, self.layout, evidence, recipe)
+            oneshot.apply(self.layout.layers, working, evidence, recipe)
             return self.weights()
 
     def by_hand(self, recipe, gradients=None, given=None):
@@ -168,8 +168,7 @@ def test_statistics_of_one_block_are_alive_at_a_time(deep, method, monkeypatch):
 
     monkeypatch.setattr(BlockRunner, "observe", checked(BlockRunner.observe))
     monkeypatch.setattr(BlockRunner, "advance", checked(BlockRunner.advance))
-    monkeypatch.setattr(sequential, "prune", watched)
-    deep.sequential(deep.recipe(METHODS[method]))
+    deep.sequential(deep.recipe(METHODS[method]), prune_layers=watched)
     sites = {layer.site for layer in deep.layout.layers}
     assert counts == [len(sites) / 4] * 4
 
@@ -225,18 +224,16 @@ def test_progress_is_told_block_by_block(deep):
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_an_exception_in_the_middle_leaves_the_model_as_it_was(deep, monkeypatch):
+def test_an_exception_in_the_middle_leaves_the_model_as_it_was(deep):
     before, want = deep.weights(), deep.model(deep.tokens, use_cache=False).logits
-    real = oneshot.prune
 
     def failing(layers, *args):
         if layers[0].block == 2:
             raise NumericalError("no")
-        yield from real(layers, *args)
+        yield from oneshot.prune(layers, *args)
 
-    monkeypatch.setattr(sequential, "prune", failing)
     with pytest.raises(NumericalError, match="no"):
-        deep.sequential(deep.recipe())
+        deep.sequential(deep.recipe(), prune_layers=failing)
     assert same(deep.weights(), before) == set(before)
     assert torch.equal(deep.model(deep.tokens, use_cache=False).logits, want)
     assert not any("forward" in vars(block) for block in decoder_blocks(deep.model)[1])

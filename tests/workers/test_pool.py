@@ -108,6 +108,15 @@ def test_what_began_at_one_worker_goes_on_there(pool_of):
     assert at_home >= 3  # the last one may go where somebody is free
 
 
+def test_workers_that_were_still_beginning_serve_the_next_pool(pool_of):
+    handles = pool_of().close()
+    assert len(handles) == 2
+    pool = Pool(handles.pop, None, 2)
+    assert sorted(dict(pool.run([call(str(i), "pid", i) for i in range(3)]))) == ["0", "1", "2"]
+    for handle in pool.close():
+        ray.kill(handle)
+
+
 def test_a_worker_killed_in_the_middle_costs_one_call_a_second_try(pool_of, tmp_path):
     told = []
     pool = pool_of(notice=told.append)
