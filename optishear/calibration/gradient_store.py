@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.errors import ConfigError, StorageError
+from optishear.models.placement import input_device
 from optishear.models.weights import Place, place_of, read
 from optishear.recipe.layout import Layer, ModelLayout
 
@@ -253,7 +254,7 @@ def _collect(
             parameter.requires_grad_(parameter in layers)
             parameter.grad = None
         hooks = [p.register_post_accumulate_grad_hook(keep) for p in layers]
-        device = next(model.parameters()).device
+        device = input_device(model)
         with torch.enable_grad():
             for file.sample, sequence in enumerate(tokens.to(device)):
                 logits = model(sequence[None], use_cache=False).logits[0, :-1]

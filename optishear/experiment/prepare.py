@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.assets.fetch import cache_dir
@@ -16,10 +16,12 @@ from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
 from optishear.models.discover import layout_of
+from optishear.models.device_map import DeviceMap
 from optishear.models.load import LoadedModel, load
+from optishear.models.placement import kind_of_device, refuse_offloaded
 from optishear.models.weights import read
 from optishear.pruning.evidence import Evidence
-from optishear.recipe.layout import ModelLayout
+from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.profile import Rule
 from optishear.records.run_directory import read_json, write_json
 from optishear.text.sources import TextSpec
@@ -55,7 +57,7 @@ class Prepared:
         parameter = next(self.loaded.model.parameters())
         return (
             f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
-            f"{parameter.device.type} {self.calibration.hash} {torch.__version__}"
+            f"{kind_of_device(self.loaded.model)} {self.calibration.hash} {torch.__version__}"
         )
 
     @property
@@ -82,6 +84,8 @@ class Prepared:
         sequences, None in this process.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
+        if Need.GRADIENTS in needs:
+            refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
         if wanted := needs - {Need.GRADIENTS}:
             stats = load_or_collect(
                 cache_dir() / "statistics",
@@ -125,9 +129,10 @@ def prepare(
     text: TextSpec,
     batch_tokens: int = BATCH_TOKENS,
     parts: int = 1,
+    device_map: DeviceMap = "",
 ) -> Prepared:
     """Loads the model and cuts its calibration text."""
-    loaded = load(model, dtype=dtype, device=device)
+    loaded = load(model, dtype=dtype, device=device, device_map=device_map)
     return Prepared(
         loaded,
         layout_of(loaded.model),
@@ -143,15 +148,16 @@ def rule_of(prepared: Prepared, name: str) -> Rule:
     path = rule_path(p, name)
     if not path.exists():
         stats = p.input_stats if name in READS_INPUTS else unread(p.layout.layers)
-        views = [
-            LayerView(layer, read(p.loaded.model, layer), stats_of(stats, layer))
-            for layer in p.layout.layers
-        ]
-        rule = RULES[name](views)
+        rule = RULES[name]([_view(p.loaded.model, stats, layer) for layer in p.layout.layers])
         write_json(path, {"factor": dict(rule.factor), "offset": dict(rule.offset)})
     # Read back even when just computed, so that a later run has the very same numbers.
     data = read_json(path)
     return Rule(data["factor"], data["offset"])
+
+
+def _view(model: nn.Module, stats: Mapping[str, LayerStats], layer: Layer) -> LayerView:
+    weight = read(model, layer)
+    return LayerView(layer, weight, stats_of(stats, layer).to(weight.device))
 
 
 def rule_path(prepared: Prepared, name: str) -> Path:

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
 from optishear.models.head import hidden_states
+from optishear.models.placement import offloaded
 from optishear.models.weights import place_of, refuse_shared
 from optishear.recipe.layout import Layer, ModelLayout
 
@@ -42,11 +43,11 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
             f"{type(model).__name__} is not a causal language model of transformers. "
             f"Load it with `AutoModelForCausalLM`."
         )
-    absent = not streamed and any(p.is_meta for p in model.parameters())
-    if model.config.is_encoder_decoder or absent:
+    absent = {name for name, p in model.named_parameters() if p.is_meta and not streamed}
+    if model.config.is_encoder_decoder or absent - {*offloaded(model)}:
         raise ConfigError(
             f"{type(model).__name__} cannot be pruned: it is an encoder-decoder, or some of its "
-            f"weights are not in memory. Load a decoder-only model without offloading."
+            f"weights are nowhere. Load a decoder-only model with its weights."
         )
     prefix, blocks = decoder_blocks(model)
     owners = {  # module path -> names of its layers
