@@ -269,7 +269,8 @@ def identity_of(
         identity["calibration_parts"] = calibration_parts
     if graphed:
         identity["cuda_graphs"] = True
-    if usable(torch.empty(0, device=input_device(loaded.model))):  # logits are then added up in another order
+    # Logits are then added up in another order.
+    if usable(torch.empty(0, device=input_device(loaded.model))):
         identity["kernels"] = True
     if rungs:
         identity["rungs"] = list(rungs)

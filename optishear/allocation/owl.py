@@ -27,7 +27,5 @@ def owl(views: Sequence[LayerView], spread: float = 0.08, outlier: float = 5.0) 
 
 
 def _outlier_share(views: Sequence[LayerView], outlier: float) -> float:
-    device = views[0].weight.device  # a block may be spread over several
-    scores = [Wanda().score(v.weight, v.stats).flatten().to(device) for v in views]
-    scores = torch.cat(scores)
+    scores = torch.cat([Wanda().score(v.weight, v.stats).flatten() for v in views])
     return (scores > outlier * scores.mean()).float().mean().item()

@@ -111,7 +111,7 @@ class _Sums:
         self.add((args[0] if args else next(iter(kwargs.values()))).flatten(0, -2))
 
     def add(self, inputs: Float[Tensor, "tokens in"]) -> None:
-        x = inputs.to(self.input_sq.device).float()  # accelerate moves them after we are asked
+        x = inputs.float()
         self.tokens += len(x)
         self.input_sq += x.square().sum(0, dtype=torch.float64)
         if self.gram is not None:
@@ -136,7 +136,8 @@ class _ExpertInputs(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in PRODUCTS and len(args) >= 2 and args[1].ndim == 2:
-            if (total := self._read_by(args[1].data_ptr())) is not None:
+            total = self._read_by(args[1].data_ptr())
+            if total is not None:
                 total.add(args[0].flatten(0, -2))
         return func(*args, **(kwargs or {}))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.assets.fetch import cache_dir
@@ -15,13 +15,13 @@ from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
-from optishear.models.discover import layout_of
 from optishear.models.device_map import DeviceMap
+from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
 from optishear.models.placement import kind_of_device, refuse_offloaded
 from optishear.models.weights import read
 from optishear.pruning.evidence import Evidence
-from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
 from optishear.records.run_directory import read_json, write_json
 from optishear.text.sources import TextSpec
@@ -148,16 +148,15 @@ def rule_of(prepared: Prepared, name: str) -> Rule:
     path = rule_path(p, name)
     if not path.exists():
         stats = p.input_stats if name in READS_INPUTS else unread(p.layout.layers)
-        rule = RULES[name]([_view(p.loaded.model, stats, layer) for layer in p.layout.layers])
+        views = [
+            LayerView(layer, read(p.loaded.model, layer), stats_of(stats, layer))
+            for layer in p.layout.layers
+        ]
+        rule = RULES[name](views)
         write_json(path, {"factor": dict(rule.factor), "offset": dict(rule.offset)})
     # Read back even when just computed, so that a later run has the very same numbers.
     data = read_json(path)
     return Rule(data["factor"], data["offset"])
-
-
-def _view(model: nn.Module, stats: Mapping[str, LayerStats], layer: Layer) -> LayerView:
-    weight = read(model, layer)
-    return LayerView(layer, weight, stats_of(stats, layer).to(weight.device))
 
 
 def rule_path(prepared: Prepared, name: str) -> Path:

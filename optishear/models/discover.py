@@ -47,7 +47,7 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
     if model.config.is_encoder_decoder or absent - {*offloaded(model)}:
         raise ConfigError(
             f"{type(model).__name__} cannot be pruned: it is an encoder-decoder, or some of its "
-            f"weights are nowhere. Load a decoder-only model with its weights."
+            f"weights are not in memory. Load a decoder-only model with its weights."
         )
     prefix, blocks = decoder_blocks(model)
     owners = {  # module path -> names of its layers

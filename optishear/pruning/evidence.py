@@ -34,7 +34,7 @@ class Evidence:
     gradients: Mapping[str, LayerGradients] = field(default_factory=dict)
     given: Mapping[str, Bool[Tensor, "out in"]] = field(default_factory=dict)
     ranks: RankCache = field(default_factory=lambda: RankCache(0))
-    factored: dict[tuple[str, float, torch.device], Quadratic] = field(default_factory=dict)
+    factored: dict[tuple[str, float], Quadratic] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> "Evidence":
         """With statistics on this device; gradients stay where they are stored."""
@@ -52,13 +52,12 @@ class Evidence:
         buffer: Float[Tensor, "out in"] | None = None,
     ) -> LayerProblem:
         """What the recipe asks of this layer; `weight` is its dense one, `buffer` see there."""
-        stats = stats_of(self.stats, layer).to(weight.device)  # its site may be elsewhere
-        lam = lambda_of(recipe.quadratic, layer.name)
+        stats, lam = stats_of(self.stats, layer), lambda_of(recipe.quadratic, layer.name)
         stats = replace(stats, gradients=self.gradients.get(layer.name))
         damping, given = damping_of(recipe.quadratic), self.given.get(layer.name)
         drop, pattern = recipe.drop[layer.name], recipe.pattern_object
         if lam == 1:
-            make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping, weight.device)
+            make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping)
         else:
             gradients = self.gradients[layer.name]
             make_stats = partial(blended_stats, weight, stats, gradients, lam)
@@ -68,8 +67,8 @@ class Evidence:
             weight, drop, pattern, make_stats, make_quadratic, given, name, self.ranks, buffer
         )
 
-    def _plain(self, layer: Layer, damping: float, device: torch.device) -> Quadratic:
-        key = (layer.site, damping, device)
+    def _plain(self, layer: Layer, damping: float) -> Quadratic:
+        key = (layer.site, damping)
         if key not in self.factored:
-            self.factored[key] = reconstruction(stats_of(self.stats, layer).to(device), damping)
+            self.factored[key] = reconstruction(stats_of(self.stats, layer), damping)
         return self.factored[key]
