@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -62,7 +63,22 @@ def placed(device_map: Mapping[str, Where], model: nn.Module) -> dict[str, Where
             f"device_map: nothing says where {without[0]} is ({len(without)} modules in all). Add "
             f"them, or give all that is not named a device: '': 0."
         )
-    return {name: _number(where) for name, where in found.items() if where is not None}
+    parts = {name: _number(where) for name, where in found.items() if where is not None}
+    tied: Any = getattr(model, "all_tied_weights_keys", {})
+    for one, other in tied.items():
+        first, second = _where(parts, one), _where(parts, other)
+        if first != second:
+            raise ConfigError(
+                f"device_map: {one} and {other} are one tensor, and would be on {first} and "
+                f"{second}. Put both in the same place."
+            )
+    return parts
+
+
+def _where(parts: Mapping[str, Where], parameter: str) -> Where:
+    return next(
+        where for name, where in parts.items() if not name or f"{parameter}.".startswith(f"{name}.")
+    )
 
 
 def _parts(
@@ -75,7 +91,7 @@ def _parts(
         if module.state_dict() or here is not None:
             yield path, here
         return
-    for leaf, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+    for leaf in (*module._parameters, *module._buffers):
         yield f"{start}{leaf}", here
     for name, child in module.named_children():
         yield from _parts(child, f"{start}{name}", device_map, here)

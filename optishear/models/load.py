@@ -16,6 +16,7 @@ from optishear.assets.fetch import storage_errors
 from optishear.errors import ConfigError
 from optishear.models.catalog import quiet_transformers
 from optishear.models.device_map import DeviceMap, check_device_map, devices_in, placed
+from optishear.models.discover import decoder_blocks
 from optishear.models.folder import ModelFolder, empty_model
 from optishear.models.placement import offload_folder, refuse_parted, values
 from optishear.recipe.layout import ModelLayout
@@ -97,7 +98,7 @@ def _spread(folder: ModelFolder, dtype: torch.dtype, device_map: DeviceMap) -> t
         shutil.rmtree(written, ignore_errors=True)
         raise
     weakref.finalize(model, shutil.rmtree, written, ignore_errors=True)
-    refuse_parted(model)
+    refuse_parted(decoder_blocks(model)[1])
     return model, tokenizer
 
 

@@ -8,7 +8,7 @@ while its module is called: the hook takes it from a map, by name. Only this mod
 import os
 import tempfile
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ class Kept:
     hook: AlignDevicesHook
     leaf: str
     dtype: torch.dtype
-    weights: Mapping[str, Tensor]
+    weights: Mapping[str, Any]  # tensors
 
     @property
     def device(self) -> torch.device:
@@ -103,7 +103,7 @@ def offloaded(model: nn.Module) -> list[str]:
     return [
         f"{path}.{leaf}" if path else leaf
         for path, module in model.named_modules()
-        for leaf, _ in module.named_parameters(recurse=False)
+        for leaf in _own(module)
         if kept(module, leaf) is not None
     ]
 
@@ -128,18 +128,20 @@ def kind_of_device(model: nn.Module) -> str:
     return input_device(model).type
 
 
-def refuse_parted(model: nn.Module) -> None:
-    """A `ConfigError` where a module runs on another device than its weight is on: that of two
-    tied weights which accelerate did not move."""
-    for path, module in model.named_modules():
-        for hook in _hooks(module):
-            for leaf, parameter in module.named_parameters(recurse=False):
-                runs_on = None if hook.execution_device is None else _device(hook.execution_device)
-                if runs_on not in (None, parameter.device) and not parameter.is_meta:
-                    raise ConfigError(
-                        f"device_map: {path} runs on {runs_on}, but its {leaf} is tied to one on "
-                        f"{parameter.device}. Put both on the same device."
-                    )
+def refuse_parted(blocks: Iterable[nn.Module]) -> None:
+    """A `ConfigError` where a decoder block runs on several devices: it adds up what its parts
+    make."""
+    for index, block in enumerate(blocks):
+        devices = {device_at(module, leaf) for module in block.modules() for leaf in _own(module)}
+        if len(devices) > 1:
+            raise ConfigError(
+                f"device_map: decoder block {index} would run on {len(devices)} devices "
+                f"({', '.join(sorted(map(str, devices)))}). Put all of it on one."
+            )
+
+
+def _own(module: nn.Module) -> list[str]:
+    return [leaf for leaf, _ in module.named_parameters(recurse=False)]
 
 
 def _hooks(module: nn.Module) -> list[AlignDevicesHook]:
