@@ -44,7 +44,8 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
             f"Load it with `AutoModelForCausalLM`."
         )
     absent = {name for name, p in model.named_parameters() if p.is_meta and not streamed}
-    if model.config.is_encoder_decoder or absent - {*offloaded(model)}:
+    away = {*offloaded(model)}
+    if model.config.is_encoder_decoder or absent - away:
         raise ConfigError(
             f"{type(model).__name__} cannot be pruned: it is an encoder-decoder, or some of its "
             f"weights are not in memory. Load a decoder-only model with its weights."
@@ -57,7 +58,18 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
     }
     names = [name for group in owners.values() for name in group]
     refuse_shared(model, {name: place_of(model, name) for name in names})
-    first_read, inputs = _probe(model, owners)
+    try:
+        first_read, inputs = _probe(model, owners)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # what torch says of meta tensors
+        if not away:
+            raise
+        raise ConfigError(
+            f"{type(model).__name__} cannot be offloaded, some of its weights are used outside of "
+            f"the module that has them ({str(error).splitlines()[0]}). Take cpu and disk out of "
+            f"device_map."
+        ) from error
 
     depth = prefix.count(".") + 2
     kinds = {n: (int(n.split(".")[depth - 1]), _role(model, n, depth)) for n in names}
