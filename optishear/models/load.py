@@ -48,11 +48,15 @@ class LoadedModel:
     hash: str
     stored_dtype: torch.dtype
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers there are, tied weights counted once: offloaded ones are two tensors."""
+        tied: Any = getattr(self.model, "all_tied_weights_keys", {})
+        return sum(p.numel() for name, p in self.model.named_parameters() if name not in tied)
+
     def storage(self, layout: ModelLayout) -> Storage:
         """What the size of a pruned checkpoint depends on, beside the recipe."""
-        tied: Any = getattr(self.model, "all_tied_weights_keys", {})  # two where one is offloaded
-        parameters = sum(p.numel() for n, p in self.model.named_parameters() if n not in tied)
-        return Storage(parameters - layout.total, self.stored_dtype.itemsize)
+        return Storage(self.parameters - layout.total, self.stored_dtype.itemsize)
 
 
 def load(

@@ -123,6 +123,12 @@ def input_device(model: nn.Module) -> torch.device:
     return device_at(embedding, "weight")
 
 
+def devices_of(model: nn.Module) -> list[torch.device]:
+    """Where its parts run."""
+    found = {device_at(module, leaf) for module in model.modules() for leaf in _own(module)}
+    return sorted(found, key=str)
+
+
 def kind_of_device(model: nn.Module) -> str:
     """`cpu` or `cuda`: what kind of device its decoder runs on, all of them alike."""
     return input_device(model).type

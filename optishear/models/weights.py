@@ -41,6 +41,11 @@ class Place:
         return id(self.module), self.leaf
 
     @property
+    def kept(self) -> Kept | None:
+        """How accelerate keeps the parameter, where it is offloaded."""
+        return kept(self.module, self.leaf)
+
+    @property
     def device(self) -> torch.device:
         """Where the layer computes."""
         return device_at(self.module, self.leaf)
@@ -150,7 +155,7 @@ def lent(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWeights]:
     places = {layer.name: place_of(model, layer.name) for layer in layout.layers}
     refuse_shared(model, places)
     owners = {place.key: place for place in places.values()}
-    away = {key: kept(place.module, place.leaf) for key, place in owners.items()}
+    away = {key: place.kept for key, place in owners.items()}
     dense: dict[tuple[int, str], Callable[[], Tensor]] = {}
     working: dict[tuple[int, str], Tensor] = {}
     with ExitStack() as stack:
