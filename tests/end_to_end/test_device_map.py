@@ -87,7 +87,14 @@ def plain(found):
 
 
 def over(device_map, **more):
-    return lambda model: dispatch_model(model, placed(device_map, model), **more)
+    """Dispatches a model that is there. Its first tensors stay alive: accelerate knows tied ones by
+    their addresses, and would take whatever comes to lie there for them."""
+
+    def spread(model):
+        model.before = [p.data for p in model.parameters()]
+        return dispatch_model(model, placed(device_map, model), **more)
+
+    return spread
 
 
 def test_a_search_on_three_gpus_is_the_search_on_one_device(found):
