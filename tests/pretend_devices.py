@@ -53,6 +53,8 @@ class PretendDevices(TorchFunctionMode):
             kwargs["device"] = CPU if target.type == "cuda" else target
         elif func in ACROSS | ASKS:
             target = self.where(args[0])
+            if func is Tensor.copy_:
+                self._count(self.where(args[1]), target, args[1].nbytes)
         else:
             found = {self.where(t) for t in tensors if not t.is_meta}
             if len(found) > 1:  # as in torch a number on the CPU goes with all, one is an index
@@ -85,12 +87,15 @@ class PretendDevices(TorchFunctionMode):
         if "meta" in (device.type, own.type):
             return tensor.to(device, dtype or tensor.dtype)
         result = tensor.to(dtype=dtype or tensor.dtype, copy=copy or device != own)
-        if device != own:
-            key = (str(own), str(device))
-            self.moved[key] = self.moved.get(key, 0) + result.nbytes
+        self._count(own, device, result.nbytes)
         if not _one_memory(result, tensor):
             self._label(result, device)
         return result
+
+    def _count(self, one: torch.device, other: torch.device, size: int) -> None:
+        if one != other:
+            key = (str(one), str(other))
+            self.moved[key] = self.moved.get(key, 0) + size
 
     def _label(self, tensor: Tensor, device: torch.device) -> None:
         if not tensor.is_meta and tensor.layout == torch.strided:

@@ -179,3 +179,24 @@ def test_architectures_measure_alike_with_their_last_block_elsewhere(name, last,
 def test_a_model_offloaded_to_memory_as_a_whole_measures_alike():
     want = measured(ready("llama")[0])
     assert measured(cpu_offload(ready("llama")[0], torch.device("cpu"))) == want
+
+
+def test_a_candidate_moves_what_the_docs_say():
+    """Each batch brings in all of what is offloaded; a changed layer comes once and goes back."""
+    model, block = ready("llama")
+    layout = layout_of(model)
+    away = sum(p.nbytes for p in model.get_submodule(block).parameters())
+    prunable = sum(4 * layer.size for layer in layout.layers if layer.block == LAST)
+    text = TokenBatches.of(tokens(6, 16), "text")
+    loaded = LoadedModel(model, None, "tiny", Path("nowhere"), "hash", torch.float32)
+    recipes = [Recipe({"name": "magnitude"}, drops(layout, s), "row") for s in (0.3, 0.5)]
+    with kernels("off"), PretendDevices() as devices:
+        loaded = replace(loaded, model=over({"": 0, block: "cpu"})(model))
+        evidence = Evidence(collect(model, layout, text.batches(6), frozenset()))
+        with measure_on(loaded, layout, evidence, text, ("reconstruction",), 32) as measure:
+            measure(recipes[0], text.tokens.numel())
+            devices.moved.clear()
+            measure(recipes[1], text.tokens.numel())
+    batches = 3
+    assert devices.moved["cpu", "cuda:0"] == batches * away + prunable
+    assert devices.moved["cuda:0", "cpu"] == prunable
