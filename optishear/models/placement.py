@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.hooks import AlignDevicesHook
-from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
 from torch import Tensor, nn
 
 from optishear.assets.fetch import cache_dir
@@ -27,10 +25,11 @@ from optishear.errors import ConfigError, StorageError
 class Kept:
     """A parameter that accelerate keeps in CPU memory or on disk while its module is not called.
 
+    - `hook`: accelerate's, of the module.
     - `leaf`: its name in the module, and in `weights`, which is where the hook looks.
     """
 
-    hook: AlignDevicesHook
+    hook: Any
     leaf: str
     dtype: torch.dtype
     weights: Mapping[str, Any]  # tensors
@@ -42,6 +41,8 @@ class Kept:
 
     @property
     def on_disk(self) -> bool:
+        from accelerate.utils import OffloadedWeightsLoader, PrefixedDataset
+
         weights, name = self.weights, self.leaf
         while isinstance(weights, PrefixedDataset):
             weights, name = weights.dataset, f"{weights.prefix}{name}"
@@ -62,7 +63,7 @@ class Kept:
         make = _in_a_file if self.on_disk else torch.empty
         copy = make(tuple(own.shape), dtype=self.dtype).copy_(own)
         before = self.hook.weights_map
-        self.hook.weights_map = ChainMap({self.leaf: copy}, before)  # pyright: ignore
+        self.hook.weights_map = ChainMap({self.leaf: copy}, before)
         try:
             yield copy
         finally:
@@ -150,8 +151,13 @@ def _own(module: nn.Module) -> list[str]:
     return [leaf for leaf, _ in module.named_parameters(recurse=False)]
 
 
-def _hooks(module: nn.Module) -> list[AlignDevicesHook]:
+def _hooks(module: nn.Module) -> list[Any]:
+    """Those that say where it runs; accelerate takes long to import, and most models have none."""
     hook: Any = getattr(module, "_hf_hook", None)
+    if hook is None:
+        return []
+    from accelerate.hooks import AlignDevicesHook
+
     return [each for each in getattr(hook, "hooks", (hook,)) if isinstance(each, AlignDevicesHook)]
 
 
