@@ -17,6 +17,7 @@ from optishear.models.compiled import compiled_blocks
 from optishear.models.graphs import GraphedForward
 from optishear.models.head import Head, find_head, hidden_states
 from optishear.models.load import LoadedModel
+from optishear.models.placement import input_device, kind_of_device
 from optishear.models.prefix import NotReusable, PrefixForward
 from optishear.models.weights import lent
 from optishear.objectives import make_objective
@@ -95,8 +96,7 @@ def measure_on(
     compiling = compiled_blocks(loaded.model) if compiled else nullcontext()
     with lent(loaded.model, layout) as working, torch.no_grad(), compiling:
         batches, batches_of = cut(search, rungs, batch_tokens)
-        device = next(loaded.model.parameters()).device
-        batches = [tokens.to(device) for tokens in batches]
+        batches = [tokens.to(input_device(loaded.model)) for tokens in batches]
         taylor = TaylorLosses(evidence.gradients) if "taylor" in quantities else None
         writer = OneShot(working, layout, evidence, taylor, solved)
         yield _Measure(
@@ -200,7 +200,7 @@ def references_of(
     hidden: Float[Tensor, "batch seq hidden"], tokens: Int[Tensor, "batch seq"], head: Head
 ) -> list[Reference]:
     """The dense side of one batch, in pieces whose logits fit into memory."""
-    targets = torch.full_like(tokens, -1)
+    targets = torch.full_like(tokens, -1, device=hidden.device)
     targets[:, :-1] = tokens[:, 1:]
     rows = head.rows_at_once
     pieces = zip(hidden.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True)
@@ -256,7 +256,7 @@ def identity_of(
         "search": search.hash,
         "quantities": list(quantities),
         "dtype": str(parameter.dtype).removeprefix("torch."),
-        "device": parameter.device.type,
+        "device": kind_of_device(loaded.model),
         "batch_tokens": batch_tokens,
         "threads": torch.get_num_threads(),
         "optishear": version("optishear"),
@@ -269,7 +269,8 @@ def identity_of(
         identity["calibration_parts"] = calibration_parts
     if graphed:
         identity["cuda_graphs"] = True
-    if usable(parameter):  # logits are then added up in another order
+    # Logits are then added up in another order.
+    if usable(torch.empty(0, device=input_device(loaded.model))):
         identity["kernels"] = True
     if rungs:
         identity["rungs"] = list(rungs)

@@ -68,7 +68,8 @@ def hill_exponent(eigenvalues: Float[Tensor, " n"]) -> float:
 
 
 def _spectrum(weight: Float[Tensor, "out in"]) -> Float[Tensor, " n"]:
-    """Squared singular values, from the Gram matrix of the shorter side in fp64."""
+    """Squared singular values, from the Gram matrix of the shorter side in fp64; on the CPU, where
+    so few numbers are looked at one by one."""
     wide = weight if weight.shape[0] <= weight.shape[1] else weight.T
     wide = wide.double()
-    return torch.linalg.eigvalsh(wide @ wide.T).clamp_min(0)
+    return torch.linalg.eigvalsh(wide @ wide.T).clamp_min(0).cpu()

@@ -65,7 +65,7 @@ def listening(
     places = {layer.site: place_of(model, layer.site) for layer in layers}
     widths = {layer.site: layer.in_features for layer in layers}
     sums = {
-        site: _Sums(site, widths[site], place.parameter.device, Need.GRAM in needs)
+        site: _Sums(site, widths[site], place.device, Need.GRAM in needs)
         for site, place in places.items()
     }
     experts = {site: place for site, place in places.items() if place.expert is not None}
@@ -129,16 +129,28 @@ class _ExpertInputs(TorchFunctionMode):
 
     def __init__(self, places: Mapping[str, Place], sums: Mapping[str, _Sums]) -> None:
         super().__init__()
-        self.by_address = {
-            place.parameter[place.expert].data_ptr(): sums[site] for site, place in places.items()
-        }
+        self.by_parameter: dict[tuple[int, str], tuple[Place, dict[int, _Sums]]] = {}
+        for site, place in places.items():
+            assert place.expert is not None
+            self.by_parameter.setdefault(place.key, (place, {}))[1][place.expert] = sums[site]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in PRODUCTS and len(args) >= 2 and args[1].ndim == 2:
-            total = self.by_address.get(args[1].data_ptr())
+            total = self._read_by(args[1].data_ptr())
             if total is not None:
                 total.add(args[0].flatten(0, -2))
         return func(*args, **(kwargs or {}))
+
+    def _read_by(self, address: int) -> "_Sums | None":
+        """The sums of the expert that lies there: an offloaded one has no address until now."""
+        for place, experts in self.by_parameter.values():
+            parameter = place.parameter
+            if not parameter.is_meta:
+                each = parameter.stride(0) * parameter.element_size()
+                expert, within = divmod(address - parameter.data_ptr(), each)
+                if not within and expert in experts:
+                    return experts[expert]
+        return None
 
 
 @contextmanager

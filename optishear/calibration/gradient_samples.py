@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from optishear.calibration.gradients import Keep, packed
 from optishear.errors import ConfigError
+from optishear.models.placement import input_device
 from optishear.models.weights import Place, place_of
 from optishear.recipe.layout import Layer, ModelLayout
 
@@ -32,9 +33,8 @@ def sample_of(
     model: nn.Module, layout: ModelLayout, number: int, sequence: Int[Tensor, " seq"], keep: Keep
 ) -> None:
     """Hands on the gradients of one sequence; flags and gradients of the model are given back."""
-    device = next(model.parameters()).device
     with handed_on(model, layout.layers, number, keep), torch.enable_grad():
-        loss_of(model, sequence.to(device)).backward()
+        loss_of(model, sequence.to(input_device(model))).backward()
 
 
 def loss_of(model: nn.Module, sequence: Int[Tensor, " seq"]) -> Float[Tensor, ""]:

@@ -54,7 +54,7 @@ def load_or_collect(
     if path.exists():
         try:
             stats = _load(path, widths, gram=Need.GRAM in needs)
-            return {s: stats[s].to(place_of(model, s).parameter.device) for s in widths}
+            return {s: stats[s].to(place_of(model, s).device) for s in widths}
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             log.warning("%s is damaged (%s): collecting its statistics anew.", path, error)
     stats = collect_in_parts(collect, parts, needs)

@@ -12,6 +12,7 @@ from optishear.calibration.statistics import Need
 from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
 from optishear.errors import ConfigError, ConfigErrors, noting
+from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.storage import SIZES
@@ -98,6 +99,8 @@ class Experiment(Strict):
     - `workers`: model replicas that measure candidates, on Ray if more than one; `threads` is what
       each of them has. `ray_address`: of a running cluster. Neither changes a result at equal
       threads, and so no run's hash.
+    - `device_map`: the model is spread over devices as transformers and accelerate do it; `device`
+      says nothing then.
     - `calibration_parts`: so many runs of calibration sequences are summed up each on its own, and
       then added: workers share them. Another number changes last bits.
     - `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
@@ -113,6 +116,7 @@ class Experiment(Strict):
             "workers",
             "ray_address",
             "calibration_parts",
+            "device_map",
         }
     )
 
@@ -121,6 +125,7 @@ class Experiment(Strict):
     model: str
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "cpu"
+    device_map: str | dict[str, int | str] = ""
     threads: int | None = Field(default=None, ge=1)
     batch_tokens: int = Field(default=2048, ge=1)
     text: TextsConfig
@@ -173,6 +178,7 @@ class Experiment(Strict):
             self._possible_search,
             self._possible_rungs,
             self._possible_graphs,
+            self._possible_device_map,
         )
         for check in checks:
             with noting(mistakes):
@@ -240,6 +246,23 @@ class Experiment(Strict):
             raise ConfigError(
                 f"cuda_graphs is true, but {why}. Graphs are for a CUDA device and blocks that are "
                 f"not compiled: set one of them otherwise."
+            )
+
+    def _possible_device_map(self) -> None:
+        if not self.device_map:
+            return
+        check_device_map(self.device_map)
+        others = {
+            f"device is {self.device!r}": self.device != "cpu",
+            "compile is true": self.compile,
+            "cuda_graphs is true": self.cuda_graphs,
+            f"workers is {self.workers}": self.workers > 1,
+            f"ray_address is {self.ray_address!r}": bool(self.ray_address),
+        }
+        if why := next((text for text, wrong in others.items() if wrong), None):
+            raise ConfigError(
+                f"device_map is given, but {why}. A model that is spread over devices is one "
+                f"process's, runs as it is, and device_map alone says where: take out one of them."
             )
 
     def _enough_gradients(self) -> None:

@@ -51,9 +51,9 @@ class HeldOut:
 @torch.no_grad()
 def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> HeldOut:
     """One pass over the text, `batch_tokens` tokens at a time, sums in fp64, read at the end."""
-    device = next(model.parameters()).device
     length = text.tokens.shape[1]
-    head = find_head(model, text.tokens[:1].to(device))
+    head = find_head(model, text.tokens[:1])
+    device = head.weight.device
     per_chunk = head.rows_at_once
     totals = []
     for tokens in text.tokens.split(max(1, batch_tokens // length)):

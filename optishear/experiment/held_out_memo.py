@@ -15,6 +15,7 @@ from optishear.assets.fetch import cache_dir
 from optishear.calibration.statistics import Need
 from optishear.evaluation.perplexity import HeldOut
 from optishear.experiment.prepare import Calibrated
+from optishear.models.placement import kind_of_device
 from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import read_json, write_json
 from optishear.solvers.methods import needs_of
@@ -40,12 +41,13 @@ def place_of(
 
     In the name is all that the number depends on, up to rounding: threads and batches, too.
     """
-    parameter = next(calibrated.loaded.model.parameters())
+    model = calibrated.loaded.model
+    parameter = next(model.parameters())
     parts = [
         version("optishear"),
         torch.__version__,
         version("transformers"),
-        f"{calibrated.loaded.hash} {parameter.dtype} {parameter.device.type}",
+        f"{calibrated.loaded.hash} {parameter.dtype} {kind_of_device(model)}",
         f"{torch.get_num_threads()} threads, batches of {batch_tokens}",
         text.hash,
     ]

@@ -16,8 +16,10 @@ from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
+from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
+from optishear.models.placement import kind_of_device, refuse_offloaded
 from optishear.models.weights import read
 from optishear.pruning.evidence import Evidence
 from optishear.recipe.layout import ModelLayout
@@ -58,7 +60,8 @@ class Prepared:
         parameter = next(self.loaded.model.parameters())
         return (
             f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
-            f"{self.place or parameter.device.type} {self.calibration.hash} {torch.__version__}"
+            f"{self.place or kind_of_device(self.loaded.model)} {self.calibration.hash} "
+            f"{torch.__version__}"
         )
 
     @property
@@ -86,6 +89,8 @@ class Prepared:
         sequences, `collect_gradients` takes the gradients; None does it in this process.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
+        if Need.GRADIENTS in needs:
+            refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
         if wanted := needs - {Need.GRADIENTS}:
             stats = load_or_collect(
                 cache_dir() / "statistics",
@@ -136,9 +141,10 @@ def prepare(
     text: TextSpec,
     batch_tokens: int = BATCH_TOKENS,
     parts: int = 1,
+    device_map: DeviceMap = "",
 ) -> Prepared:
     """Loads the model and cuts its calibration text."""
-    loaded = load(model, dtype=dtype, device=device)
+    loaded = load(model, dtype=dtype, device=device, device_map=device_map)
     return Prepared(
         loaded,
         layout_of(loaded.model),

@@ -141,6 +141,7 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
         texts["calibration"],
         experiment.batch_tokens,
         experiment.calibration_parts,
+        experiment.device_map,
     )
     tokens = {
         purpose: token_batches(spec, prepared.loaded.tokenizer)

@@ -93,16 +93,20 @@ def folder_of(name: str) -> Path:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars or notes of transformers inside; what the user had set is given back."""
+    """No progress bars or notes of transformers and accelerate inside; what the user had set is
+    given back."""
     from transformers.utils import logging as theirs
 
-    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    placing = logging.getLogger("accelerate.big_modeling")  # says that weights are offloaded
+    level, bars, before = theirs.get_verbosity(), theirs.is_progress_bar_enabled(), placing.level
     theirs.set_verbosity_error()
     theirs.disable_progress_bar()
+    placing.setLevel(logging.ERROR)
     try:
         yield
     finally:
         theirs.set_verbosity(level)
+        placing.setLevel(before)
         if bars:
             theirs.enable_progress_bar()
 

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
 from optishear.models.head import hidden_states
+from optishear.models.placement import offloaded
 from optishear.models.weights import place_of, refuse_shared
 from optishear.recipe.layout import Layer, ModelLayout
 
@@ -42,11 +43,12 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
             f"{type(model).__name__} is not a causal language model of transformers. "
             f"Load it with `AutoModelForCausalLM`."
         )
-    absent = not streamed and any(p.is_meta for p in model.parameters())
-    if model.config.is_encoder_decoder or absent:
+    absent = {name for name, p in model.named_parameters() if p.is_meta and not streamed}
+    away = {*offloaded(model)}
+    if model.config.is_encoder_decoder or absent - away:
         raise ConfigError(
             f"{type(model).__name__} cannot be pruned: it is an encoder-decoder, or some of its "
-            f"weights are not in memory. Load a decoder-only model without offloading."
+            f"weights are not in memory. Load a decoder-only model with its weights."
         )
     prefix, blocks = decoder_blocks(model)
     owners = {  # module path -> names of its layers
@@ -56,7 +58,18 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
     }
     names = [name for group in owners.values() for name in group]
     refuse_shared(model, {name: place_of(model, name) for name in names})
-    first_read, inputs = _probe(model, owners)
+    try:
+        first_read, inputs = _probe(model, owners)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # what torch says of meta tensors
+        if not away:
+            raise
+        raise ConfigError(
+            f"{type(model).__name__} cannot be offloaded, some of its weights are used outside of "
+            f"the module that has them ({str(error).splitlines()[0]}). Take cpu and disk out of "
+            f"device_map."
+        ) from error
 
     depth = prefix.count(".") + 2
     kinds = {n: (int(n.split(".")[depth - 1]), _role(model, n, depth)) for n in names}

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from optishear.errors import ConfigError
-from optishear.models.catalog import folder_of
+from optishear.models.catalog import folder_of, quiet_transformers
 
 
 STORED: dict[str, torch.dtype] = {
@@ -62,6 +63,23 @@ class ModelFolder:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
         return total.hexdigest()[:16]
+
+
+def empty_model(folder: Path) -> nn.Module:
+    """The model of a folder on the meta device, made from its config.json: no weights are read."""
+    import transformers
+
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(folder, **safe)
+            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        first = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise ConfigError(
+            f"{folder}: transformers {transformers.__version__} cannot build it "
+            f"({type(error).__name__}: {first}). See to its config.json."
+        ) from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
+from optishear.models.placement import device_at, input_device, value_at
 
 
 LOUD = 50.0  # logits of this size tell a soft-capped head (30 in Gemma2) from a linear one
@@ -30,7 +31,8 @@ class _Stop(Exception):
 class Head:
     """logits = cap(scale * (h W^T + b)), with cap(z) = softcap * tanh(z / softcap) or nothing.
 
-    `weight` is the model's own tensor, not a copy: it is never pruned.
+    `weight` is the model's own tensor, not a copy: it is never pruned. One that is offloaded is
+    brought in once and stays.
     """
 
     weight: Float[Tensor, "vocab hidden"]
@@ -99,6 +101,7 @@ def hidden_states(
     model: nn.Module, tokens: Int[Tensor, "batch seq"]
 ) -> Float[Tensor, "batch seq hidden"]:
     """What goes into the output head: final norm and output projection done, no logit computed.
+    It is on the head's device.
 
     The forward is the causal LM's own, stopped by a hook on its head; so it is right where the
     bare body's output is not what the head reads (MiniCPM3 scales in between).
@@ -114,7 +117,8 @@ def hidden_states(
         caught.append(args[0] if args else next(iter(kwargs.values())))
         raise _Stop
 
-    hook = _head_module(model).register_forward_pre_hook(stop, with_kwargs=True)
+    head = _head_module(model)
+    hook = head.register_forward_pre_hook(stop, with_kwargs=True)
     try:
         model(_on_device(model, tokens), use_cache=False)
     except _Stop:
@@ -127,7 +131,8 @@ def hidden_states(
             f"{type(model).__name__}: for tokens of shape {tuple(tokens.shape)} its output head "
             f"{found}. Use a causal language model that answers every position."
         )
-    return caught[0]
+    place = device_at(head, "weight")
+    return caught[0] if place.type == "meta" else caught[0].to(place)  # meta: a streamed model
 
 
 @torch.no_grad()
@@ -138,8 +143,8 @@ def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
     logits of an untrained model would pass for linear below any soft cap.
     """
     module = _head_module(model)
-    weight = module.get_parameter("weight").detach()
-    bias = None if module._parameters.get("bias") is None else module.get_parameter("bias").detach()
+    weight = value_at(module, "weight")
+    bias = None if module._parameters.get("bias") is None else value_at(module, "bias")
     hidden = hidden_states(model, tokens)
     if hidden.shape[-1] != weight.shape[1]:
         raise ConfigError(
@@ -151,7 +156,7 @@ def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
         0, 1, tokens.numel(), device=hidden.device
     )
     hidden = hidden * gain.reshape(*tokens.shape, 1).to(hidden.dtype)
-    logits = _logits_of(model, tokens, hidden).flatten(0, -2).double()
+    logits = _logits_of(model, tokens, hidden).to(hidden.device).flatten(0, -2).double()
     hidden = hidden.flatten(0, -2)
 
     plain = Head(weight, bias)
@@ -191,7 +196,7 @@ def _head_module(model: nn.Module) -> nn.Module:
 
 
 def _on_device(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
-    place = model.get_input_embeddings().weight.device  # pyright: ignore
+    place = input_device(model)
     return tokens if place.type == "meta" else tokens.to(place)  # a streamed model sees to it
 
 

@@ -1,7 +1,10 @@
 """Loads a dense model ready for pruning: checked, frozen, in eval mode, with its identity."""
 
 import logging
-from collections.abc import Mapping
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from optishear.assets.fetch import storage_errors
 from optishear.errors import ConfigError
 from optishear.models.catalog import quiet_transformers
-from optishear.models.folder import ModelFolder
+from optishear.models.device_map import DeviceMap, check_device_map, devices_in, placed
+from optishear.models.discover import decoder_blocks
+from optishear.models.folder import ModelFolder, empty_model
+from optishear.models.placement import offload_folder, refuse_parted, values
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.storage import Storage
@@ -41,27 +48,62 @@ class LoadedModel:
     hash: str
     stored_dtype: torch.dtype
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers there are, tied weights counted once: offloaded ones are two tensors."""
+        tied: Any = getattr(self.model, "all_tied_weights_keys", {})
+        return sum(p.numel() for name, p in self.model.named_parameters() if name not in tied)
+
     def storage(self, layout: ModelLayout) -> Storage:
         """What the size of a pruned checkpoint depends on, beside the recipe."""
-        parameters = sum(p.numel() for p in self.model.parameters())
-        return Storage(parameters - layout.total, self.stored_dtype.itemsize)
+        return Storage(self.parameters - layout.total, self.stored_dtype.itemsize)
 
 
-def load(name: str, *, dtype: str = "float32", device: str = "cpu") -> LoadedModel:
-    """The causal language model called `name` (see `catalog.folder_of`), ready to be pruned.
+def load(
+    name: str, *, dtype: str = "float32", device: str = "cpu", device_map: DeviceMap = ""
+) -> LoadedModel:
+    """The causal language model called `name`, ready to be pruned (see `catalog.folder_of`).
 
-    Experts of a mixture are computed one by one (transformers' "eager" experts), so that what
-    each of them sees can be watched. Raises `ConfigError`, naming the file and what to do, where
-    the name, type, device or checkpoint cannot be used; `StorageError` where the disk is full.
+    With a `device_map` transformers and accelerate spread it over devices, and `device` says
+    nothing. Experts of a mixture are computed one by one (transformers' "eager" experts), so that
+    what each of them sees can be watched. Raises `ConfigError`, naming the file and what to do,
+    where the name, type, device or checkpoint cannot be used; `StorageError` where the disk is
+    full.
     """
     wanted = lookup(DTYPES, dtype, kind="dtype")
-    place = device_of(device)
+    if device_map:
+        check_device_map(device_map)
+    for each in (device, *devices_in(device_map)):
+        device_of(each)
     folder = ModelFolder.of(name)
-    model, tokenizer = open_folder(folder.path, wanted)
-    refuse_non_finite(dict(model.named_parameters()), folder.path)
-    return LoadedModel(
-        model.to(place), tokenizer, name, folder.path, folder.hash(), folder.stored_dtype
-    )
+    if device_map:
+        model, tokenizer = _spread(folder, wanted, device_map)
+    else:
+        model, tokenizer = open_folder(folder.path, wanted)
+    refuse_non_finite(values(model), folder.path)
+    if not device_map:
+        model.to(device_of(device))
+    return LoadedModel(model, tokenizer, name, folder.path, folder.hash(), folder.stored_dtype)
+
+
+def _spread(folder: ModelFolder, dtype: torch.dtype, device_map: DeviceMap) -> tuple[Any, Any]:
+    """The model as accelerate places it. What transformers writes of weights on disk (it reads most
+    from the checkpoint itself) lies in a folder that goes with the model."""
+    if not isinstance(device_map, str):
+        device_map = placed(device_map, empty_model(folder.path))
+    with storage_errors(offload_folder()):
+        offload_folder().mkdir(parents=True, exist_ok=True)
+        written = tempfile.mkdtemp(dir=offload_folder())
+    try:
+        model, tokenizer = open_folder(
+            folder.path, dtype, device_map=device_map, offload_folder=written
+        )
+    except BaseException:
+        shutil.rmtree(written, ignore_errors=True)
+        raise
+    weakref.finalize(model, shutil.rmtree, written, ignore_errors=True)
+    refuse_parted(decoder_blocks(model)[1])
+    return model, tokenizer
 
 
 def open_folder(folder: Path, dtype: torch.dtype, **more: Any) -> tuple[Any, Any]:
@@ -122,14 +164,18 @@ def device_of(device: str) -> torch.device:
     return place
 
 
-def refuse_non_finite(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """A `ConfigError` if a weight in memory is NaN or infinite."""
-    bad = {name: count for name, tensor in tensors.items() if (count := _non_finite(tensor))}
+def refuse_non_finite(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:
+    """A `ConfigError` if a weight is NaN or infinite; one tensor after the other is looked at."""
+    bad: dict[str, tuple[int, torch.dtype]] = {}
+    for name, tensor in tensors:
+        if count := _non_finite(tensor):
+            bad[name] = count, tensor.dtype
     if bad:
         first = next(iter(bad))
+        count, dtype = bad[first]
         raise ConfigError(
-            f"{folder}: {sum(bad.values())} weights in {len(bad)} parameters are NaN or infinite "
-            f"as {str(tensors[first].dtype).removeprefix('torch.')}, the first {bad[first]} in "
+            f"{folder}: {sum(count for count, _ in bad.values())} weights in {len(bad)} parameters "
+            f"are NaN or infinite as {str(dtype).removeprefix('torch.')}, the first {count} in "
             f"{first!r}. Mend the checkpoint, or load it with a wider dtype."
         )
 

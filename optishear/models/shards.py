@@ -138,7 +138,7 @@ class Shards:
                 f"{self.folder}: {absent[0]} is not in the weight files by itself, so the model "
                 f"cannot be streamed. Prune it without --stream."
             )
-        refuse_non_finite(found, self.folder)
+        refuse_non_finite(found.items(), self.folder)
 
 
 def _keys_by_name(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, list[str]]:

@@ -3,9 +3,10 @@
 The one place that knows how weights are stored: Conv1D's transposition, an expert's index.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,16 +14,45 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
+from optishear.models.placement import Kept, device_at, kept, value_at
 from optishear.recipe.layout import Layer, ModelLayout
 
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a layer's weight lies: a parameter, an expert's index in it, how it is stored."""
+    """Where a layer's weight lies: a parameter, an expert's index in it, how it is stored.
 
-    parameter: nn.Parameter
+    - `module`, `leaf`: what has the parameter, and its name there.
+    """
+
+    module: nn.Module
+    leaf: str
     expert: int | None
     transposed: bool
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """As it is now: an offloaded one is another tensor before and after each call."""
+        return self.module.get_parameter(self.leaf)
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Of the parameter: experts that are fused share it."""
+        return id(self.module), self.leaf
+
+    @property
+    def kept(self) -> Kept | None:
+        """How accelerate keeps the parameter, where it is offloaded."""
+        return kept(self.module, self.leaf)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the layer computes."""
+        return device_at(self.module, self.leaf)
+
+    def read(self) -> Float[Tensor, "out in"]:
+        """The weight where the layer computes, a view of the model's own if it is there."""
+        return self.view(value_at(self.module, self.leaf))
 
     def view(self, stored: Tensor) -> Float[Tensor, "out in"]:
         """This layer's part of `stored` (the parameter, or a copy of it), never copied."""
@@ -38,9 +68,10 @@ def place_of(model: nn.Module, name: str) -> Place:
         if last.isdigit() and leaf in (module := model.get_submodule(holder))._parameters:
             # transformers' `use_experts_implementation` marks experts stored as [in, out].
             transposed = bool(getattr(module, "is_transposed", False))
-            return Place(module.get_parameter(leaf), int(last), transposed)
+            return Place(module, leaf, int(last), transposed)
         module = model.get_submodule(name)
-        return Place(module.get_parameter("weight"), None, isinstance(module, Conv1D))
+        module.get_parameter("weight")
+        return Place(module, "weight", None, isinstance(module, Conv1D))
     except AttributeError as error:
         raise ConfigError(
             f"Layer {name}: {type(model).__name__} has no weight of that name. The layout belongs "
@@ -49,16 +80,23 @@ def place_of(model: nn.Module, name: str) -> Place:
 
 
 def read(model: nn.Module, layer: Layer) -> Float[Tensor, "out in"]:
-    """The weight of `layer` as a view of the model's own storage: look, do not write."""
-    place = place_of(model, layer.name)
-    weight = place.view(place.parameter.detach())
+    """The weight of `layer` as a view of the model's own storage: look, do not write.
+
+    One that accelerate keeps elsewhere is brought to the device where its layer computes.
+    """
+    weight = place_of(model, layer.name).read()
+    _check_shape(layer, weight)
+    return weight
+
+
+def _check_shape(layer: Layer, weight: Tensor) -> None:
+    """A `ConfigError` if the layout belongs to another model."""
     if weight.shape != (layer.out_features, layer.in_features):
         raise ConfigError(
             f"Layer {layer.name}: the model's weight is {tuple(weight.shape)}, the layout says "
             f"{(layer.out_features, layer.in_features)}. The layout belongs to another model: "
             f"make it anew with `layout_of(model)`."
         )
-    return weight
 
 
 class WorkingWeights:
@@ -70,20 +108,22 @@ class WorkingWeights:
     def __init__(
         self,
         places: Mapping[str, Place],
-        dense: Mapping[int, Tensor],
-        working: Mapping[int, Tensor],
+        dense: Mapping[tuple[int, str], Callable[[], Tensor]],
+        working: Mapping[tuple[int, str], Tensor],
     ) -> None:
         self._places, self._dense, self._working = places, dense, working
 
     def dense(self, name: str) -> Float[Tensor, "out in"]:
-        """The layer's weight as it was before the loan: look, do not write."""
+        """The layer's weight as it was before the loan, where the layer computes: look, do not
+        write."""
         place = self._places[name]
-        return place.view(self._dense[id(place.parameter)])
+        return place.view(self._dense[place.key]())
 
     def view(self, name: str) -> Float[Tensor, "out in"]:
-        """The layer's working weight itself: what is written into it, the model has."""
+        """The layer's working weight itself: what is written into it, the model has. An offloaded
+        one is in CPU memory, wherever the layer computes."""
         place = self._places[name]
-        return place.view(self._working[id(place.parameter)])
+        return place.view(self._working[place.key])
 
     def write(self, name: str, weight: Float[Tensor, "out in"]) -> None:
         """Give the layer another weight; cast to the model's dtype on the way."""
@@ -95,7 +135,7 @@ class WorkingWeights:
     def restore(self) -> None:
         """Make every working weight dense again."""
         for key, working in self._working.items():
-            working.copy_(self._dense[key])
+            working.copy_(self._dense[key]())
 
 
 @contextmanager
@@ -105,49 +145,79 @@ def lent(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWeights]:
     The dense tensors are set aside and never written to, so they come back bit for bit, in the
     same storage, whatever happens inside. Each parameter is swapped once and written in place
     from then on, as CUDA graphs and compiled code need; a fused parameter once for its experts.
+    An offloaded weight has its copy where it is itself, in memory or on disk.
 
     Memory: the prunable weights twice.
     """
     for layer in layout.layers:
-        read(model, layer)  # a layout of another model is refused before anything moves
+        place = place_of(model, layer.name)
+        _check_shape(layer, place.view(place.parameter))  # before anything moves
     places = {layer.name: place_of(model, layer.name) for layer in layout.layers}
     refuse_shared(model, places)
-    parameters = {id(place.parameter): place.parameter for place in places.values()}
-    dense = {key: parameter.data for key, parameter in parameters.items()}
+    owners = {place.key: place for place in places.values()}
+    away = {key: place.kept for key, place in owners.items()}
+    dense: dict[tuple[int, str], Callable[[], Tensor]] = {}
+    working: dict[tuple[int, str], Tensor] = {}
+    with ExitStack() as stack:
+        for key, place in owners.items():
+            dense[key], working[key] = stack.enter_context(_swapped(place.parameter, away[key]))
+        yield WorkingWeights(places, dense, working)
+
+
+@contextmanager
+def _swapped(
+    parameter: nn.Parameter, away: Kept | None
+) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
+    """What gives the dense tensor, and the copy that takes its place while this is open."""
+    if away is not None:
+        with away.replaced() as copy:
+            yield away.load, copy
+        return
+    own = parameter.data
     try:
         with torch.no_grad():
-            for parameter in parameters.values():
-                parameter.data = parameter.data.clone()
-        working = {key: parameter.data for key, parameter in parameters.items()}
-        yield WorkingWeights(places, dense, working)
+            parameter.data = own.clone()
+        yield lambda: own, parameter.data
     finally:
-        for key, parameter in parameters.items():
-            parameter.data = dense[key]
+        parameter.data = own
 
 
 def refuse_shared(model: nn.Module, places: Mapping[str, Place]) -> None:
     """A `ConfigError` if memory of a prunable parameter is also read under another name.
 
     An embedding tied to it would be pruned along, or fall out of step while it is lent.
-    Compares memory ranges, not storages: unrelated tensors may lie in one storage.
+    Compares memory ranges, not storages: unrelated tensors may lie in one storage. Of weights that
+    are not in memory, transformers knows which are tied.
     """
     prunable = {id(place.parameter) for place in places.values()}
     named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
     named.extend(model.named_buffers(remove_duplicate=False))
     ranges = []
     for name, tensor in named:
-        if tensor.numel() and not tensor.is_meta:
+        is_prunable = id(tensor) in prunable
+        if tensor.is_meta:
+            ranges.append(("meta", id(tensor), id(tensor) + 1, name, is_prunable))
+        elif tensor.numel():
             reach = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride()))
-            end = tensor.data_ptr() + (reach + 1) * tensor.element_size()
-            start, is_prunable = tensor.data_ptr(), id(tensor) in prunable
+            start = tensor.data_ptr()
+            end = start + (reach + 1) * tensor.element_size()
             ranges.append((str(tensor.device), start, end, name, is_prunable))
     ranges.sort()
     where, furthest, owner, owner_prunable = "", 0, "", False
     for device, start, end, name, is_prunable in ranges:
         if device == where and start < furthest and (is_prunable or owner_prunable):
-            raise ConfigError(
-                f"{owner} and {name} are one tensor, and it would be pruned under both names. "
-                f"Untie them (give one a copy) before pruning."
-            )
+            raise _shared(owner, name)
         if device != where or end > furthest:
             where, furthest, owner, owner_prunable = device, end, name, is_prunable
+    away = {name for name, tensor in named if tensor.is_meta and id(tensor) in prunable}
+    tied: Any = getattr(model, "all_tied_weights_keys", {})
+    for name, other in tied.items():
+        if name in away or other in away:
+            raise _shared(name, other)
+
+
+def _shared(one: str, other: str) -> ConfigError:
+    return ConfigError(
+        f"{one} and {other} are one tensor, and it would be pruned under both names. "
+        f"Untie them (give one a copy) before pruning."
+    )

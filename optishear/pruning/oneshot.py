@@ -42,8 +42,9 @@ def prune(
     """
     solver = solver_of(recipe)
     for layer in layers:
-        buffer = working.view(layer.name)
-        problem = evidence.problem(layer, working.dense(layer.name), recipe, buffer)
+        weight, buffer = working.dense(layer.name), working.view(layer.name)
+        near = buffer if buffer.device == weight.device else None  # else solved where it computes
+        problem = evidence.problem(layer, weight, recipe, near)
         solution = solve_layer(solver, layer, problem)
         if solution.weight is not buffer:
             working.write(layer.name, solution.weight)

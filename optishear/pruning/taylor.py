@@ -25,6 +25,6 @@ class TaylorLosses:
         dense: Float[Tensor, "out in"],
     ) -> float:
         if key not in self.known:
-            change = weight.float() - dense.float()
+            change = weight.to(dense.device).float() - dense.float()
             self.known[key] = self.gradients[layer].taylor(change)
         return self.known[key]

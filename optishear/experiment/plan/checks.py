@@ -97,7 +97,12 @@ def look_at(
     stage(f"loading {experiment.model}")
     start = clock()
     loaded = found.of(
-        lambda: load(experiment.model, dtype=experiment.dtype, device=experiment.device)
+        lambda: load(
+            experiment.model,
+            dtype=experiment.dtype,
+            device=experiment.device,
+            device_map=experiment.device_map,
+        )
     )
     if loaded is None:
         found.unchecked.append("texts, search space and costs, without a model")

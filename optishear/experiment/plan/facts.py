@@ -8,6 +8,7 @@ from typing import Any
 
 from optishear.experiment.prepare import Prepared
 from optishear.experiment.setup import Setup, manifest_of
+from optishear.models.placement import devices_of
 from optishear.objectives import make_objective
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Key, memo_of, read_journal, refuse_other_measure
@@ -106,11 +107,11 @@ def model_facts(prepared: Prepared) -> ModelFacts:
         prepared.loaded.name,
         prepared.loaded.hash,
         str(parameter.dtype).removeprefix("torch."),
-        str(parameter.device),
+        ", ".join(map(str, devices_of(model))),
         layout.blocks,
         len(layout.layers),
         layout.total,
-        sum(p.numel() for p in model.parameters()),
+        prepared.loaded.parameters,
         tuple(roles),
     )
 

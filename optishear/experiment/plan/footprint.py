@@ -18,6 +18,8 @@ from optishear.experiment.plan.costs import visits
 from optishear.experiment.plan.levels import Levels, bytes_of
 from optishear.experiment.setup import Setup
 from optishear.models.head import find_head, logits_at_once
+from optishear.models.placement import devices_of
+from optishear.models.weights import place_of
 from optishear.pipeline import HEAD_TOKENS
 from optishear.recipe.canonical import CHOOSES_ITSELF
 from optishear.records.run_directory import RunDirectory
@@ -80,19 +82,20 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
     Caches count at their limit, or at all that they could hold if that is less.
     """
     experiment, c, layout = setup.experiment, setup.calibrated, setup.calibrated.layout
-    parameter = next(c.loaded.model.parameters())
-    own, search = parameter.element_size(), setup.tokens["search"].tokens
-    head = find_head(c.loaded.model, search[:1, :HEAD_TOKENS].to(parameter.device))
+    model = c.loaded.model
+    own = next(model.parameters()).element_size()
+    search = setup.tokens["search"].tokens
+    head = find_head(model, search[:1, :HEAD_TOKENS])
     vocabulary, hidden = head.weight.shape
     batch = max(experiment.batch_tokens, search.shape[1])
-    at_once = logits_at_once(parameter.device)
+    at_once = logits_at_once(head.weight.device)
     widest = max(layer.in_features + layer.out_features for layer in layout.layers)
     # Of the dense side: hidden states, the slope of the KL in fp32, the head's Gram matrix.
     dense_side = search.numel() * hidden * (own + 4) + 4 * hidden**2
     found = [
         Held(PYTHON, python),
         Held("dense model", dense_bytes(setup)),
-        Held("working copy of the prunable weights", layout.total * own),
+        Held("working copy of the prunable weights", own * (layout.total - away_of(setup))),
         Held("statistics", statistics_bytes(setup)),
         Held("dense side of the search tokens", dense_side),
         Held("activations of one batch", ACTIVATIONS * batch * widest * own),
@@ -113,9 +116,16 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
 
 
 def dense_bytes(setup: Setup) -> int:
-    """Of all parameters."""
+    """Of all parameters; offloaded ones are elsewhere."""
     parameters = setup.calibrated.loaded.model.parameters()
-    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    return sum(p.numel() * p.element_size() for p in parameters if not p.is_meta)
+
+
+def away_of(setup: Setup, disk_only: bool = False) -> int:
+    """How many prunable weights are offloaded: to where candidates' weights are, too."""
+    model, layers = setup.calibrated.loaded.model, setup.calibrated.layout.layers
+    found = [(layer.size, place_of(model, layer.name).kept) for layer in layers]
+    return sum(size for size, away in found if away and (away.on_disk or not disk_only))
 
 
 def statistics_bytes(setup: Setup) -> int:
@@ -148,13 +158,15 @@ def prefixes_bytes(setup: Setup, token: int) -> int:
 
 
 def memory_room(setup: Setup, held: Sequence[Held]) -> Room:
-    """All that stays, against what this process could have where the model is."""
-    device = next(setup.calibrated.loaded.model.parameters()).device
+    """All that stays, against what this process could have where the model runs. What is offloaded
+    to CPU memory from GPUs is not compared."""
+    devices = devices_of(setup.calibrated.loaded.model)
     needed = sum(item.bytes for item in held if not item.mapped)
-    if device.type == "cuda":
+    if devices[0].type == "cuda":
         python = sum(item.bytes for item in held if item.what == PYTHON)
-        free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        return Room(f"memory of {device}", needed - python, free)
+        free = sum(torch.cuda.mem_get_info(d)[0] + torch.cuda.memory_reserved(d) for d in devices)
+        where = " and ".join(map(str, devices))
+        return Room(f"memory of {where}", needed - python, free)
     own = psutil.Process().memory_info().rss
     return Room("memory", needed, psutil.virtual_memory().available + own)
 
@@ -177,6 +189,8 @@ def disk_rooms(
     settings, out = setup.experiment.search, directory.path.parent.parent
     lines = sum(visits(setup.ladder, settings.evaluations, settings.population).values())
     database = 0 if levels is None else levels.bytes_lacking
+    own = next(setup.calibrated.loaded.model.parameters()).element_size()
+    database += own * away_of(setup, disk_only=True)
     run = round(line_bytes * lines) + LEFTOVERS
     free = "Free some space there, or choose another place with"
     return [

@@ -19,6 +19,7 @@ from optishear.experiment.plan.layer_times import LayerTimes
 from optishear.experiment.plan.levels import Levels
 from optishear.experiment.setup import Setup
 from optishear.models.head import find_head, hidden_states
+from optishear.models.placement import input_device
 from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
@@ -193,12 +194,11 @@ def _ending(
 def _text_seconds(setup: Setup, text: TokenBatches, clock: Callable[[], float]) -> float:
     """One model on all of a text: finding the head, and a batch as often as there are some."""
     model, batch_tokens = setup.calibrated.loaded.model, setup.experiment.batch_tokens
-    device = next(model.parameters()).device
     size = max(1, batch_tokens // text.tokens.shape[1])
     part = TokenBatches(text.tokens[:size], text.hash, text.source)
     held_out(model, part, batch_tokens)  # the first time is dearer
     start = clock()
-    find_head(model, text.tokens[:1].to(device))
+    find_head(model, text.tokens[:1])
     head = clock() - start
     start = clock()
     held_out(model, part, batch_tokens)
@@ -211,9 +211,8 @@ def _calibration_seconds(setup: Setup, clock: Callable[[], float]) -> float:
     """Each block run twice on the calibration text, as pruning block by block does; with Gram
     matrices so much more as their products are more than the model's."""
     c = setup.calibrated
-    device = next(c.loaded.model.parameters()).device
     batches = c.batches
-    tokens = batches[0].to(device)
+    tokens = batches[0].to(input_device(c.loaded.model))
     hidden_states(c.loaded.model, tokens)
     start = clock()
     hidden_states(c.loaded.model, tokens)
