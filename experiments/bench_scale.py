@@ -174,8 +174,8 @@ def write(
             for name, s in median.items()
         ),
         "",
-        f"One worker takes {overhead:+.0f} ms a candidate more than this process. A call that does "
-        f"nothing takes {parts['dispatch']:.2f} ms with {max(rates, key=len)} idle; decode, driver "
+        f"One worker less this process: {overhead:+.0f} ms a candidate. A call that does "
+        f"nothing takes {parts['dispatch']:.2f} ms with {[*rates][-1]} idle; decode, driver "
         f"and journal take {parts['loop']:.2f} ms a candidate.",
         "",
         *projection(setup, parts),
@@ -199,7 +199,7 @@ def projection(setup: Setup, parts: Mapping[str, float]) -> Iterator[str]:
         f"journal, while devices work, so it is the limit only where that is more than their share."
     )
     yield ""
-    yield "| population | " + " | ".join(f"{n} devices" for n in PROJECTED) + " |"
+    yield "| population | " + " | ".join(f"{n} device{'s' * (n > 1)}" for n in PROJECTED) + " |"
     yield "| --- |" + " --- |" * len(PROJECTED)
     for size in sizes:
         cells = []
