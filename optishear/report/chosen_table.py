@@ -1,6 +1,5 @@
 """A table of runs cut to what a reader asks for: some rows, repeats averaged, some columns."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,7 +12,7 @@ import pandas as pd
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import did_you_mean
 from optishear.records.run_directory import RunDirectory
-from optishear.report.run_table import differing_keys, finished_runs, run_table
+from optishear.report.run_table import as_text, differing_keys, finished_runs, run_table
 
 
 RUNS, LOW, HIGH, ERROR = "runs", " low", " high", " ±"
@@ -105,17 +104,6 @@ def chosen_table(
         parts = [name + end for name in found for end in (ERROR, LOW, HIGH)]
         chosen += [*found, *(part for part in parts if part in table.columns)]
     return table.loc[:, list(dict.fromkeys(chosen))]
-
-
-def as_text(value: Any) -> str:
-    """A cell as a person would write it."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _averaged(table: pd.DataFrame, keys: Sequence[str], over: Sequence[str]) -> pd.DataFrame:

@@ -73,7 +73,7 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     for run, manifest, differing in _with_differences(runs):
         evaluation = read_json(run.evaluation)["rows"]
         of_run = {"run": manifest["hash"]}
-        of_run |= {key.rpartition(".")[2]: _text(value) for key, value in differing.items()}
+        of_run |= {key.rpartition(".")[2]: as_text(value) for key, value in differing.items()}
         of_run |= {"recipes": str(manifest["evaluations"]), "seconds": f"{manifest['seconds']:.0f}"}
         for text in evaluation[0]["texts"]:
             numbers = _of(evaluation, text)
@@ -112,6 +112,27 @@ def cells(table: pd.DataFrame) -> list[list[str]]:
     heads = [s if last.count(s) == 1 else c for s, c in zip(last, short, strict=True)]
     rows = table.to_dict(orient="records")
     return [heads, *([_cell(row, column) for column in columns] for row in rows)]
+
+
+def as_text(value: Any) -> str:
+    """A setting or a number as a person would write it; of what has a name, `name(key=value)`, and
+    of what is searched in it the key alone."""
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        inner = [
+            str(key) if isinstance(each, Mapping) else f"{key}={as_text(each)}"
+            for key, each in value.items()
+            if key != "name"
+        ]
+        return f"{value.get('name', '')}({', '.join(inner)})" if inner else str(value["name"])
+    if isinstance(value, list | tuple):
+        return ", ".join(map(as_text, value))
+    return str(value)
 
 
 def differing_keys(runs: Sequence[RunDirectory]) -> list[str]:
@@ -161,7 +182,7 @@ def _with_error(numbers: Mapping[str, Any]) -> str:
 def _cell(row: Mapping[str, Any], column: str) -> str:
     value, error = row[column], row.get(f"{column} ±")
     if error is None or error != error or error <= 0:
-        form = _text
+        form = as_text
     else:
         decimals = max(0, 1 - math.floor(math.log10(error)))
 
@@ -169,13 +190,7 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
             return f"{value:.{decimals}f}"
 
     text = form(value)
-    if form is not _text:
+    if form is not as_text:
         text += f" ± {form(error)}"
     low, high = row.get(f"{column} low"), row.get(f"{column} high")
     return f"{text} ({form(low)} to {form(high)})" if low != high else text
-
-
-def _text(value: Any) -> str:
-    if value is None or value != value:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from optishear.errors import ConfigError
 from optishear.records.run_directory import read_json, write_json
 from optishear.report.chosen_table import chosen_table
 from optishear.report.filled_page import filled
-from optishear.report.run_table import brief_table, finished_runs, markdown, run_table
+from optishear.report.run_table import as_text, brief_table, finished_runs, markdown, run_table
 
 
 def made(folder, seed=3, dirty=False, status="finished", name="made up", **rows):
@@ -197,3 +197,22 @@ def test_the_command_writes_what_it_prints(three, tmp_path):
     assert "as they were" in into().stdout
     assert "| run |" in page.read_text()
     assert into("--over", "search.seed").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (0.123456, "0.1235"),
+        (3, "3"),
+        (True, "true"),
+        ("wanda", "wanda"),
+        (["kl", "taylor"], "kl, taylor"),
+        ([{"name": "mask"}, {"name": "refit", "of": "mask"}], "mask, refit(of=mask)"),
+        ({"name": "power", "alpha": {"real": [0.5, 2.0]}, "mix": 0.5}, "power(alpha, mix=0.5)"),
+        ({"real": [0.5, 2.0]}, "(real=0.5, 2)"),
+    ],
+)
+def test_a_setting_is_written_as_a_person_would(value, text):
+    assert as_text(value) == text
