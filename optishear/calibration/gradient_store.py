@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from filelock import FileLock
 from jaxtyping import Int
 from torch import Tensor, nn
 
@@ -22,6 +23,7 @@ from optishear.calibration.gradient_file import (
     write_gradients,
 )
 from optishear.calibration.gradient_samples import CollectGradients, sequence_by_sequence
+from optishear.calibration.gradients import Keep
 from optishear.errors import ConfigError, StorageError
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
@@ -44,42 +46,60 @@ def load_or_collect_gradients(
     L_s is the mean over a sequence's tokens of the loss of the next one. `key` says which weights;
     layout and tokens are added here. A damaged folder is collected anew, with a warning. `notice`
     is told how large the files will be before they are made, and how long it took after. `collect`
-    None takes them in this process.
+    None takes them in this process. Of several processes that want the same, one collects.
     """
     folder = folder_of(cache, key, layout, tokens)
+    fill = partial(collect or sequence_by_sequence(model, layout), tokens)
     try:
-        if folder.exists():
-            try:
-                return read_gradients(folder)
-            except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError) as error:
-                log.warning("%s is damaged (%s): collecting its gradients anew.", folder, error)
-                with suppress(FileNotFoundError):  # another process may be removing it, too
-                    shutil.rmtree(folder)
+        if (store := _known(folder)) is not None:
+            return store
         _refuse(model, layout, tokens)
         cache.mkdir(parents=True, exist_ok=True)
-        _refuse_full_disk(cache, layout, len(tokens))
-        size = gradient_bytes(layout, len(tokens))
-        told = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-        if notice:
-            notice(f"collecting gradients of {len(tokens)} sequences: {told} on disk")
-        with tempfile.TemporaryDirectory(prefix=folder.name, dir=cache) as beside:
-            inner = Path(beside) / "store"  # has usual permissions, which a temporary one has not
-            inner.mkdir()
-            fill = partial(collect or sequence_by_sequence(model, layout), tokens)
-            seconds = write_gradients(inner, layout, len(tokens), fill)
-            try:
-                os.replace(inner, folder)
-            except OSError:
-                if not folder.exists():  # otherwise another process was faster: theirs are the same
-                    raise
-        if notice:
-            notice(f"collected gradients of {len(tokens)} sequences in {seconds:.1f} s")
+        with FileLock(cache / f"{folder.name}.lock"):
+            if (store := _known(folder)) is not None:  # another process had the lock
+                return store
+            for left in cache.glob(f"{folder.name}_*"):  # by one that was killed
+                shutil.rmtree(left)
+            _refuse_full_disk(cache, layout, len(tokens))
+            _collect(folder, layout, len(tokens), fill, notice or (lambda text: None))
         return read_gradients(folder)
     except OSError as error:
         raise StorageError(
             f"Gradients could not be kept in {folder} ({error}). Free some space there, choose "
             f"another cache folder, or use fewer gradient sequences than {len(tokens)}."
         ) from error
+
+
+def _known(folder: Path) -> GradientStore | None:
+    """What was collected before; None, and nothing is left of it, where it is damaged."""
+    if not folder.exists():
+        return None
+    try:
+        return read_gradients(folder)
+    except (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError) as error:
+        log.warning("%s is damaged (%s): collecting its gradients anew.", folder, error)
+        with suppress(FileNotFoundError):  # another process may be removing it, too
+            shutil.rmtree(folder)
+    return None
+
+
+def _collect(
+    folder: Path,
+    layout: ModelLayout,
+    samples: int,
+    fill: Callable[[Keep], None],
+    notice: Callable[[str], None],
+) -> None:
+    """Beside its place, and then moved there: a folder is whole or not there at all."""
+    size = gradient_bytes(layout, samples)
+    told = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+    notice(f"collecting gradients of {samples} sequences: {told} on disk")
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}_", dir=folder.parent) as beside:
+        inner = Path(beside) / "store"  # has usual permissions, which a temporary one has not
+        inner.mkdir()
+        seconds = write_gradients(inner, layout, samples, fill)
+        os.replace(inner, folder)
+    notice(f"collected gradients of {samples} sequences in {seconds:.1f} s")
 
 
 def folder_of(

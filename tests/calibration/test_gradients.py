@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import threading
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,8 @@ import torch.nn.functional as F
 from tiny_models import TINY, tokens
 
 from optishear.calibration import gradient_file, gradients
-from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.calibration.gradient_samples import sequence_by_sequence
+from optishear.calibration.gradient_store import folder_of, load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.errors import ConfigError, StorageError
 from optishear.models.discover import layout_of
@@ -50,9 +52,14 @@ def layer_gradients():
     return LayerGradients(stored, torch.tensor([1.0, 3e-9, 0.0, 200.0]))
 
 
-def collect(folder, model, sequences=SEQUENCES, key="key", layout=None, notice=None):
+def collect(folder, model, sequences=SEQUENCES, key="key", layout=None, notice=None, how=None):
     layout = layout or layout_of(model)  # which asks the model, too
-    return load_or_collect_gradients(folder, key, model, layout, sequences, notice)
+    return load_or_collect_gradients(folder, key, model, layout, sequences, notice, how)
+
+
+def folders(cache):
+    """What is kept there; beside it are the locks of those that collect."""
+    return sorted(path for path in cache.iterdir() if path.is_dir())
 
 
 def through_a_file(folder, layer, gradient):
@@ -261,7 +268,7 @@ def test_the_second_call_reads_what_the_first_collected(tmp_path, model):
     second = load_or_collect_gradients(tmp_path, "key", model, layout, SEQUENCES)
     assert_equal(second, first)
     assert (second.seconds, second.bytes, second.samples) == (first.seconds, first.bytes, 3)
-    assert second.folder == first.folder == next(tmp_path.iterdir())
+    assert second.folder == first.folder == folders(tmp_path)[0]
     assert first.seconds > 0
     assert first.bytes == sum(file.stat().st_size for file in first.folder.iterdir())
     assert first.bytes > 2 * 3 * layout.total
@@ -288,7 +295,7 @@ def test_another_key_other_tokens_or_another_layout_is_another_folder(tmp_path, 
     collect(tmp_path, llama, SEQUENCES[:2])
     collect(tmp_path, llama, SEQUENCES.reshape(4, 9))
     collect(tmp_path, llama, layout=ModelLayout(layout.layers[:3]))
-    assert len(list(tmp_path.iterdir())) == 6
+    assert len(folders(tmp_path)) == 6
     forbid(llama)
     collect(tmp_path, llama, SEQUENCES.int(), layout=layout)  # the same ids in another type
 
@@ -317,14 +324,14 @@ DAMAGES = {
 def test_a_damaged_folder_is_collected_anew_with_a_warning(tmp_path, llama, layout, damage, caplog):
     first = collect(tmp_path / "a", llama)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
-    (folder,) = (tmp_path / "b").iterdir()
+    (folder,) = folders(tmp_path / "b")
     DAMAGES[damage](folder / gradient_file.NUMBERS, folder / gradient_file.INDEX)
     with caplog.at_level("WARNING"):
         assert_equal(collect(tmp_path / "b", llama), first)
     assert f"{folder} is damaged" in caplog.text
     forbid(llama)
     assert_equal(collect(tmp_path / "b", llama, layout=layout), first)
-    assert list((tmp_path / "b").iterdir()) == [folder]
+    assert folders(tmp_path / "b") == [folder]
 
 
 def test_a_disk_too_full_is_refused_before_the_model_is_asked(tmp_path, llama, layout, monkeypatch):
@@ -336,7 +343,7 @@ def test_a_disk_too_full_is_refused_before_the_model_is_asked(tmp_path, llama, l
     with pytest.raises(StorageError, match=rf"of 3 sequences take {size:,} bytes.*fewer gradient"):
         collect(tmp_path, llama, layout=layout, notice=told.append)
     hook.remove()
-    assert not list(tmp_path.iterdir())
+    assert not folders(tmp_path)
     assert not told
     room["free"] += 1
     collect(tmp_path, llama)
@@ -358,33 +365,50 @@ def test_a_write_that_fails_halfway_leaves_nothing_behind(tmp_path, llama, monke
     with pytest.raises(StorageError, match="fewer gradient sequences than 3"):
         collect(tmp_path, llama)
     assert len(calls) == 200
-    assert not list(tmp_path.iterdir())
+    assert not folders(tmp_path)
     assert_untouched(llama, state)
 
 
 def test_the_cache_folder_is_made_when_it_is_missing_if_it_can_be(tmp_path, llama):
     collect(tmp_path / "a" / "b", llama)
-    (folder,) = (tmp_path / "a" / "b").iterdir()
+    (folder,) = folders(tmp_path / "a" / "b")
     assert folder.stat().st_mode == (tmp_path / "a").stat().st_mode
     with pytest.raises(StorageError, match="could not be kept"):
         collect(folder / gradient_file.INDEX / "b", llama)
 
 
-def test_the_work_of_another_process_that_was_faster_is_used(tmp_path, llama, monkeypatch):
-    replace = os.replace
+def test_one_of_two_processes_collects_and_the_other_waits_for_it(tmp_path, llama, layout):
+    begun, go_on, stores = threading.Event(), threading.Event(), []
 
-    def late(source, target):
-        collected = tmp_path / "other"
-        shutil.copytree(source, collected)
-        replace(collected, target)
-        (target / "theirs").touch()
-        replace(source, target)
+    def slowly(tokens, keep):
+        begun.set()
+        go_on.wait()
+        sequence_by_sequence(llama, layout)(tokens, keep)
 
-    monkeypatch.setattr(os, "replace", late)
-    store = collect(tmp_path / "cache", llama)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [store.folder.name]
-    assert (store.folder / "theirs").exists()
-    assert_equal(store, collect(tmp_path / "again", TINY["llama"]()))
+    def run(model, how):
+        stores.append(collect(tmp_path, model, layout=layout, how=how))
+
+    def never(tokens, keep):
+        raise AssertionError("collected twice")
+
+    pairs = (llama, slowly), (TINY["llama"](), never)
+    threads = [threading.Thread(target=run, args=pair) for pair in pairs]
+    threads[0].start()
+    begun.wait()
+    threads[1].start()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert stores[0].folder == stores[1].folder
+    assert_equal(*stores)
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, llama, layout):
+    place = folder_of(tmp_path, "key", layout, SEQUENCES)
+    (tmp_path / f"{place.name}_killed" / "store").mkdir(parents=True)
+    (tmp_path / "others_work").mkdir()
+    store = collect(tmp_path, llama)
+    assert folders(tmp_path) == sorted([store.folder, tmp_path / "others_work"])
 
 
 def test_files_are_bare_numbers_and_json(tmp_path, llama):
@@ -450,7 +474,7 @@ def test_flags_and_gradients_are_given_back_after_an_exception_in_the_backward(
         collect(tmp_path, llama, layout=layout)
     assert len(calls) == 2
     assert_untouched(llama, state)
-    assert not list(tmp_path.iterdir())
+    assert not folders(tmp_path)
 
 
 def test_only_prunable_parameters_need_a_gradient_and_no_two_have_one_at_once(
@@ -478,7 +502,7 @@ def test_a_gradient_that_is_not_finite_is_named(tmp_path, llama, layout):
         collect(tmp_path, llama, layout=layout)
     hook.remove()
     assert_untouched(llama, state)
-    assert not list(tmp_path.iterdir())
+    assert not folders(tmp_path)
 
 
 def test_a_model_in_training_is_refused(tmp_path, llama, layout):
@@ -495,4 +519,4 @@ def test_too_few_tokens_to_have_a_loss_are_refused(tmp_path, llama, shape):
 def test_a_layout_of_another_model_is_refused(tmp_path, llama):
     with pytest.raises(ConfigError, match="belongs to another model"):
         collect(tmp_path, llama, layout=layout_of(TINY["gpt2"]()))
-    assert not list(tmp_path.iterdir())
+    assert not folders(tmp_path)
