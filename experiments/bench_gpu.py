@@ -294,7 +294,7 @@ def candidate(bench: Bench) -> list[Row]:
     from optishear.errors import ConfigError
     from optishear.kernels.use import kernels
     from optishear.models.head import hidden_states
-    from optishear.pipeline import measure_on
+    from optishear.pipeline import Yardstick, measure_on
     from optishear.pruning.evidence import Evidence
     from optishear.recipe.recipe import Recipe
     from optishear.text.tokens import TokenBatches
@@ -328,8 +328,8 @@ def candidate(bench: Bench) -> list[Row]:
             with (
                 kernels(mode),
                 measure_on(
-                    loaded, layout, Evidence(stats), search, quantities, shapes.tokens,
-                    graphed=graphed,
+                    loaded, layout, Evidence(stats), search,
+                    Yardstick(quantities, shapes.tokens, graphed=graphed),
                 ) as measure,
             ):  # fmt: skip
                 found = values[way] = measure(first, search.tokens.numel())

@@ -35,7 +35,7 @@ from optishear.config.files import SEARCH_SPACES
 from optishear.experiment.prepare import rule_of
 from optishear.models.load import load
 from optishear.objectives import make_objective
-from optishear.pipeline import Memory, measure_on
+from optishear.pipeline import Memory, Yardstick, measure_on
 from optishear.recipe.profile import uniform
 from optishear.recipe.recipe import Recipe
 from optishear.search.driver import DriverSettings
@@ -146,8 +146,8 @@ def searched(
     )
     memory = Memory(ranks=2 * 10**9, prefixes=2 * 10**9 if variation == "prefix" else 0)
     with measure_on(
-        load(c.loaded.name), c.layout, c.evidence, bench.search, objectives,
-        rungs=rungs[:-1], memory=memory,
+        load(c.loaded.name), c.layout, c.evidence, bench.search,
+        Yardstick(tuple(objectives), rungs=tuple(rungs[:-1])), memory=memory,
     ) as measure:  # fmt: skip
 
         def evaluate(recipes: Sequence[Recipe], rung: int) -> Iterator[Evaluation]:

@@ -50,7 +50,7 @@ from optishear.models.load import load
 from optishear.models.weights import lent, read
 from optishear.objectives import make_objective
 from optishear.objectives.base import Chunk, OutputObjective
-from optishear.pipeline import MeasureFunction, Memory, measure_on, references_of
+from optishear.pipeline import MeasureFunction, Memory, Yardstick, measure_on, references_of
 from optishear.pruning.oneshot import OneShot
 from optishear.recipe.pattern import Row
 from optishear.recipe.profile import uniform
@@ -128,8 +128,8 @@ class Bench:
         c = self.calibrated
         loaded = load(c.loaded.name)
         return measure_on(
-            loaded, c.layout, c.evidence, search or self.search, quantities, memory=memory,
-            compiled=compiled,
+            loaded, c.layout, c.evidence, search or self.search,
+            Yardstick(quantities, compiled=compiled), memory=memory,
         )  # fmt: skip
 
 
@@ -546,7 +546,7 @@ def peak_of(given: argparse.Namespace) -> int:
         c, recipes = bench.calibrated, bench.candidates("ratios")
         memory = Memory(ranks=2**40)
         with measure_on(
-            c.loaded, c.layout, c.evidence, bench.search, USUAL, memory=memory
+            c.loaded, c.layout, c.evidence, bench.search, Yardstick(USUAL), memory=memory
         ) as measure:
             for _ in range(4):
                 measure(next(recipes), bench.tokens)

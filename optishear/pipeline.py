@@ -51,20 +51,35 @@ class Memory:
     prefixes: int = 0
 
 
+@dataclass(frozen=True)
+class Yardstick:
+    """What candidates are measured by: all of it has a say in the last bits of a value.
+
+    - `quantities`: names from `OBJECTIVES`, all read off one forward pass.
+    - `batch_tokens`: tokens per forward call (whole sequences, at least one).
+    - `rungs`: the numbers of tokens below all of them that recipes may be measured on too; they cut
+      the batches. A recipe that goes on to a higher rung pays for its further tokens only.
+    - `compiled`: decoder blocks run through torch.compile; prefixes are not reused then.
+    - `graphed`: forward passes are CUDA graphs, one a batch shape; no prefixes then either.
+    """
+
+    quantities: tuple[str, ...]
+    batch_tokens: int = 2048
+    rungs: tuple[int, ...] = ()
+    compiled: bool = False
+    graphed: bool = False
+
+
 @contextmanager
 def measure_on(
     loaded: LoadedModel,
     layout: ModelLayout,
     evidence: Evidence,
     search: TokenBatches,
-    quantities: Sequence[str],
-    batch_tokens: int = 2048,
-    rungs: Sequence[int] = (),
+    by: Yardstick,
     memory: Memory = Memory(),
     solved: SolvedLayers | None = None,
     notice: Callable[[str], None] = lambda text: None,
-    compiled: bool = False,
-    graphed: bool = False,
 ) -> Iterator[MeasureFunction]:
     """A function that says what a recipe is worth on so many of the first search tokens.
 
@@ -72,14 +87,8 @@ def measure_on(
     While the context is open the model works on a copy of its prunable weights, into which each
     candidate is written; the dense ones are never touched and come back on leaving.
 
-    - `quantities`: names from `OBJECTIVES`, all read off one forward pass.
-    - `batch_tokens`: tokens per forward call (whole sequences, at least one).
-    - `rungs`: the numbers of tokens below all of them that recipes may be measured on too. A recipe
-      that goes on to a higher rung pays for its further tokens only.
     - `solved`: where layers that a solver has made are looked up, and kept.
     - `notice`: told what of `memory` is of no use here.
-    - `compiled`: decoder blocks run through torch.compile; prefixes are not reused then.
-    - `graphed`: forward passes are CUDA graphs, one a batch shape; no prefixes then either.
     """
     if (least := rank_bytes(layout.layers, Row())) > memory.ranks > 0:
         notice(
@@ -87,21 +96,19 @@ def measure_on(
             f"{memory.ranks / 1e6:,.0f} MB: some layers find their thresholds anew each time"
         )
     evidence = replace(evidence, ranks=RankCache(memory.ranks))
-    if compiled and memory.prefixes:
+    if by.compiled and memory.prefixes:
         memory = replace(memory, prefixes=0)
         notice("compiled blocks always run from the first one on: no prefixes are kept")
-    if graphed and memory.prefixes:
+    if by.graphed and memory.prefixes:
         memory = replace(memory, prefixes=0)
         notice("CUDA graphs always run from the first block on: no prefixes are kept")
-    compiling = compiled_blocks(loaded.model) if compiled else nullcontext()
+    compiling = compiled_blocks(loaded.model) if by.compiled else nullcontext()
     with lent(loaded.model, layout) as working, torch.no_grad(), compiling:
-        batches, batches_of = cut(search, rungs, batch_tokens)
+        batches, batches_of = cut(search, by.rungs, by.batch_tokens)
         batches = [tokens.to(input_device(loaded.model)) for tokens in batches]
-        taylor = TaylorLosses(evidence.gradients) if "taylor" in quantities else None
+        taylor = TaylorLosses(evidence.gradients) if "taylor" in by.quantities else None
         writer = OneShot(working, layout, evidence, taylor, solved)
-        yield _Measure(
-            loaded, writer, quantities, batches, batches_of, memory.prefixes, notice, graphed
-        )
+        yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice)
 
 
 class _Measure:
@@ -109,22 +116,21 @@ class _Measure:
         self,
         loaded: LoadedModel,
         writer: OneShot,
-        quantities: Sequence[str],
+        by: Yardstick,
         batches: Sequence[Int[Tensor, "_ seq"]],
         batches_of: Mapping[int, int],
         prefixes: int,
         notice: Callable[[str], None],
-        graphed: bool,
     ):
-        self.loaded, self.writer, self.quantities = loaded, writer, tuple(quantities)
+        self.loaded, self.writer, self.quantities = loaded, writer, by.quantities
         self.batches, self.batches_of = batches, batches_of
         self.begun: OrderedDict[str, tuple[dict[str, Objective], int]] = OrderedDict()
         self.references: list[list[Reference]] = []
         self.prefix: PrefixForward | None = None
         self.graphs: GraphedForward | None = None
-        if any(isinstance(make_objective(name), OutputObjective) for name in quantities):
+        if any(isinstance(make_objective(name), OutputObjective) for name in by.quantities):
             head = find_head(loaded.model, batches[0][:1, :HEAD_TOKENS])
-            if graphed:
+            if by.graphed:
                 self.graphs = GraphedForward(loaded.model, batches)
             self.references = [
                 references_of(self._hidden(batch).clone(), tokens, head)
@@ -235,18 +241,13 @@ def identity_of(
     layout: ModelLayout,
     calibration: TokenBatches,
     search: TokenBatches,
-    quantities: Sequence[str],
-    batch_tokens: int,
+    by: Yardstick,
     gradient_sequences: int | None = None,
-    rungs: Sequence[int] = (),
-    compiled: bool = False,
     calibration_parts: int = 1,
-    graphed: bool = False,
 ) -> dict[str, Any]:
     """All that a measured value depends on beside the recipe: what a journal belongs to.
 
-    `gradient_sequences`: None where nothing reads gradients. `rungs` cut the batches, and so have a
-    say in the last bits.
+    `gradient_sequences`: None where nothing reads gradients.
     """
     parameter = next(loaded.model.parameters())
     identity = {
@@ -254,26 +255,26 @@ def identity_of(
         "layout": layout.hash,
         "calibration": calibration.hash,
         "search": search.hash,
-        "quantities": list(quantities),
+        "quantities": list(by.quantities),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": kind_of_device(loaded.model),
-        "batch_tokens": batch_tokens,
+        "batch_tokens": by.batch_tokens,
         "threads": torch.get_num_threads(),
         "optishear": version("optishear"),
         "torch": torch.__version__,
         "transformers": version("transformers"),
     }
-    if compiled:
+    if by.compiled:
         identity["compiled"] = True
     if calibration_parts > 1:
         identity["calibration_parts"] = calibration_parts
-    if graphed:
+    if by.graphed:
         identity["cuda_graphs"] = True
     # Logits are then added up in another order.
     if usable(torch.empty(0, device=input_device(loaded.model))):
         identity["kernels"] = True
-    if rungs:
-        identity["rungs"] = list(rungs)
+    if by.rungs:
+        identity["rungs"] = list(by.rungs)
     if gradient_sequences is not None:
         identity["gradient_sequences"] = gradient_sequences
     return identity

@@ -14,7 +14,7 @@ from optishear.allocation import RULES
 from optishear.config import Experiment
 from optishear.experiment.prepare import Calibrated, prepare, rule_of
 from optishear.experiment.watcher import Watcher
-from optishear.pipeline import Memory, identity_of
+from optishear.pipeline import Memory, Yardstick, identity_of
 from optishear.pruning.solved import SolvedLayers
 from optishear.records.run_directory import RunDirectory, read_json
 from optishear.search.driver import Driver, DriverSettings
@@ -59,6 +59,16 @@ class Setup:
         return list(self.calibrated.layout.sizes)
 
     @property
+    def yardstick(self) -> Yardstick:
+        return Yardstick(
+            self.experiment.quantities,
+            self.experiment.batch_tokens,
+            self.experiment.search.rungs,
+            self.experiment.compile,
+            self.experiment.cuda_graphs,
+        )
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What the run's journal belongs to."""
         experiment = self.experiment
@@ -67,13 +77,9 @@ class Setup:
             self.calibrated.layout,
             self.calibrated.calibration,
             self.tokens["search"],
-            experiment.quantities,
-            experiment.batch_tokens,
+            self.yardstick,
             experiment.gradient_sequences if experiment.needs_gradients else None,
-            experiment.search.rungs,
-            experiment.compile,
             experiment.calibration_parts,
-            experiment.cuda_graphs,
         )
 
     @property
@@ -107,13 +113,9 @@ class Setup:
             calibrated.layout,
             calibrated.evidence,
             self.tokens["search"],
-            experiment.quantities,
-            experiment.batch_tokens,
-            experiment.search.rungs,
+            self.yardstick,
             Memory(experiment.memory.ranks, experiment.memory.prefixes),
             solved,
-            experiment.compile,
-            experiment.cuda_graphs,
         )
 
     @contextmanager

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from optishear.models.load import LoadedModel
-from optishear.pipeline import MeasureFunction, Memory, measure_on
+from optishear.pipeline import MeasureFunction, Memory, Yardstick, measure_on
 from optishear.pruning.evidence import Evidence
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.layout import ModelLayout
@@ -26,13 +26,9 @@ class Job(Parcel):
     layout: ModelLayout
     evidence: Evidence
     search: TokenBatches
-    quantities: tuple[str, ...]
-    batch_tokens: int
-    rungs: tuple[int, ...] = ()
+    by: Yardstick
     memory: Memory = field(default_factory=Memory)
     solved: SolvedLayers | None = None
-    compiled: bool = False
-    graphed: bool = False
 
     def measuring(self, notice: Callable[[str], None]) -> AbstractContextManager[MeasureFunction]:
         """What measures candidates in this process while it is open."""
@@ -41,14 +37,10 @@ class Job(Parcel):
             self.layout,
             self.evidence,
             self.search,
-            self.quantities,
-            self.batch_tokens,
-            self.rungs,
+            self.by,
             self.memory,
             self.solved,
             notice,
-            self.compiled,
-            self.graphed,
         )
 
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "_Measurer":

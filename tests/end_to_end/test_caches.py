@@ -21,7 +21,7 @@ from optishear.kernels.use import kernels
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.graphs import GraphedForward
 from optishear.models.load import LoadedModel
-from optishear.pipeline import Memory, measure_on
+from optishear.pipeline import Memory, Yardstick, measure_on
 from optishear.pruning.evidence import Evidence
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.pattern import parse_pattern
@@ -90,9 +90,7 @@ class Line:
             self.layout,
             self.evidence,
             self.search,
-            QUANTITIES,
-            32,
-            rungs,
+            Yardstick(QUANTITIES, 32, tuple(rungs)),
             memory,
             solved,
         ) as measure:
@@ -186,7 +184,7 @@ def test_a_model_that_cannot_start_in_the_middle_goes_on_without(monkeypatch):
 
     monkeypatch.setattr("optishear.pipeline.PrefixForward", refuse)
     with measure_on(
-        line.loaded, line.layout, line.evidence, line.search, QUANTITIES, 32,
+        line.loaded, line.layout, line.evidence, line.search, Yardstick(QUANTITIES, 32),
         memory=ALL, notice=said.append,
     ) as measure:  # fmt: skip
         found = [measure(recipe, line.total) for recipe in recipes]
@@ -206,8 +204,8 @@ def test_forwards_as_graphs_change_no_bit(monkeypatch):
     line, said = Line("llama"), []
     recipes = line.recipes(4)
     with measure_on(
-        line.loaded, line.layout, line.evidence, line.search, QUANTITIES, 32,
-        memory=ALL, notice=said.append, graphed=True,
+        line.loaded, line.layout, line.evidence, line.search,
+        Yardstick(QUANTITIES, 32, graphed=True), memory=ALL, notice=said.append,
     ) as measure:  # fmt: skip
         found = [measure(recipe, line.total) for recipe in recipes]
     assert found == line.values(recipes)
@@ -245,8 +243,8 @@ def compare_compiled():
     line, said = Line("llama"), []
     recipes = line.recipes(4)
     with measure_on(
-        line.loaded, line.layout, line.evidence, line.search, QUANTITIES, 32,
-        memory=ALL, notice=said.append, compiled=True,
+        line.loaded, line.layout, line.evidence, line.search,
+        Yardstick(QUANTITIES, 32, compiled=True), memory=ALL, notice=said.append,
     ) as measure:  # fmt: skip
         assert all(block._compiled_call_impl for block in decoder_blocks(line.loaded.model)[1])
         found = [measure(recipe, line.total) for recipe in recipes]

@@ -26,7 +26,7 @@ from optishear.kernels.use import kernels
 from optishear.models.device_map import placed
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.load import LoadedModel, load
-from optishear.pipeline import Memory, measure_on
+from optishear.pipeline import Memory, Yardstick, measure_on
 from optishear.pruning.evidence import Evidence
 from optishear.recipe.pattern import Row
 from optishear.recipe.profile import Bounds, project
@@ -144,7 +144,7 @@ def measured(model):
     ]
     before = [p.clone() for p in model.parameters() if not p.is_meta]
     evidence, memory = Evidence(stats), Memory(10**6, 10**6)
-    with measure_on(loaded, layout, evidence, text, QUANTITIES, 32, (), memory) as measure:
+    with measure_on(loaded, layout, evidence, text, Yardstick(QUANTITIES, 32), memory) as measure:
         values = [measure(recipe, text.tokens.numel()) for recipe in recipes]
     assert all(map(torch.equal, before, [p for p in model.parameters() if not p.is_meta]))
     sums = [(s.input_sq.cpu().tolist(), s.gram.cpu().tolist()) for s in stats.values()]
@@ -193,7 +193,8 @@ def test_a_candidate_moves_what_the_docs_say():
     with kernels("off"), PretendDevices() as devices:
         loaded = replace(loaded, model=over({"": 0, block: "cpu"})(model))
         evidence = Evidence(collect(model, layout, text.batches(6), frozenset()))
-        with measure_on(loaded, layout, evidence, text, ("reconstruction",), 32) as measure:
+        by = Yardstick(("reconstruction",), 32)
+        with measure_on(loaded, layout, evidence, text, by) as measure:
             measure(recipes[0], text.tokens.numel())
             devices.moved.clear()
             measure(recipes[1], text.tokens.numel())

@@ -1,5 +1,6 @@
 """Tiny real models through statistics, pruning and objectives; the dense model stays as it was."""
 
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from optishear.calibration.statistics import Need
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel
 from optishear.models.weights import read
-from optishear.pipeline import identity_of, measure_on
+from optishear.pipeline import Yardstick, identity_of, measure_on
 from optishear.pruning.evidence import Evidence
 from optishear.recipe.pattern import Row
 from optishear.recipe.profile import Bounds, project
@@ -47,7 +48,11 @@ class Line:
 
     def measure(self, *recipes, batch_tokens=32):
         with measure_on(
-            self.loaded, self.layout, Evidence(self.stats), self.search, QUANTITIES, batch_tokens
+            self.loaded,
+            self.layout,
+            Evidence(self.stats),
+            self.search,
+            Yardstick(QUANTITIES, batch_tokens),
         ) as measure:
             return [measure(recipe, self.search.tokens.numel()) for recipe in recipes]
 
@@ -105,10 +110,16 @@ def test_values_are_those_of_a_model_pruned_by_hand():
 def test_the_identity_names_all_that_a_value_depends_on():
     line = Line("llama")
     args = (line.loaded, line.layout, line.calibration, line.search)
-    plain = identity_of(*args, QUANTITIES, 32)
-    assert plain == identity_of(*args, QUANTITIES, 32)
-    swapped = identity_of(line.loaded, line.layout, line.search, line.calibration, QUANTITIES, 32)
+    by = Yardstick(QUANTITIES, 32)
+    plain = identity_of(*args, by)
+    assert plain == identity_of(*args, Yardstick(QUANTITIES, 32))
+    swapped = identity_of(line.loaded, line.layout, line.search, line.calibration, by)
     assert swapped != plain
-    assert identity_of(*args, QUANTITIES[:2], 32) != plain
+    others = {
+        "quantities": QUANTITIES[:2], "batch_tokens": 64, "rungs": (16,), "compiled": True,
+        "graphed": True,
+    }  # fmt: skip
+    assert set(others) == {field.name for field in fields(Yardstick)}
+    for name, value in others.items():
+        assert identity_of(*args, replace(by, **{name: value})) != plain, name
     assert {"threads", "torch", "optishear", "dtype", "model"} <= set(plain)
-    assert identity_of(*args, QUANTITIES, 32, graphed=True) != plain
