@@ -177,22 +177,29 @@ def _part(run: pd.Series) -> int:
 def layers() -> Any:
     """Question 2: held-out perplexity under Wanda's scores, by whose sparsities."""
     table = _runs("layer_sparsity")
-    table = table[table["space.sparsity.budget"].notna() & (table["search.driver"] == "nsga2")]
+    usual = table["objectives"].map(len) == 2  # reconstruction and KL; KL alone is EvoPress's
+    table = table[table["space.sparsity.budget"].notna() & usual]
     figure = style.blank("Layer sparsities under Wanda's scores", style.FULL, 2.9)
     panels = figure.subplots(1, 3)
-    kinds = {"block": "per block", "layer": "per layer", "curve": "curve"}
+    searched = {"block": "per block", "layer": "per layer", "curve": "curve"}
     fixed = {"wanda": "uniform", "wanda@owl": "OWL", "wanda@alphapruning": "AlphaPruning"}
     for axes, (budget, rows) in zip(panels, table.groupby("space.sparsity.budget")):
-        for place, name in enumerate(fixed):
-            axes.plot(
-                [place] * len(rows), rows[_column(table, name)], MARKS[place],
-                color=style.GREY, markersize=4,
-            )  # fmt: skip
-        for place, kind in enumerate(kinds, start=len(fixed)):
-            own = rows[rows["space.sparsity.by"] == kind][_column(table, "found")]
-            axes.plot([place] * len(own), own, MARKS[place], color=style.BLUE, markersize=4)
-        names = [*fixed.values(), *kinds.values()]
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right")
+        columns = {
+            label: (rows, _column(table, name), style.GREY) for name, label in fixed.items()
+        } | {
+            label: (rows[rows["space.sparsity.by"] == kind], _column(table, "found"), style.BLUE)
+            for kind, label in searched.items()
+        }
+        top = 1.03 * rows[_column(table, "wanda")].max()
+        for place, (own, column, colour) in enumerate(columns.values()):
+            values = own[column]
+            if values.min() > top:
+                text = f"↑ {style.number(values.mean())}"
+                axes.text(place, top, text, ha="center", va="top", fontsize=style.SMALL)
+            else:
+                axes.plot([place] * len(values), values, "o", color=colour, markersize=4)
+        axes.set_ylim(top=top)
+        axes.set_xticks(range(len(columns)), list(columns), rotation=60, ha="right")
         axes.set_title(f"{100 * budget:g} %", fontsize=style.SMALL + 1, loc="left")
     panels[0].set_ylabel("held-out perplexity")
     style.note(
