@@ -181,6 +181,8 @@ def _with_error(numbers: Mapping[str, Any]) -> str:
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
     value, error = row[column], row.get(f"{column} ±")
+    if value is None or value != value:
+        return ""
     if error is None or error != error or error <= 0:
         form = as_text
     else:

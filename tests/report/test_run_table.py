@@ -11,7 +11,14 @@ from optishear.errors import ConfigError
 from optishear.records.run_directory import read_json, write_json
 from optishear.report.chosen_table import chosen_table
 from optishear.report.filled_page import filled
-from optishear.report.run_table import as_text, brief_table, finished_runs, markdown, run_table
+from optishear.report.run_table import (
+    as_text,
+    brief_table,
+    cells,
+    finished_runs,
+    markdown,
+    run_table,
+)
 
 
 def made(folder, seed=3, dirty=False, status="finished", name="made up", **rows):
@@ -216,3 +223,9 @@ def test_the_command_writes_what_it_prints(three, tmp_path):
 )
 def test_a_setting_is_written_as_a_person_would(value, text):
     assert as_text(value) == text
+
+
+def test_a_cell_is_empty_where_a_run_has_no_such_number():
+    gap = float("nan")
+    table = pd.DataFrame([{"x": gap, "x ±": gap, "x low": gap, "x high": gap}])
+    assert cells(table) == [["x"], [""]]
