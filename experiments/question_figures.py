@@ -208,86 +208,12 @@ def layers() -> Any:
     return figure
 
 
-def blend() -> Any:
-    """Question 3: held-out gain of mixing the Taylor loss in, by λ, solver and layers."""
-    table = pd.read_csv(RESULTS / "lambda_embedded" / "methods.csv")
-    table = table[table.method != "dense"]
-    plain = table.set_index(["method", "seed"]).nats
-    solvers = {
-        "wanda": "Wanda",
-        "sparsegpt": "SparseGPT",
-        "optima": "Wanda + refit",
-        "alps": "ALPS",
-    }
-    figure = style.blank("Mixing the Taylor loss in: λ = 1 is plain", style.FULL, 2.9)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, (roles, title) in zip(panels, {"": "attention", "/roles=all": "all layers"}.items()):
-        for number, (solver, label) in enumerate(solvers.items()):
-            pattern = rf"{solver}/lambda=([\d.]+){roles}"
-            found = table[table.method.str.fullmatch(pattern)]
-            lambdas = found.method.str.extract(pattern)[0].astype(float)
-            base = np.array([plain[solver, seed] for seed in found.seed])
-            gains = pd.Series(base - found.nats.to_numpy()).groupby(lambdas.to_numpy())
-            places = [*gains.groups, 1.0]
-            axes.errorbar(
-                places, [*gains.mean(), 0.0], [*gains.std(), 0.0], fmt=f"-{MARKS[number]}",
-                color=COLOURS[number], label=label, markersize=4, elinewidth=0.8, linewidth=1.1,
-            )  # fmt: skip
-        axes.axhline(0, color=style.BLACK, linewidth=0.8)
-        axes.set_title(f"blended: {title}", fontsize=style.SMALL + 1, loc="left")
-        axes.set_xlabel("λ")
-    panels[0].set_ylabel("gain over λ = 1 (nats per token)")
-    panels[0].legend()
-    style.note(
-        figure,
-        "Embedded model, 60 %, block by block, held-out text; mean of three calibration seeds and "
-        "their standard deviation.",
-    )
-    return figure
-
-
-def calibration() -> Any:
-    """Question 7: held-out perplexity by calibration sequences and source, three seeds."""
-    table = pd.read_csv(RESULTS / "calibration_embedded" / "methods.csv")
-    table = table[table.method != "dense"]
-    facts = table.calibration.str.extract(r"^([\w-]+)/train, (\d+) of")
-    table = table.assign(source=facts[0], sequences=facts[1].astype(int))
-    methods = list(dict.fromkeys(table.method))
-    figure = style.blank("How much calibration text, and which", style.FULL, 4.2)
-    panels = figure.subplots(2, -(-len(methods) // 2), sharex=True).flat
-    for axes, method in zip(panels, methods):
-        own = table[table.method == method]
-        for number, (source, rows) in enumerate(own.groupby("source")):
-            by = rows.groupby("sequences").perplexity
-            axes.errorbar(
-                by.mean().index * 1.04 ** (number - 1), by.mean(), by.std(),
-                fmt=f"-{MARKS[number]}", color=COLOURS[number], label=source, markersize=3,
-                elinewidth=0.8, linewidth=1.0,
-            )  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(counts := sorted(set(own.sequences)), map(str, counts))
-        axes.minorticks_off()
-        axes.set_title(method, fontsize=style.SMALL + 1, loc="left")
-    for axes in list(panels):
-        axes.set_visible(False)
-    figure.axes[0].legend()
-    figure.supylabel("held-out perplexity", fontsize=9)
-    style.note(
-        figure,
-        "Embedded model, 60 %, block by block; sequences of 256 tokens; mean of three calibration "
-        "seeds and their standard deviation.",
-    )
-    return figure
-
-
 FIGURES: Mapping[str, Callable[[], Any]] = {
     "metric": metric,
     "layers": layers,
-    "blend": blend,
     "parts": parts,
     "joint": joint,
     "objective": objective,
-    "calibration": calibration,
 }
 
 
