@@ -145,4 +145,6 @@ def _options(workers: Workers) -> Mapping[str, Any]:
     # Inherited by the workers: spinning threads of one would cost the others half their speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gpus = torch.cuda.device_count() if workers.device.startswith("cuda") else 0
-    return {**common, "num_cpus": workers.number * workers.threads, "num_gpus": gpus}
+    # `local`: whatever else runs here, or was killed and left its address in Ray's folder.
+    cpus = workers.number * workers.threads
+    return {**common, "address": "local", "num_cpus": cpus, "num_gpus": gpus}

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -10,11 +11,13 @@ from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError, WorkerError
+from optishear.experiment import search as searching
 from optishear.experiment.search import search
 from optishear.experiment.watcher import Silent
 from optishear.records.journal import read_journal
 from optishear.solvers.refit import Refit
 from optishear.solvers.sparsegpt import SparseGPT
+from optishear.workers.cluster import Cluster, running
 
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
@@ -25,7 +28,13 @@ RUNGS = {"population": 8, "evaluations": 24, "rungs": [64]}
 @pytest.fixture(scope="module", autouse=True)
 def session():
     """One for all: a search that finds Ray running leaves it so."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     if ray.is_initialized():
         ray.shutdown()
@@ -43,8 +52,27 @@ def serial(plan, tmp_path_factory):
     return search(plan, tmp_path_factory.mktemp("serial"), Silent())
 
 
+@pytest.fixture(scope="module")
+def spare():
+    """Workers that serve one test after the other: to start one takes seconds."""
+    return []
+
+
 @pytest.fixture
-def two(plan):
+def shared(spare, monkeypatch):
+    @contextmanager
+    def cluster(workers, notice):
+        if workers.number == 1:
+            yield None
+            return
+        with running(workers):
+            yield Cluster(workers, notice, spare)
+
+    monkeypatch.setattr(searching, "cluster", cluster)
+
+
+@pytest.fixture
+def two(plan, shared):
     return plan.model_copy(update={"workers": 2})
 
 
@@ -100,6 +128,7 @@ LEVELS = {
 }
 
 
+@pytest.mark.usefixtures("shared")
 def test_statistics_gradients_and_layers_are_shared_out_and_come_out_the_same(
     tmp_path, monkeypatch
 ):
@@ -148,7 +177,7 @@ def test_statistics_gradients_and_layers_are_shared_out_and_come_out_the_same(
     assert gradients[0][0].read_bytes() == gradients[1][0].read_bytes()
 
 
-def test_a_host_that_leaves_changes_nothing(serial, two, tmp_path):
+def test_a_host_that_leaves_changes_nothing(serial, plan, tmp_path):
     """Two real Ray nodes, of which one is taken away while candidates are measured on it."""
     from ray.cluster_utils import Cluster
 
@@ -165,8 +194,8 @@ def test_a_host_that_leaves_changes_nothing(serial, two, tmp_path):
 
         thread = threading.Thread(target=leave, daemon=True)
         thread.start()
-        plan = two.model_copy(update={"ray_address": cluster.address})
-        run = search(plan, tmp_path, Silent())
+        two = plan.model_copy(update={"workers": 2, "ray_address": cluster.address})
+        run = search(two, tmp_path, Silent())
         thread.join(timeout=60)
         assert not thread.is_alive()
     finally:
@@ -175,7 +204,7 @@ def test_a_host_that_leaves_changes_nothing(serial, two, tmp_path):
     assert same(run, serial)
 
 
-def test_an_address_where_nobody_answers_is_refused(two, tmp_path):
-    plan = two.model_copy(update={"ray_address": "127.0.0.1:1"})
+def test_an_address_where_nobody_answers_is_refused(plan, tmp_path):
+    two = plan.model_copy(update={"workers": 2, "ray_address": "127.0.0.1:1"})
     with pytest.raises(ConfigError, match=r"--ray-address 127\.0\.0\.1:1: no Ray cluster answers"):
-        search(plan, tmp_path, Silent())
+        search(two, tmp_path, Silent())

@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -61,9 +62,10 @@ def desk():
 
 
 def working_weights():
-    places = {name: Place(nn.Parameter(weight), None, False) for name, weight in WEIGHTS.items()}
-    dense = {id(place.parameter): place.parameter.data for place in places.values()}
-    working = {key: weight.clone() for key, weight in dense.items()}
+    modules = {name: nn.Linear(*weight.T.shape, bias=False) for name, weight in WEIGHTS.items()}
+    places = {name: Place(module, "weight", None, False) for name, module in modules.items()}
+    dense = {place.key: partial(WEIGHTS.get, name) for name, place in places.items()}
+    working = {place.key: WEIGHTS[name].clone() for name, place in places.items()}
     return WorkingWeights(places, dense, working)
 
 

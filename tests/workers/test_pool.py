@@ -67,7 +67,13 @@ class Broken:
 @pytest.fixture(scope="module", autouse=True)
 def session():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 
@@ -95,7 +101,9 @@ def test_every_call_is_answered_and_workers_live_on_between_runs(pool_of):
     first = dict(pool.run([call(str(i), "pid", i) for i in range(5)]))
     assert sorted(first) == ["0", "1", "2", "3", "4"]
     second = dict(pool.run([call(str(i), "pid", i) for i in range(5, 9)]))
-    assert {pid for pid, _ in second.values()} <= {pid for pid, _ in first.values()}
+    pids = [{pid for pid, _ in answers.values()} for answers in (first, second)]
+    assert pids[0] & pids[1]
+    assert len(pids[0] | pids[1]) <= 2  # the second may not have begun when the first had done all
     assert sum(max(len(d) for p, d in second.values() if p == pid) for pid in
                {p for p, _ in second.values()}) >= 4  # fmt: skip
 
