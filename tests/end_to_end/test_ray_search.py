@@ -17,7 +17,7 @@ from optishear.experiment.watcher import Silent
 from optishear.records.journal import read_journal
 from optishear.solvers.refit import Refit
 from optishear.solvers.sparsegpt import SparseGPT
-from optishear.workers.cluster import Cluster, running
+from optishear.workers.cluster import Cluster, Workers, running
 
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
@@ -28,16 +28,8 @@ RUNGS = {"population": 8, "evaluations": 24, "rungs": [64]}
 @pytest.fixture(scope="module", autouse=True)
 def session():
     """One for all: a search that finds Ray running leaves it so."""
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    if ray.is_initialized():
-        ray.shutdown()
+    with running(Workers(2, 1)):
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from optishear.errors import ConfigError, WorkerError
+from optishear.workers.cluster import Workers, running
 from optishear.workers.pool import MOST_DEATHS, Call, Pool, _lost
 
 
@@ -67,15 +68,8 @@ class Broken:
 @pytest.fixture(scope="module", autouse=True)
 def session():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
+    with running(Workers(2, 1)):
+        yield
 
 
 @pytest.fixture
