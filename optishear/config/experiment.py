@@ -26,16 +26,23 @@ from optishear.text.sources import TextSpec
 
 
 class TextConfig(Strict):
-    """`sequences` windows of `seq_len` tokens; 0 sequences means all that the text has."""
+    """`sequences` windows of `seq_len` tokens; 0 sequences means all that the text has.
+
+    `seed` draws the windows; the search's where it is not given.
+    """
+
+    later = frozenset({"seed"})
 
     source: str
     split: str
     sequences: int = Field(ge=0)
     seq_len: int = Field(ge=2)
     field: str = "text"
+    seed: int | None = Field(default=None, ge=0)
 
     def spec(self, seed: int) -> TextSpec:
-        return TextSpec(self.source, self.split, self.sequences, self.seq_len, self.field, seed)
+        drawn = seed if self.seed is None else self.seed
+        return TextSpec(self.source, self.split, self.sequences, self.seq_len, self.field, drawn)
 
 
 class TextsConfig(Strict):

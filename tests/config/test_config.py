@@ -106,6 +106,20 @@ def test_what_a_space_adds_changes_the_hash_and_its_defaults_do_not(tmp_path):
     assert len({plain, *others}) == 5
 
 
+def test_a_text_with_a_seed_keeps_its_windows_whatever_the_search_s_seed_is(tmp_path):
+    texts = {**BASE["text"], "calibration": {**BASE["text"]["calibration"], "seed": 0}}
+
+    def with_seed(seed, **more):
+        found = experiment(tmp_path, {"search": {"seed": seed}, **more})
+        return {name: spec.seed for name, spec in found.text_specs.items()}, found.hash
+
+    fixed, fixed_hash = with_seed(3, text=texts)
+    drawn, drawn_hash = with_seed(3)
+    assert fixed == {"calibration": 0, "search": 3, "evaluation": 3}
+    assert drawn == {"calibration": 3, "search": 3, "evaluation": 3}
+    assert fixed_hash != drawn_hash
+
+
 @pytest.mark.parametrize(
     ("changes", "needs"),
     [
