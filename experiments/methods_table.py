@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--evaluation", nargs="+", default=["wikipedia-passages@evaluation:24x512"])
     parser.add_argument("--gradient-sequences", type=int, default=16)
     parser.add_argument("--seeds", default="0")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace, calibration: TextSpec) -> None:
-    prepared = prepare(given.model, "float32", given.device, calibration)
+    prepared = prepare(given.model, given.dtype, given.device, calibration)
     texts = [
         token_batches(spec_of(text, 0), prepared.loaded.tokenizer) for text in given.evaluation
     ]
@@ -201,7 +202,7 @@ def summarise(given: argparse.Namespace) -> None:
         )
         + ".",
         "",
-        f"Machine: {code['machine']['processor']}, {given.threads} threads, torch "
+        f"Machine: {code['machine']['processor']}, {given.threads} threads, {given.dtype}, torch "
         f"{code['versions']['torch']}; commit {code['code'].get('commit', '')[:12]}"
         f"{' (dirty)' if code['code'].get('dirty') else ''}.",
         "",
