@@ -1,7 +1,7 @@
 """What recipes found on one model are worth on others, on held-out text.
 
     python experiments/transfer_table.py --runs results/embedded_60/* results/smollm2_60/* \\
-        --models embedded smollm2-135m --out results/transfer
+        --models embedded siblings/4x96:sotu:128x256 smollm2-135m --out results/transfer
 
 Each run's pick is carried to each model as `optishear transfer --compare usual` does it: the metric
 as it is, layer sparsities by role and relative depth, at the sparsity of the run. On the model that
@@ -32,7 +32,7 @@ from optishear.experiment.watcher import Silent
 from optishear.records.manifest import provenance
 
 
-MODEL_HELP = "a name or a folder, with :SOURCE where its text is not the usual one"
+MODEL_HELP = "a name or a folder, with :SOURCE:SEQUENCESxLENGTH where its text is not the usual one"
 
 
 def main() -> None:
@@ -48,20 +48,25 @@ def main() -> None:
     rows = pd.read_csv(file).to_dict("records") if file.exists() else []
     done = {(row["run"], row["on"]) for row in rows}
     for run, named in product(given.runs, given.models):
-        model, _, source = named.partition(":")
+        model, _, text = named.partition(":")
         labels = {"run": f"{run.parent.name}/{run.name}", "on": Path(model).name}
         if tuple(labels.values()) in done:
             continue
-        rows.append(labels | measured(run, model, source))
+        rows.append(labels | measured(run, model, text))
         pd.DataFrame(rows).to_csv(file, index=False)
         print(rows[-1], flush=True)
     (given.out / "summary.md").write_text(summary(pd.DataFrame(rows), given), encoding="utf-8")
 
 
-def measured(run: Path, model: str, source: str) -> dict[str, Any]:
+def measured(run: Path, model: str, text: str) -> dict[str, Any]:
     train, evaluation = (usual_text(model, split) for split in ("train", "evaluation"))
-    if source:
-        train, evaluation = (replace(spec, source=source) for spec in (train, evaluation))
+    if text:
+        source, _, size = text.partition(":")
+        sequences, seq_len = map(int, size.split("x"))
+        train, evaluation = (
+            replace(spec, source=source, sequences=sequences, seq_len=seq_len)
+            for spec in (train, evaluation)
+        )
     found = source_of_run(run, None)
     target = Target(model, calibration=train, compare_on=evaluation)
     with TemporaryDirectory() as folder:
