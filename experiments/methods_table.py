@@ -4,7 +4,8 @@
 
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
 sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss; `--recipes` puts recipe
-files of `optishear export` beside them. One row of methods.csv for each method, setting,
+files of `optishear export` beside them, `--runs` what searches on the same calibration text have
+already measured of their pick, block by block. One row of methods.csv for each method, setting,
 calibration and text, written as soon as it is measured; what the file already has is not measured
 again. summary.md holds the tables that people read: perplexity and its standard error over
 sequences, one column a setting, and for each recipe what it gains on the best fixed method of its
@@ -29,14 +30,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pandas as pd
 import torch
 
+from optishear.config import Experiment
 from optishear.evaluation.paired import paired_difference
 from optishear.evaluation.perplexity import held_out
 from optishear.experiment.apply import apply_to
+from optishear.experiment.held_out import SEQUENTIAL
 from optishear.experiment.named import NamedMethod
 from optishear.experiment.prepare import Prepared, prepare
 from optishear.models.weights import lent
 from optishear.recipe.recipe import Recipe
 from optishear.records.manifest import provenance
+from optishear.records.run_directory import RunDirectory, read_json
 from optishear.solvers.methods import METHODS
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
@@ -58,6 +62,7 @@ def main() -> None:
     parser.add_argument("--settings", default="0.5,0.6,0.7,2:4")
     parser.add_argument("--methods", default=",".join([*METHODS, *EXTRA]))
     parser.add_argument("--recipes", nargs="*", default=[], metavar="NAME=FILE")
+    parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--calibration", nargs="+", default=["wikipedia-passages@train:16x512"])
     parser.add_argument("--evaluation", nargs="+", default=["wikipedia-passages@evaluation:24x512"])
     parser.add_argument("--gradient-sequences", type=int, default=16)
@@ -96,6 +101,9 @@ def measure(given: argparse.Namespace, calibration: TextSpec) -> None:
             rows.append(named)
             print(method, setting, f"{named['perplexity']:.2f}", named["evaluation"], flush=True)
         pd.DataFrame(rows).to_csv(path, index=False)
+    rows += [row for row in rows_of_runs(given.runs, prepared, calibration, texts)
+             if key_of(row) not in done]  # fmt: skip
+    pd.DataFrame(rows).to_csv(path, index=False)
 
 
 def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -175,6 +183,32 @@ def rows_of(
             }
 
 
+def rows_of_runs(
+    runs: Sequence[str], prepared: Prepared, calibration: TextSpec, texts: Sequence[TokenBatches]
+) -> Iterator[dict[str, object]]:
+    for name, _, folder in (named.partition("=") for named in runs):
+        run = RunDirectory(Path(folder))
+        experiment = Experiment.model_validate(read_json(run.manifest)["experiment"])
+        if experiment.text_specs["calibration"] != calibration:
+            continue
+        compared = {row["name"]: row for row in read_json(run.evaluation)["rows"]}
+        pick = compared[SEQUENTIAL]
+        for text in texts:
+            if held := pick["texts"].get(text.source):
+                yield {
+                    "method": f"{FOUND}{name}",
+                    "setting": f"{pick['sparsity']:.4g}",
+                    "seed": calibration.seed,
+                    "sparsity": round(pick["sparsity"], 6),
+                    "perplexity": round(held["perplexity"], 4),
+                    "error": round(held["error"], 4),
+                    "nats": round(sum(held["nats"]) / len(held["nats"]), 6),
+                    "calibration": prepared.calibration.source,
+                    "evaluation": text.source,
+                    "sequence_nats": json.dumps([round(x, 5) for x in held["nats"]]),
+                }
+
+
 def summarise(given: argparse.Namespace) -> None:
     table = pd.read_csv(given.out / "methods.csv", dtype={"setting": str})
     pruned = table[table.method != DENSE]
@@ -198,7 +232,7 @@ def summarise(given: argparse.Namespace) -> None:
         "Seconds to prune (median over settings): "
         + ", ".join(
             f"{method} {rows.prune_seconds.median():.0f}"
-            for method, rows in pruned.groupby("method", sort=False)
+            for method, rows in pruned.dropna(subset="prune_seconds").groupby("method", sort=False)
         )
         + ".",
         "",
