@@ -324,6 +324,16 @@ def _cell(value: Any) -> str:
     return f"{value:.0f}" if whole and abs(value) < 1e6 else f"{value:.3g}"
 
 
+def origin_line(had: str) -> str:
+    """The machine, what the run `had` of it, torch, and the commit: how a summary.md ends."""
+    origin = provenance()
+    dirty = " (dirty)" if origin["code"].get("dirty") else ""
+    return (
+        f"Machine: {origin['machine']['processor']}, {had}, torch {origin['versions']['torch']}; "
+        f"commit {origin['code'].get('commit', '')[:12]}{dirty}."
+    )
+
+
 def markdown(frame: pd.DataFrame) -> str:
     head = [_titles(frame), ["---"] * len(frame.columns)]
     return "\n".join("| " + " | ".join(row) + " |" for row in head + cells(frame))

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pandas as pd
 import torch
+from bench_common import origin_line
 
 from optishear.config import load_experiment
 from optishear.experiment.setup import Setup, set_up
@@ -32,7 +33,6 @@ from optishear.experiment.watcher import Silent
 from optishear.objectives import make_objective
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal
-from optishear.records.manifest import provenance
 from optishear.search.evaluator import Evaluator, MeasureAll, one_by_one
 from optishear.search.loop import run
 from optishear.workers.candidates import measuring_on
@@ -179,7 +179,7 @@ def write(
         f"and journal take {parts['loop']:.2f} ms a candidate.",
         "",
         *projection(setup, parts),
-        machine(),
+        origin_line(f"{os.cpu_count()} cores"),
         "",
     ]
     (given.out / "summary.md").write_text("\n".join(lines), encoding="utf-8")
@@ -208,15 +208,6 @@ def projection(setup: Setup, parts: Mapping[str, float]) -> Iterator[str]:
             cells.append(f"{3600 * size / generation:,.0f}")
         yield f"| {size} | " + " | ".join(cells) + " |"
     yield ""
-
-
-def machine() -> str:
-    code = provenance()
-    dirty = " (dirty)" if code["code"].get("dirty") else ""
-    return (
-        f"Machine: {code['machine']['processor']}, {os.cpu_count()} cores, torch "
-        f"{code['versions']['torch']}; commit {code['code'].get('commit', '')[:12]}{dirty}."
-    )
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pandas as pd
 import torch
+from bench_common import origin_line
 
 from optishear.config import Experiment
 from optishear.evaluation.paired import paired_difference
@@ -39,7 +40,6 @@ from optishear.experiment.named import NamedMethod
 from optishear.experiment.prepare import Prepared, prepare
 from optishear.models.weights import lent
 from optishear.recipe.recipe import Recipe
-from optishear.records.manifest import provenance
 from optishear.records.run_directory import RunDirectory, read_json
 from optishear.solvers.methods import METHODS
 from optishear.text.sources import TextSpec
@@ -227,7 +227,6 @@ def summarise(given: argparse.Namespace) -> None:
     for text, rows in table.groupby("evaluation", sort=False):
         lines += [f"## {text}", ""]
         lines += by_calibration(rows) if len(calibrations) > 1 else table_of(rows)
-    code = provenance()
     lines += [
         "Seconds to prune (median over settings): "
         + ", ".join(
@@ -236,9 +235,7 @@ def summarise(given: argparse.Namespace) -> None:
         )
         + ".",
         "",
-        f"Machine: {code['machine']['processor']}, {given.threads} threads, {given.dtype}, torch "
-        f"{code['versions']['torch']}; commit {code['code'].get('commit', '')[:12]}"
-        f"{' (dirty)' if code['code'].get('dirty') else ''}.",
+        origin_line(f"{given.threads} threads, {given.dtype}"),
         "",
     ]
     (given.out / "summary.md").write_text("\n".join(lines), encoding="utf-8")

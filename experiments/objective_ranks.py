@@ -20,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import pandas as pd
+from bench_common import origin_line
 from scipy.stats import spearmanr
 
 from optishear.config import Experiment
@@ -30,7 +31,6 @@ from optishear.models.weights import lent
 from optishear.pruning.oneshot import OneShot
 from optishear.recipe.storage import SIZES
 from optishear.records.journal import read_journal, recipe_of
-from optishear.records.manifest import provenance
 from optishear.records.run_directory import RunDirectory, read_json
 from optishear.report.evaluations import evaluations_table
 from optishear.text.tokens import token_batches
@@ -185,11 +185,7 @@ def summary(candidates: pd.DataFrame, correlations: pd.DataFrame, given: argpars
             ]
             lines.append(f"| {quantity} | " + " | ".join(cells) + " |")
         lines.append("")
-    code = provenance()
-    lines.append(
-        f"Machine: {code['machine']['processor']}, {given.threads} threads; commit "
-        f"{code['code'].get('commit', '')[:12]}{' (dirty)' if code['code'].get('dirty') else ''}."
-    )
+    lines.append(origin_line(f"{given.threads} threads"))
     return "\n".join(lines) + "\n"
 
 

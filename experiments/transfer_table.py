@@ -23,13 +23,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pandas as pd
 import torch
-from bench_common import markdown
+from bench_common import markdown, origin_line
 
 from optishear.experiment.held_out import DENSE, FOUND
 from optishear.experiment.texts import usual_text
 from optishear.experiment.transfer import UNIFORM, WANDA, Target, source_of_run, transfer_to
 from optishear.experiment.watcher import Silent
-from optishear.records.manifest import provenance
 
 
 MODEL_HELP = "a name or a folder, with :SOURCE:SEQUENCESxLENGTH where its text is not the usual one"
@@ -87,14 +86,12 @@ def measured(run: Path, model: str, text: str) -> dict[str, Any]:
 
 
 def summary(rows: pd.DataFrame, given: argparse.Namespace) -> str:
-    code = provenance()
     return (
         "# Recipes carried from model to model\n\n"
         "Held-out perplexity of the model's usual text, one-shot; gains in nats per token, paired, "
         "± one standard error.\n\n"
         f"{markdown(rows)}\n\n"
-        f"Machine: {code['machine']['processor']}, {given.threads} threads; commit "
-        f"{code['code'].get('commit', '')[:12]}{' (dirty)' if code['code'].get('dirty') else ''}.\n"
+        f"{origin_line(f'{given.threads} threads')}\n"
     )
 
 
