@@ -5,12 +5,13 @@ import json
 from itertools import combinations
 from typing import Any, Literal
 
-from pydantic import ByteSize, Field, model_validator
+from pydantic import Field, model_validator
 
 from optishear.allocation import RULES
 from optishear.calibration.statistics import Need
 from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
+from optishear.config.sections import MemoryConfig, SearchConfig, TextsConfig
 from optishear.errors import ConfigError, ConfigErrors, noting
 from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
@@ -23,77 +24,6 @@ from optishear.search.space_parts import Strict
 from optishear.search.sparsity_genes import GROUPINGS
 from optishear.text.disjoint import refuse_overlap
 from optishear.text.sources import TextSpec
-
-
-class TextConfig(Strict):
-    """`sequences` windows of `seq_len` tokens; 0 sequences means all that the text has.
-
-    `seed` draws the windows; the search's where it is not given.
-    """
-
-    later = frozenset({"seed"})
-
-    source: str
-    split: str
-    sequences: int = Field(ge=0)
-    seq_len: int = Field(ge=2)
-    field: str = "text"
-    seed: int | None = Field(default=None, ge=0)
-
-    def spec(self, seed: int) -> TextSpec:
-        drawn = seed if self.seed is None else self.seed
-        return TextSpec(self.source, self.split, self.sequences, self.seq_len, self.field, drawn)
-
-
-class TextsConfig(Strict):
-    """Three disjoint purposes; held-out evaluation may use several texts."""
-
-    calibration: TextConfig
-    search: TextConfig
-    evaluation: tuple[TextConfig, ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_evaluation(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("evaluation"), dict):
-            data = {**data, "evaluation": [data["evaluation"]]}
-        return data
-
-
-class SearchConfig(Strict):
-    """`evaluations` counts distinct recipes, `rungs` are numbers of search tokens.
-
-    With rungs every recipe is measured on the lowest. When the search is over, the best of those on
-    one rung, the share `keep` or one population if that is more, go on to the next; the last, above
-    the listed ones, is all search tokens. (evopress: the share of each generation, at once.)
-
-    `variation` `prefix` makes children that begin like a parent, so that less of them is run.
-    """
-
-    later = frozenset({"rungs", "keep", "variation"})
-
-    driver: str = "nsga2"
-    population: int = Field(default=24, ge=1)
-    evaluations: int = Field(default=240, ge=1)
-    seed: int = Field(default=0, ge=0)
-    rungs: tuple[int, ...] = ()
-    keep: float = Field(default=0.25, gt=0, le=1)
-    variation: Literal["free", "prefix"] = "free"
-
-
-class MemoryConfig(Strict):
-    """What a search may hold of what it could compute anew, in bytes or as `500MB`, `2GB`; 0 is
-    nothing. No result depends on it, and so no run's hash.
-
-    - `ranks`: how weights rank under metrics that came up before.
-    - `prefixes`: hidden states between decoder blocks.
-    - `levels`, `levels_on_disk`: solved layers, of those on disk mapped into memory and in all.
-    """
-
-    ranks: ByteSize = ByteSize(2 * 10**9)
-    prefixes: ByteSize = ByteSize(10**9)
-    levels: ByteSize = ByteSize(4 * 10**9)
-    levels_on_disk: ByteSize = ByteSize(20 * 10**9)
 
 
 ASIDE = ("memory", "hypothesis", "workers", "ray_address")  # no part of what is asked

@@ -2,7 +2,7 @@
 
 import pytest
 
-from optishear.config.experiment import MemoryConfig
+from optishear.config.sections import MemoryConfig
 from optishear.experiment.plan.footprint import Held, Room, bytes_at, memory_advice, size_text
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_run import begin, go_on
 
-from optishear.config.experiment import SearchConfig
+from optishear.config.sections import SearchConfig
 from optishear.report.progress import RECENT, Goal, Progress, goal_of
 from optishear.report.watching import RunWatch
 from optishear.search.front import hypervolume, knee, non_dominated

@@ -12,7 +12,7 @@ from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.statistics import Need
 from optishear.calibration.store import gram_bytes
-from optishear.config.experiment import MemoryConfig
+from optishear.config.sections import MemoryConfig
 from optishear.experiment.levels import wanted_levels
 from optishear.experiment.plan.costs import visits
 from optishear.experiment.plan.levels import Levels, bytes_of
