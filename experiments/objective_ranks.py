@@ -13,6 +13,7 @@ import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 
@@ -37,6 +38,7 @@ from optishear.text.tokens import token_batches
 
 
 HELD_OUT = "held_out"
+LABELS = ("run", "key", "driver", "seed", HELD_OUT)
 RESAMPLES = 2000
 
 
@@ -49,9 +51,13 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "candidates.csv"
-    known = pd.read_csv(file) if file.exists() else pd.DataFrame({"run": [], "key": []})
-    for run in map(RunDirectory, given.runs):
+    known = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=list(LABELS))
+    runs = [RunDirectory(run) for run in given.runs]
+    for run in runs:
         known = measured(run, known, file, given)
+    known = known[known.run.isin([read_json(run.manifest)["hash"] for run in runs])]
+    known = known.dropna(axis=1, how="all")
+    known.to_csv(file, index=False)
     correlations = correlated(known)
     correlations.to_csv(given.out / "correlations.csv", index=False)
     (given.out / "summary.md").write_text(summary(known, correlations, given), encoding="utf-8")
@@ -61,13 +67,20 @@ def main() -> None:
 def measured(
     run: RunDirectory, known: pd.DataFrame, file: Path, given: argparse.Namespace
 ) -> pd.DataFrame:
-    """With a row for each recipe of the run: its values by rung, and its held-out perplexity."""
+    """With a row for each recipe of the run: its values by rung, and its held-out perplexity.
+
+    A recipe that was measured for another run of the same seed, and so the same text, is not again.
+    """
     manifest = read_json(run.manifest)
     experiment = Experiment.model_validate(manifest["experiment"])
     values = values_by_rung(run, experiment)
     done = set(known[known.run == manifest["hash"]].key)
     todo = [key for key in values.index if key not in done]
-    for number, (key, nats) in enumerate(held_out_nats(run, experiment, todo, given), start=1):
+    elsewhere = known[known.seed == experiment.search.seed].set_index("key")[HELD_OUT].to_dict()
+    new = [key for key in todo if key not in elsewhere]
+    fresh = held_out_nats(run, experiment, new, given)
+    nats_of = chain(((key, elsewhere[key]) for key in todo if key in elsewhere), fresh)
+    for number, (key, nats) in enumerate(nats_of, start=1):
         row = {
             "run": manifest["hash"],
             "driver": experiment.search.driver,

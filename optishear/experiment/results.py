@@ -13,7 +13,13 @@ from optishear.search.pick import parse_pick
 
 
 FORMAT = "optishear-front/1"
-PREFERRED = ("kl", "reconstruction", "relative_reconstruction", "perplexity")
+PREFERRED = (
+    "kl",
+    "centred_reconstruction",
+    "reconstruction",
+    "relative_reconstruction",
+    "perplexity",
+)
 
 
 @dataclass(frozen=True)

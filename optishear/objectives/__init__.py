@@ -2,7 +2,13 @@
 
 from optishear.errors import ConfigError
 from optishear.objectives.base import Objective
-from optishear.objectives.divergence import KL, KLTop, Reconstruction, RelativeReconstruction
+from optishear.objectives.divergence import (
+    KL,
+    CentredReconstruction,
+    KLTop,
+    Reconstruction,
+    RelativeReconstruction,
+)
 from optishear.objectives.likelihood import Perplexity
 from optishear.objectives.size import Bytes, Sparsity, SparsityGap
 from optishear.objectives.taylor import Taylor
@@ -11,6 +17,7 @@ from optishear.recipe.lookup import lookup
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "bytes": Bytes,
+    "centred_reconstruction": CentredReconstruction,
     "kl": KL,
     "kl_top": KLTop,
     "perplexity": Perplexity,

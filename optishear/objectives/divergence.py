@@ -29,6 +29,33 @@ class Reconstruction(OutputObjective):
         return float(self.squared) ** 0.5
 
 
+class CentredReconstruction(OutputObjective):
+    """The reconstruction error of logits less their mean over the vocabulary, token by token.
+
+    What all logits of a token have in common changes no probability; and pruning moves it: on
+    SmolLM2-135M at 60 % it is nine tenths of the squared reconstruction error.
+    """
+
+    unit = "‖Δ centred logits‖_F"
+    description = "reconstruction error of logits less their mean over the vocabulary"
+
+    def __init__(self) -> None:
+        self.squared: Tensor | float = 0.0
+
+    def update(self, chunk: Chunk) -> None:
+        head = chunk.reference.head
+        if head.linear:
+            change = chunk.hidden.float() - chunk.reference.hidden.float()
+            self.squared = self.squared + head.centred_squared_norm(change)
+        else:
+            change = chunk.logits - chunk.dense_logits
+            change -= change.mean(-1, keepdim=True)
+            self.squared = self.squared + change.square().sum(dtype=torch.float64)
+
+    def value(self) -> float:
+        return float(self.squared) ** 0.5
+
+
 class RelativeReconstruction(OutputObjective):
     """The reconstruction error over the norm of the dense logits: comparable between models."""
 

@@ -175,6 +175,28 @@ def test_the_reconstruction_error_is_the_norm_over_the_logits_themselves(kind):
 
 
 @pytest.mark.parametrize("kind", HEADS)
+def test_the_centred_reconstruction_error_leaves_out_what_all_logits_of_a_token_share(kind):
+    of = chunk(9, head=head_of(kind))
+    pruned, dense = (logits64(of.reference.head, h) for h in (of.hidden, of.reference.hidden))
+    change = pruned - dense
+    rest = change - change.mean(1, keepdim=True)
+    assert value("centred_reconstruction", of) == pytest.approx(rest.norm().item(), rel=1e-5)
+    assert rest.norm() < 0.99 * change.norm()
+
+
+def test_a_shift_of_all_logits_is_nothing_to_what_is_centred_and_to_kl_but_is_to_reconstruction():
+    plain = head_of(vocab=97, width=24)
+    shifting = Head(torch.cat([plain.weight, torch.ones(97, 1)], dim=1))  # the last input: a shift
+    hidden = torch.randn(7, 25, generator=torch.Generator().manual_seed(3))
+    moved = hidden.clone()
+    moved[:, -1] += 50.0
+    of = Chunk(moved, Reference(hidden, torch.full((7,), -1), shifting))
+    assert value("reconstruction", of) == pytest.approx(50 * (7 * 97) ** 0.5, rel=1e-6)
+    assert value("centred_reconstruction", of) < 1e-4 * value("reconstruction", of)
+    assert value("kl", of) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", HEADS)
 def test_kls_and_perplexity_are_those_of_a_loop_over_tokens(kind):
     of = chunk(9, head=head_of(kind))
     dense, pruned = (p.exp() for p in both64(of))
@@ -296,7 +318,8 @@ class TestWhatACandidateCosts:
 
     def test_no_logit_for_the_reconstruction_error_of_a_linear_head(self, products):
         of = chunk(6)
-        self.measure(["reconstruction", "relative_reconstruction"], of.hidden, of.reference)
+        norms = ["reconstruction", "centred_reconstruction", "relative_reconstruction"]
+        self.measure(norms, of.hidden, of.reference)
         assert not products
 
     @pytest.mark.parametrize("kind", ["linear", "biased", "capped"])

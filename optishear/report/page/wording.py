@@ -11,6 +11,8 @@ MEANINGS = {
     "sparsity": "the share of prunable weights that is set to zero; more is better",
     "reconstruction": "how far the logits are from the dense model's, as a norm over the search "
     "text; less is better",
+    "centred_reconstruction": "how far the logits less their mean over the vocabulary are from the "
+    "dense model's, as a norm over the search text; less is better",
     "relative_reconstruction": "how far the logits are from the dense model's, as a share of their "
     "own norm; less is better",
     "kl": "the divergence of the next-token distributions from the dense model's, in nats a token; "
