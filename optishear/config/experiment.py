@@ -88,7 +88,7 @@ class Experiment(Strict):
             return data
         space: SpaceSpec = data["space"]
         free = space.resolved_budget is None
-        usual = ("sparsity", "reconstruction") if free else ("reconstruction", "kl")
+        usual = ("sparsity" if free else "centred_reconstruction", "kl")
         objectives = data.get("objectives") or space.objectives or usual
         pick = data.get("pick") or ("knee" if "sparsity" in objectives else "lowest:kl")
         record = [*(data.get("record") or ()), "sparsity", "bytes"]
