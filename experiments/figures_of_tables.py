@@ -12,7 +12,7 @@ def joint() -> Any:
     """Question 4: every fixed method and profile, and the searched recipe, at 60 and 70 %."""
     table = pd.read_csv(RESULTS / "methods_smollm2" / "methods.csv", dtype={"setting": str})
     text = "wikipedia-passages/evaluation, 24 of 315 windows of 512"
-    table = table[table.evaluation.str.startswith(text)]
+    table = table[table.evaluation.str.startswith(text) & (table.seed == 0)]
     found = "found: ALPS, joint search"
     names = {
         "magnitude": "magnitude", "ria": "RIA", "wanda": "Wanda", "sparsegpt": "SparseGPT",

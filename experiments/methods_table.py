@@ -260,7 +260,7 @@ def table_of(rows: pd.DataFrame) -> list[str]:
         best = fixed.loc[fixed.perplexity.idxmin()]
         gain, error = paired_difference(*(json.loads(x.sequence_nats) for x in (best, found)))
         lines += [
-            f"{found.method} at {heading(found.setting)}: better by {gain:+.4f} ± {error:.4f} nats "
+            f"{found.method} at {heading(found.setting)}, seed {found.seed}: better by {gain:+.4f} ± {error:.4f} nats "
             f"per token (paired) than the best of {len(fixed)} fixed methods, {best.method}.",
             "",
         ]
