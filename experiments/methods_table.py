@@ -260,8 +260,9 @@ def table_of(rows: pd.DataFrame) -> list[str]:
         best = fixed.loc[fixed.perplexity.idxmin()]
         gain, error = paired_difference(*(json.loads(x.sequence_nats) for x in (best, found)))
         lines += [
-            f"{found.method} at {heading(found.setting)}, seed {found.seed}: better by {gain:+.4f} ± {error:.4f} nats "
-            f"per token (paired) than the best of {len(fixed)} fixed methods, {best.method}.",
+            f"{found.method} at {heading(found.setting)}, seed {found.seed}: better by "
+            f"{gain:+.4f} ± {error:.4f} nats per token (paired) than the best of {len(fixed)} "
+            f"fixed methods, {best.method}.",
             "",
         ]
     return lines
