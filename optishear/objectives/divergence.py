@@ -29,7 +29,7 @@ class Reconstruction(OutputObjective):
         return float(self.squared) ** 0.5
 
 
-class CentredReconstruction(OutputObjective):
+class CentredReconstruction(Reconstruction):
     """The reconstruction error of logits less their mean over the vocabulary, token by token.
 
     What all logits of a token have in common changes no probability; and pruning moves it: on
@@ -39,21 +39,8 @@ class CentredReconstruction(OutputObjective):
     unit = "‖Δ centred logits‖_F"
     description = "reconstruction error of logits less their mean over the vocabulary"
 
-    def __init__(self) -> None:
-        self.squared: Tensor | float = 0.0
-
     def update(self, chunk: Chunk) -> None:
-        head = chunk.reference.head
-        if head.linear:
-            change = chunk.hidden.float() - chunk.reference.hidden.float()
-            self.squared = self.squared + head.centred_squared_norm(change)
-        else:
-            change = chunk.logits - chunk.dense_logits
-            change -= change.mean(-1, keepdim=True)
-            self.squared = self.squared + change.square().sum(dtype=torch.float64)
-
-    def value(self) -> float:
-        return float(self.squared) ** 0.5
+        self.squared = self.squared + _squared_change(chunk, centred=True)
 
 
 class RelativeReconstruction(OutputObjective):
@@ -151,9 +138,13 @@ def _not_negative(nats: float) -> float:
     return 0.0 if nats < 0 else nats
 
 
-def _squared_change(chunk: Chunk) -> Float[Tensor, ""]:
-    """||logits - dense logits||_F^2, in fp64."""
+def _squared_change(chunk: Chunk, centred: bool = False) -> Float[Tensor, ""]:
+    """||logits - dense logits||_F^2, in fp64; centred: less each token's mean."""
     head = chunk.reference.head
     if head.linear:
-        return head.squared_norm(chunk.hidden.float() - chunk.reference.hidden.float())
-    return (chunk.logits - chunk.dense_logits).square().sum(dtype=torch.float64)
+        change = chunk.hidden.float() - chunk.reference.hidden.float()
+        return head.centred_squared_norm(change) if centred else head.squared_norm(change)
+    change = chunk.logits - chunk.dense_logits
+    if centred:
+        change -= change.mean(-1, keepdim=True)
+    return change.square().sum(dtype=torch.float64)
