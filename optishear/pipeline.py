@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from optishear.errors import ConfigError
+from optishear.freed_memory import FreedMemory
 from optishear.kernels.use import usable
 from optishear.models.compiled import compiled_blocks
 from optishear.models.graphs import GraphedForward
@@ -128,6 +129,7 @@ class _Measure:
         self.references: list[list[Reference]] = []
         self.prefix: PrefixForward | None = None
         self.graphs: GraphedForward | None = None
+        self.freed = FreedMemory()
         if any(isinstance(make_objective(name), OutputObjective) for name in by.quantities):
             head = find_head(loaded.model, batches[0][:1, :HEAD_TOKENS])
             if by.graphed:
@@ -153,7 +155,9 @@ class _Measure:
             self.begun[recipe.key] = objectives, until
             while len(self.begun) > BEGUN:
                 self.begun.popitem(last=False)
-        return {name: _value(objective, result) for name, objective in objectives.items()}
+        values = {name: _value(objective, result) for name, objective in objectives.items()}
+        self.freed.give_back()
+        return values
 
     def _run(
         self, recipe: Recipe, objectives: Mapping[str, Objective], batches: range

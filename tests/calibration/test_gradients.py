@@ -232,8 +232,8 @@ def test_rows_taylor_and_mean_square_are_those_of_a_slow_reference_in_chunks_of_
         g[row, sample] = stored[row, sample] * scale[sample]
         taylor += 0.5 * (g[row, sample] @ change[row].double()).item() ** 2 / 4
         square[row] += g[row, sample] ** 2 / 4
-    monkeypatch.setattr(gradients, "CHUNK_BYTES", int(rows_at_once * 4 * 4 * 5))
-    chunks = layer_gradients.chunks()
+    monkeypatch.setattr(gradients, "CHUNK_BYTES_CPU", int(rows_at_once * 4 * 4 * 5))
+    chunks = layer_gradients.chunks(CPU)
     assert len(chunks) == math.ceil(7 / max(1, rows_at_once))
     got = torch.cat([layer_gradients.rows(rows, CPU) for rows in chunks])
     torch.testing.assert_close(got.double(), g, rtol=1e-6, atol=0)

@@ -10,6 +10,7 @@ from tiny_models import TINY
 
 from optishear.calibration.collect import collect
 from optishear.calibration.statistics import Need
+from optishear.freed_memory import FreedMemory
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel
 from optishear.models.weights import read
@@ -123,3 +124,12 @@ def test_the_identity_names_all_that_a_value_depends_on():
     for name, value in others.items():
         assert identity_of(*args, replace(by, **{name: value})) != plain, name
     assert {"threads", "torch", "optishear", "dtype", "model"} <= set(plain)
+
+
+def test_freed_memory_is_given_back_after_each_candidate(monkeypatch):
+    asked = []
+    monkeypatch.setattr(FreedMemory, "give_back", lambda self: asked.append(self))
+    line = Line("llama")
+    line.measure(line.recipe(0.5), line.recipe(0.6))
+    assert len(asked) == 2
+    assert len(set(asked)) == 1

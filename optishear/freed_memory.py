@@ -1,0 +1,48 @@
+"""Gives memory that was freed back to the system, where the C library would keep it."""
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+SLACK = 2**29
+STATM = Path("/proc/self/statm")
+
+
+class FreedMemory:
+    """glibc keeps freed blocks of up to 32 MB for later, and hardly ever finds one that fits among
+    what lives longer: a search whose candidates need 2 GB held 22 GB after fifteen of them. Asked
+    after each candidate, this makes it let go once another `slack` bytes are resident; elsewhere
+    than on Linux with glibc it does nothing.
+    """
+
+    def __init__(self, slack: int = SLACK) -> None:
+        self.slack, self._trim = slack, _malloc_trim()
+        self._resident = 0 if self._trim is None else resident_bytes()
+
+    def give_back(self) -> bool:
+        """Whether the C library was asked: what is resident is read otherwise, in microseconds."""
+        if self._trim is None:
+            return False
+        resident = resident_bytes()
+        if resident <= self._resident + self.slack:
+            self._resident = min(self._resident, resident)
+            return False
+        self._trim(0)
+        self._resident = resident_bytes()
+        return True
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory beside mapped files. Linux alone says so."""
+    _, resident, shared, *_ = STATM.read_text().split()
+    return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _malloc_trim() -> Callable[[int], int] | None:
+    """None where the C library has no such thing, as musl and those of macOS and Windows."""
+    if sys.platform != "linux":
+        return None
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
