@@ -59,7 +59,7 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
                 row |= {name: numbers["perplexity"], f"{name} ±": numbers["error"]}
                 if method not in OWN_ROWS:
                     gain = numbers["fewer_nats"].get(FOUND, {"mean": None, "error": None})
-                    mean = None if gain["mean"] is None else -gain["mean"]
+                    mean = None if gain["mean"] is None else _gained(gain)
                     name = f"{_short(text)}: gain over {method}"
                     row |= {name: mean, f"{name} ±": gain["error"]}
         rows.append(row)
@@ -84,7 +84,7 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
                 row["best baseline"] = f"{best} {_with_error(numbers[best])}"
             row["found"] = _with_error(numbers[FOUND])
             if best is not None and (gain := numbers[best]["fewer_nats"].get(FOUND)):
-                row["gain (nats/token)"] = f"{-gain['mean']:+.4f} ± {gain['error']:.4f}"
+                row["gain (nats/token)"] = f"{_gained(gain):+.4f} ± {gain['error']:.4f}"
             rows.append(row)
     return pd.DataFrame(rows).fillna("")
 
@@ -156,6 +156,11 @@ def _with_differences(
 
 def _of(evaluation: Sequence[Mapping[str, Any]], text: str) -> dict[str, Mapping[str, Any]]:
     return {row["name"]: row["texts"][text] for row in evaluation}
+
+
+def _gained(gain: Mapping[str, float]) -> float:
+    """Fewer nats a token are more gained; taken from 0, since the negative of 0 is written -0."""
+    return 0.0 - gain["mean"]
 
 
 def _short(text: str) -> str:

@@ -71,6 +71,17 @@ def test_numbers_are_those_of_the_evaluation(three):
         assert table[f"found.{name}"][0] == value
 
 
+def test_what_found_nothing_better_gains_0_and_not_minus_0(three):
+    saved = read_json(three[0].evaluation)
+    for row in saved["rows"]:
+        for numbers in row["texts"].values():
+            for gain in numbers.get("fewer_nats", {}).values():
+                gain |= {"mean": 0.0, "error": 0.0}
+    write_json(three[0].evaluation, saved)
+    for table in (run_table(three[:1]), brief_table(three[:1])):
+        assert "-0" not in markdown(table)
+
+
 def test_the_brief_one_names_the_best_baseline_of_each_text(three):
     rows = held_out_rows()
     [row] = brief_table(three[:1]).to_dict(orient="records")
