@@ -14,6 +14,7 @@ over the rounds. A CSV file for each part, and a summary.md:
 - kl: what the ways of computing the KL cost, and how far they are from the full sum over the
   vocabulary in fp64.
 - compiled: decoder blocks through torch.compile against the same candidate as it is.
+- taylor: the Taylor loss of the model, by the bytes of gradients that are converted at a time.
 - memory: the peak of a process that only searches (a fresh one), beside what it is made of.
 """
 
@@ -25,13 +26,15 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -42,6 +45,8 @@ import torch
 from bench_common import Aim, in_turns, machine, markdown
 from torch import Tensor
 
+from optishear.calibration import gradients
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Need, stats_of
 from optishear.experiment.prepare import Calibrated, prepare
 from optishear.metrics import make_metric
@@ -68,6 +73,8 @@ from optishear.text.tokens import TokenBatches, token_batches
 
 
 MB = 1e6
+GRADIENTS = 16
+TAYLOR_CHUNKS = tuple(2**n for n in (20, 21, 22, 23, 24, 27))
 CPU = torch.device("cpu")
 SPARSITY = {"by": "layer", "low": 0.2, "high": 0.9, "budget": 0.6}
 POWER = {
@@ -491,6 +498,31 @@ def compiled(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, lis
     ]
 
 
+def taylor(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
+    """A layer of each shape, with gradients made up: what they say takes no part in the time."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = Counter((x.out_features, x.in_features) for x in bench.calibrated.layout.layers)
+    rows = []
+    for (out, width), layers in shapes.items():
+        stored = torch.randn(out, GRADIENTS, width, generator=generator).half()
+        of_layer = LayerGradients(stored, torch.ones(GRADIENTS))
+        change = torch.randn(out, width, generator=generator)
+
+        def loss(chunk: int, of_layer: Any = of_layer, change: Tensor = change) -> float:
+            with patch.object(gradients, "CHUNK_BYTES_CPU", chunk):
+                return of_layer.taylor(change)
+
+        runs = {f"{c >> 20} MiB": partial(loss, c) for c in TAYLOR_CHUNKS}
+        runs["to fp32 alone, at once"] = stored.float
+        for name, timing in in_turns(runs, bench.repeats, CPU).items():
+            rows.append({"chunk": name, "seconds": layers * timing.median})
+    frame = pd.DataFrame(rows).groupby("chunk", sort=False, as_index=False).sum()
+    return frame, [
+        f"Of all {sum(shapes.values())} layers, {GRADIENTS} gradient sequences: "
+        f"{sum(n * a * b for (a, b), n in shapes.items()) * GRADIENTS / 1e9:.3g} G numbers in fp16."
+    ]
+
+
 def memory(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]]:
     numbers = {"sequences": given.sequences, "seq-len": given.seq_len, "threads": given.threads}
     words = [f"--{name}={value}" for name, value in numbers.items()]
@@ -562,6 +594,7 @@ PARTS: dict[str, Callable[[Bench, argparse.Namespace], tuple[pd.DataFrame, list[
     "growth": growth,
     "kl": kl,
     "compiled": compiled,
+    "taylor": taylor,
     "memory": memory,
 }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 CHUNK_BYTES = 2**27  # on an accelerator: few launches
-CHUNK_BYTES_CPU = 2**22  # stays in its caches between conversion and product: 7 times faster
+CHUNK_BYTES_CPU = 2**22  # stays in its caches from conversion to product
 TOP = 15  # a sample's largest number is stored below 2**TOP; fp16 ends just below 2**16
 SMALLEST = -126  # the exponent of the smallest normal number of fp32, in which scales are kept
 
