@@ -1,6 +1,7 @@
 """Figures of results/README.md that are drawn from runs: their tables, journals and comparisons."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,78 +24,117 @@ PARTS = (
 
 def metric() -> Any:
     """Question 1: all metrics there are, sorted, and what each driver found in fewer."""
-    figure = style.blank("The 318 metrics, and who finds the best of them", style.FULL, 2.9)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 4))
-    table = _runs("metric")
+    figure = style.blank("The 318 metrics, and who finds the best of them", style.FULL, 5.2)
+    embedded, smollm2 = figure.subplots(2, 2, width_ratios=(3, 4))
+    _all_metrics(embedded[0], "metric")
+    _all_metrics(smollm2[0], "metric_smollm2")
+    both = {"of the 318": "metric", "continuous": "metric_continuous"}
+    _gains_by_driver(embedded[1], both, over="RIA")
+    _gains_by_driver(smollm2[1], {"of the 318": "metric_smollm2"}, over="Wanda")
+    embedded[0].set_title("embedded model", fontsize=style.SMALL + 1, loc="left")
+    smollm2[0].set_title("SmolLM2-135M", fontsize=style.SMALL + 1, loc="left")
+    style.note(
+        figure,
+        "60 % a row. KL on search text; gain on held-out text over the best fixed metric: a mark a "
+        "seed, ± one standard error, paired.",
+    )
+    return figure
+
+
+def _all_metrics(axes: Any, experiment: str) -> None:
+    table = _runs(experiment)
     [every] = table[table["search.driver"] == "exhaustive"].run
-    folder = RESULTS / "metric" / every
+    folder = RESULTS / experiment / every
     lines = (folder / "journal.jsonl").read_text().splitlines()[1:]
     kls = sorted(entry["values"]["kl"] for entry in map(json.loads, lines) if entry["values"])
-    left.semilogy(range(1, len(kls) + 1), kls, "-", color=style.BLUE, linewidth=1.4)
+    axes.semilogy(range(1, len(kls) + 1), kls, "-", color=style.BLUE, linewidth=1.4)
     rows = json.loads((folder / "evaluation.json").read_text())["rows"]
     fixed = {row["name"]: row["search"]["kl"] for row in rows if row.get("search")}
     for mark, (name, colour) in zip(
         MARKS, {"magnitude": style.GREY, "wanda": style.ORANGE, "ria": style.GREEN}.items()
     ):
         place = int(np.searchsorted(kls, fixed[name])) + 1
-        left.plot(place, fixed[name], mark, color=colour, label=name, markersize=6)
-    left.set(xlabel="metric, by rank", ylabel="KL (nats per token)")
-    left.legend()
-    for mark, colour, shift, (name, label) in zip(
-        MARKS, (style.BLUE, style.RED), (-0.12, 0.12),
-        {"metric": "of the 318", "metric_continuous": "continuous"}.items(),
-    ):  # fmt: skip
+        axes.plot(place, fixed[name], mark, color=colour, label=name, markersize=6)
+    axes.set(xlabel="metric, by rank", ylabel="KL (nats per token)")
+    axes.legend()
+
+
+def _gains_by_driver(axes: Any, experiments: Mapping[str, str], over: str) -> None:
+    for mark, colour, shift, (label, name) in zip(
+        MARKS, (style.BLUE, style.RED), (-0.12, 0.12), experiments.items()
+    ):
         own = _runs(name)
-        gain = _column(own, "gain over ria")
+        gain = _column(own, f"gain over {over.lower()}")
         places = [DRIVERS.index(driver) + shift for driver in own["search.driver"]]
-        right.errorbar(
+        axes.errorbar(
             places + 0.04 * (own["search.seed"] - 1), own[gain], own[f"{gain} ±"], fmt=mark,
             color=colour, label=label, markersize=4, elinewidth=0.8,
         )  # fmt: skip
-    right.axhline(0, color=style.BLACK, linewidth=0.8)
-    right.set_xticks(range(len(DRIVERS)), DRIVERS)
-    right.set(ylabel="gain over RIA (nats per token)")
-    right.legend()
-    style.note(
-        figure,
-        "Embedded model, 60 % a row. KL on search text, gain on held-out text: a mark a seed, "
-        "± one standard error, paired.",
-    )
-    return figure
+    axes.axhline(0, color=style.BLACK, linewidth=0.8)
+    axes.set_xticks(range(len(DRIVERS)), DRIVERS)
+    axes.set(ylabel=f"gain over {over} (nats/token)")
+    axes.legend()
 
 
 def layers() -> Any:
     """Question 2: held-out perplexity under Wanda's scores, by whose sparsities."""
-    table = _runs("layer_sparsity")
-    usual = table["objectives"].map(len) == 2  # reconstruction and KL; KL alone is EvoPress's
-    table = table[table["space.sparsity.budget"].notna() & usual]
-    figure = style.blank("Layer sparsities under Wanda's scores", style.FULL, 2.9)
-    panels = figure.subplots(1, 3)
-    searched = {"block": "per block", "layer": "per layer", "curve": "curve"}
-    fixed = {"wanda": "uniform", "wanda@owl": "OWL", "wanda@alphapruning": "AlphaPruning"}
-    for axes, (budget, rows) in zip(panels, table.groupby("space.sparsity.budget")):
-        columns = {
-            label: (rows, _column(table, name), style.GREY) for name, label in fixed.items()
-        } | {
-            label: (rows[rows["space.sparsity.by"] == kind], _column(table, "found"), style.BLUE)
-            for kind, label in searched.items()
-        }
-        top = 1.03 * rows[_column(table, "wanda")].max()
-        for place, (own, column, colour) in enumerate(columns.values()):
-            values = own[column]
-            if values.min() > top:
-                text = f"↑ {style.number(values.mean())}"
-                axes.text(place, top, text, ha="center", va="top", fontsize=style.SMALL)
-            else:
-                axes.plot([place] * len(values), values, "o", color=colour, markersize=4)
-        axes.set_ylim(top=top)
-        axes.set_xticks(range(len(columns)), list(columns), rotation=60, ha="right")
-        axes.set_title(f"{100 * budget:g} %", fontsize=style.SMALL + 1, loc="left")
-    panels[0].set_ylabel("held-out perplexity")
+    figure = style.blank("Layer sparsities under Wanda's scores", style.FULL, 5.6)
+    rows_of_panels = figure.subplots(2, 4, width_ratios=(6, 6, 6, 4))
+    models = {"layer_sparsity": "embedded", "layer_sparsity_smollm2": "SmolLM2"}
+    for panels, (experiment, model) in zip(rows_of_panels, models.items()):
+        table = _runs(experiment)
+        by_rows = (table["space.pattern"] == "row") & table["space.sparsity.budget"].notna()
+        for axes, (budget, rows) in zip(panels, table[by_rows].groupby("space.sparsity.budget")):
+            _sparsities(axes, rows)
+            axes.set_title(f"{model}, {100 * budget:g} %", fontsize=style.SMALL + 1, loc="left")
+        _patterns(panels[-1], table[table["space.pattern"] != "row"])
+        panels[-1].set_title("N:M, 50 %", fontsize=style.SMALL + 1, loc="left")
+        panels[0].set_ylabel("held-out perplexity")
     style.note(
-        figure, "Embedded model; NSGA-II, 96 evaluations; a mark a seed (other windows each)."
+        figure,
+        "Grey: fixed, blue: searched (embedded 96 evaluations, SmolLM2 48); a mark a seed (other "
+        "windows each).",
     )
     return figure
+
+
+def _sparsities(axes: Any, rows: pd.DataFrame) -> None:
+    fixed = {"wanda": "uniform", "wanda@owl": "OWL", "wanda@alphapruning": "AlphaPruning"}
+    nsga2 = rows[rows["search.driver"] == "nsga2"]
+    nsga2 = nsga2[nsga2["objectives"].map(len) == 2]  # on KL alone: EvoPress's opponent
+    searched = {
+        "per block": nsga2[nsga2["space.sparsity.by"] == "block"],
+        "per layer": nsga2[nsga2["space.sparsity.by"] == "layer"],
+        "curve": nsga2[nsga2["space.sparsity.by"] == "curve"],
+        "EvoPress": rows[rows["search.driver"] == "evopress"],
+    }
+    columns = {label: (nsga2, name, style.GREY) for name, label in fixed.items()}
+    columns |= {label: (own, "found", style.BLUE) for label, own in searched.items() if len(own)}
+    values = {label: own[_column(own, name)] for label, (own, name, _) in columns.items()}
+    far = 1.3 * max(values[label].max() for label in ("uniform", *searched) if label in values)
+    top = 1.03 * max(each.max() for each in values.values() if each.max() <= far)
+    for place, (label, (_, _, colour)) in enumerate(columns.items()):
+        if values[label].max() > far:
+            text = f"↑ {style.number(values[label].mean())}"
+            axes.text(place, top, text, ha="center", va="top", fontsize=style.SMALL)
+        else:
+            axes.plot([place] * len(values[label]), values[label], "o", color=colour, markersize=4)
+    axes.set_ylim(top=top)
+    axes.set_xticks(range(len(columns)), list(columns), rotation=60, ha="right")
+
+
+def _patterns(axes: Any, rows: pd.DataFrame) -> None:
+    places = []
+    for of, named in (("n:4", "2:4"), ("n:8", "4:8")):
+        own = rows[rows["space.pattern"] == of]
+        for name, label, colour in (
+            ("wanda", named, style.GREY), ("found", of.upper(), style.BLUE),
+        ):  # fmt: skip
+            axes.plot([len(places)] * len(own), own[_column(own, name)], "o", color=colour,
+                      markersize=4)  # fmt: skip
+            places.append(label)
+    axes.set_xticks(range(len(places)), places, rotation=60, ha="right")
+    axes.set_xlim(-0.5, len(places) - 0.5)
 
 
 def parts() -> Any:
