@@ -32,18 +32,20 @@ def joint() -> Any:
                 [place + 0.17 * (number - 1) for place, _ in there],
                 MARKS[number], color=COLOURS[number], label=label, markersize=5,
             )  # fmt: skip
-        if found in rows.index:
-            axes.plot(
-                rows.perplexity[found], len(names) - 1, "*", color=style.RED, markersize=11,
-                markeredgecolor=style.BLACK, markeredgewidth=0.6, label="searched",
-            )  # fmt: skip
-            axes.axvline(rows.perplexity[found], color=style.RED, linewidth=0.7)
+        searched = rows.perplexity[rows.index.str.startswith(found)]
+        axes.plot(
+            searched, [len(names) - 1] * len(searched), "*", color=style.RED, markersize=11,
+            markeredgecolor=style.BLACK, markeredgewidth=0.6, label="searched, a seed each",
+        )  # fmt: skip
+        axes.axvline(searched.max(), color=style.RED, linewidth=0.7)
         axes.set_xscale("log")
         axes.set_title(f"{100 * float(setting):g} %", fontsize=style.SMALL + 1, loc="left")
         axes.set_xlabel("held-out perplexity")
     panels[0].set_yticks(range(len(names)), list(names.values()))
     panels[0].legend(loc="upper right")
-    style.note(figure, "Wikipedia passages, 24 × 512 tokens; pruned block by block; one seed.")
+    style.note(
+        figure, "Wikipedia passages, 24 × 512 tokens; pruned block by block; one calibration."
+    )
     return figure
 
 
