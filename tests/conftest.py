@@ -7,7 +7,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports Triton: kernels run on the CPU
+if os.environ.get("OPTISHEAR_TEST_DEVICE") != "cuda":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports Triton: kernels run on the CPU
 
 import pytest
 

@@ -102,24 +102,24 @@ def problem(lam):
 
 @pytest.mark.parametrize("precision", ["highest", "bf16x3"])
 @pytest.mark.parametrize("lam", [1.0, 0.5])
-def test_a_refit_answers_alike_with_kernels_and_without(lam, precision):
+def test_a_refit_answers_alike_with_kernels_and_without(lam, precision, way):
     quadratic, dense, keep = problem(lam)
     copy, start = dense.clone(), dense * 0.9
     found = {}
-    for mode in ("off", "interpret"):
+    for mode in ("off", way):
         with kernels(mode):
             found[mode] = reference.refit(quadratic, dense, keep, start, precision=precision)
-    assert found["interpret"].iterations == found["off"].iterations > 3
-    assert found["interpret"].excess == pytest.approx(found["off"].excess, rel=0.02)
-    assert torch.allclose(found["interpret"].weight, found["off"].weight, atol=1e-4)
-    assert not found["interpret"].weight[~keep].any()
+    assert found[way].iterations == found["off"].iterations > 3
+    assert found[way].excess == pytest.approx(found["off"].excess, rel=0.02)
+    assert torch.allclose(found[way].weight, found["off"].weight, atol=1e-4)
+    assert not found[way].weight[~keep].any()
     assert torch.equal(dense, copy)  # kernels write in place, but never there
     assert torch.equal(start, copy * 0.9)
 
 
-def test_weights_and_masks_stored_by_columns_are_refitted_as_well():
+def test_weights_and_masks_stored_by_columns_are_refitted_as_well(way):
     quadratic, dense, keep = problem(1.0)
-    with kernels("interpret"):
+    with kernels(way):
         by_rows = reference.refit(quadratic, dense, keep)
         by_columns = reference.refit(
             quadratic, dense.T.contiguous().T, keep.T.contiguous().T, start=dense.T.clone().T
@@ -127,13 +127,13 @@ def test_weights_and_masks_stored_by_columns_are_refitted_as_well():
     assert torch.allclose(by_columns.weight, by_rows.weight, atol=1e-4)
 
 
-def test_the_switch_decides_whether_the_kernels_run(monkeypatch):
+def test_the_switch_decides_whether_the_kernels_run(monkeypatch, way):
     launched = []
     launch = kernel._launch
     monkeypatch.setattr(kernel, "_launch", lambda fn, *a: (launched.append(fn), launch(fn, *a)))
     with kernels("off"):
         reference.refit(*problem(1.0))
     assert launched == []
-    with kernels("interpret"):
+    with kernels(way):
         steps = reference.refit(*problem(1.0)).iterations
     assert launched == [kernel._move, kernel._turn] * steps

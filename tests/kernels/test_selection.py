@@ -181,11 +181,11 @@ def test_scores_of_any_metric_and_pattern_go_through_a_kernel(monkeypatch):
 
 @pytest.mark.parametrize("pattern", [Row(), NofM(4), WholeLayer()], ids=str)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
-def test_scores_that_are_not_finite_are_refused_in_the_same_words(pattern, bad):
+def test_scores_that_are_not_finite_are_refused_in_the_same_words(pattern, bad, way):
     weight = weights("plain", 5)
     weight[2, 3] = weight[4, 20] = bad
     problem = base.LayerProblem(weight, 60, pattern, lambda: stats(weight), lambda: None)
-    for mode in ("interpret", "off"):
+    for mode in (way, "off"):
         with kernels(mode), pytest.raises(NumericalError, match=r"^2 of 120 scores are nan"):
             Mask(Wanda()).solve(problem)
 
