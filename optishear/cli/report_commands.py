@@ -80,7 +80,7 @@ def table(
     Example: optishear table results/ --over search.seed --to table.csv
     """
     from optishear.errors import ConfigError
-    from optishear.records.run_directory import replace_file
+    from optishear.records.atomic import replace_file
     from optishear.report.chosen_table import Question
     from optishear.report.run_table import brief_table, cells, markdown
 
@@ -121,7 +121,7 @@ def table(
 def _renew(page: Path) -> None:
     """Makes every marked table of the page again."""
     from optishear.errors import ConfigError
-    from optishear.records.run_directory import replace_file
+    from optishear.records.atomic import replace_file
     from optishear.report.filled_page import filled
 
     try:

@@ -12,7 +12,7 @@ from optishear.interchange.evopress import levels_of, write_levels
 from optishear.interchange.llmcompressor import llmcompressor_recipe
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
-from optishear.records.run_directory import replace_file
+from optishear.records.atomic import replace_file
 
 
 OPTISHEAR, LLMCOMPRESSOR, EVOPRESS, MASKS = "optishear", "llmcompressor", "evopress", "masks"

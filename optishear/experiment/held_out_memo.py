@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from optishear.assets.fetch import cache_dir
 from optishear.calibration.statistics import Need
 from optishear.evaluation.perplexity import HeldOut
 from optishear.experiment.prepare import Calibrated
 from optishear.models.placement import kind_of_device
 from optishear.recipe.recipe import Recipe
+from optishear.records.cache import cache_dir
 from optishear.records.run_directory import read_json, write_json
 from optishear.solvers.methods import needs_of
 from optishear.text.tokens import TokenBatches

@@ -2,7 +2,6 @@
 
 import torch
 
-from optishear.assets.fetch import cache_dir
 from optishear.config import Experiment
 from optishear.experiment.prepare import Calibrated
 from optishear.experiment.watcher import Watcher
@@ -10,6 +9,7 @@ from optishear.models.weights import read
 from optishear.pruning.levels import Level, build, level_by_level
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.canonical import MASK
+from optishear.records.cache import cache_dir
 from optishear.search.levels import levels_of
 from optishear.search.space import SearchSpace
 from optishear.workers.cluster import Cluster

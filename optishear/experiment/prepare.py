@@ -10,7 +10,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from optishear.allocation import READS_INPUTS, RULES, LayerView
-from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.parts import CollectParts, parts_of
@@ -24,6 +23,7 @@ from optishear.models.weights import read
 from optishear.pruning.evidence import Evidence
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
+from optishear.records.cache import cache_dir
 from optishear.records.run_directory import read_json, write_json
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches

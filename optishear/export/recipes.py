@@ -9,7 +9,8 @@ import pandas as pd
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.quadratic import lambda_of, uses_gradients
 from optishear.recipe.recipe import Recipe
-from optishear.records.run_directory import replace_file, write_json
+from optishear.records.atomic import replace_file
+from optishear.records.run_directory import write_json
 
 
 def profile_table(recipe: Recipe, layout: ModelLayout) -> pd.DataFrame:

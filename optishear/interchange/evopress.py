@@ -24,7 +24,8 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import check_sparsity
 from optishear.recipe.recipe import Recipe
-from optishear.records.run_directory import replace_file, write_json
+from optishear.records.atomic import replace_file
+from optishear.records.run_directory import write_json
 
 
 FORMAT = "optishear-evopress/1"

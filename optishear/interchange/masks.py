@@ -27,7 +27,7 @@ from torch import Tensor
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
-from optishear.records.run_directory import replace_file
+from optishear.records.atomic import replace_file
 
 
 FORMAT = "optishear-masks/1"

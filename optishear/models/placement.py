@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from optishear.assets.fetch import cache_dir
 from optishear.errors import ConfigError, StorageError
+from optishear.records.cache import cache_dir
 
 
 @dataclass(frozen=True, eq=False)

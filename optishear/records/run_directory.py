@@ -1,14 +1,13 @@
 """The only module that knows the names of files inside results/."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optishear.errors import ConfigError, StorageError
+from optishear.records.atomic import replace_file
 
 
 @dataclass(frozen=True)
@@ -68,22 +67,6 @@ def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
     """The file is replaced whole or not at all."""
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     replace_file(path, text.encode())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Writes beside `path`, then renames: nobody ever reads half a file."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half.write_bytes(content)
-        os.replace(half, path)
-    except OSError as error:
-        with suppress(OSError):  # what is in the way of the one is in the way of the other
-            half.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path}: could not be written ({error.strerror}). Free some space or choose another "
-            f"place; what was written before is safe."
-        ) from error
 
 
 def read_json(path: Path) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from optishear.records.run_directory import replace_file
+from optishear.records.atomic import replace_file
 
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ the stream is cut into consecutive windows, and a seeded choice of them is the d
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -19,8 +18,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from optishear.assets.fetch import cache_dir, storage_errors
 from optishear.errors import ConfigError
+from optishear.records.atomic import whole_file
+from optishear.records.cache import OTHER_CACHE, kept, key
 from optishear.text.documents import Source
 from optishear.text.packaged import Embedded, vocabulary_hash
 from optishear.text.sources import TextSpec, source_of
@@ -127,20 +127,14 @@ def _stream(
     identity, writer = source.identity(), tokenizer_hash(tokenizer)
     if identity is None or writer is None:
         return _tokenised(source, spec, tokenizer, limit)
-    key = hashlib.sha256(f"{identity}|{writer}|{spec.split}|{spec.field}|1".encode()).hexdigest()
-    cached = cache_dir() / "tokens" / f"{key[:32]}.npy"
-    if cached.is_file():
-        try:
-            return np.load(cached, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            logger.warning("%s: damaged (%s); made again", cached, error)
+    parts = {"source": identity, "tokenizer": writer, "split": spec.split, "field": spec.field}
+    cached = key("tokens", parts).path
+    if (stream := kept(cached, partial(np.load, allow_pickle=False))) is not None:
+        return stream
     stream = _tokenised(source, spec, tokenizer, limit)
     if len(stream) >= CACHED_FROM:
-        with storage_errors(cached.parent):
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cached.parent) as scratch:
-                np.save(os.path.join(scratch, "stream.npy"), stream, allow_pickle=False)
-                os.replace(os.path.join(scratch, "stream.npy"), cached)
+        with whole_file(cached, OTHER_CACHE) as half:
+            np.save(half, stream, allow_pickle=False)
     return stream
 
 

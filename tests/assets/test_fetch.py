@@ -13,8 +13,10 @@ import pytest
 
 from optishear.assets import fetch as module
 from optishear.assets.catalog import ASSETS, Asset, asset
-from optishear.assets.fetch import cache_dir, copy_member, fetch, read_members, storage_errors
+from optishear.assets.fetch import copy_member, fetch, read_members
 from optishear.errors import ConfigError, StorageError
+from optishear.records.atomic import storage_errors
+from optishear.records.cache import OTHER_CACHE, cache_dir
 
 
 @pytest.fixture(autouse=True)
@@ -204,11 +206,14 @@ class TestFetching:
             fetch(an_asset(b"x"))
 
     def test_a_disk_full_while_writing_is_a_storage_error(self, tmp_path):
-        with pytest.raises(StorageError, match=r"the disk is full"), storage_errors(tmp_path):
+        with (
+            pytest.raises(StorageError, match=r"the disk is full"),
+            storage_errors(tmp_path, OTHER_CACHE),
+        ):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     def test_a_bug_is_not_called_a_storage_error(self, tmp_path):
-        with pytest.raises(KeyError), storage_errors(tmp_path):
+        with pytest.raises(KeyError), storage_errors(tmp_path, OTHER_CACHE):
             raise KeyError("a bug")
 
 

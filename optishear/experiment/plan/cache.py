@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from optishear.allocation import RULES
-from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.gradient_store import folder_of
 from optishear.calibration.statistics import Need
@@ -12,6 +11,7 @@ from optishear.calibration.store import path_of
 from optishear.experiment.plan.footprint import bytes_at, statistics_bytes
 from optishear.experiment.prepare import Calibrated, rule_path
 from optishear.experiment.setup import Setup, space_of
+from optishear.records.cache import cache_dir
 from optishear.search.space import SearchSpace
 
 

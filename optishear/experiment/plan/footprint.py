@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from optishear.assets.fetch import cache_dir
 from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.statistics import Need
 from optishear.calibration.store import gram_bytes
@@ -22,6 +21,7 @@ from optishear.models.placement import devices_of
 from optishear.models.weights import place_of
 from optishear.pipeline import HEAD_TOKENS
 from optishear.recipe.canonical import CHOOSES_ITSELF
+from optishear.records.cache import cache_dir
 from optishear.records.run_directory import RunDirectory
 from optishear.search.options import meanings_of
 from optishear.solvers.ranks import rank_bytes

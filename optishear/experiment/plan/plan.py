@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 
-from optishear.assets.fetch import cache_dir
 from optishear.config import Experiment, load_experiment
 from optishear.errors import ConfigErrors
 from optishear.experiment.plan.cache import Cached, calibrated_now, spaced_now
@@ -41,6 +40,7 @@ from optishear.experiment.plan.levels import Levels, planned_levels
 from optishear.experiment.plan.time import Step, Times, times_of
 from optishear.experiment.setup import Setup, directory_of, threads, workers_of
 from optishear.experiment.watcher import Watcher
+from optishear.records.cache import cache_dir
 from optishear.records.run_directory import RunDirectory
 
 

@@ -13,7 +13,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optishear.records.run_directory import RunDirectory, replace_file
+from optishear.records.atomic import replace_file
+from optishear.records.run_directory import RunDirectory
 from optishear.report.figures import importances_of, make_figures
 from optishear.report.importance import LEAST, LEVEL, Importance, ped_anova
 from optishear.report.page import held_out, question
