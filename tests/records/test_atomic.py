@@ -1,4 +1,4 @@
-"""What is written is there whole or not at all, readable for whom the umask lets, and left by none."""
+"""What is written is there whole or not at all, and readable for whom the umask lets read it."""
 
 import errno
 import os
@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def closed(path: Path) -> None:
     """Written as safetensors does: through a file of its own that nobody else may read."""
     path.write_bytes(b"half a model")
     path.chmod(0o600)
+
+
+def breaks_off(writing: AbstractContextManager[Path], error: Exception) -> None:
+    with writing as half:
+        closed(half / "c" if half.is_dir() else half)
+        raise error
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -55,9 +62,8 @@ def test_a_folder_and_all_in_it_have_the_permissions_that_the_umask_gives(tmp_pa
 def test_what_breaks_off_changes_nothing_and_leaves_nothing(tmp_path, error):
     replace_file(tmp_path / "a", b"before")
     for writing in (whole_file(tmp_path / "a"), whole_folder(tmp_path / "b")):
-        with pytest.raises((StorageError, KeyError)), writing as half:
-            closed(half / "c" if half.is_dir() else half)
-            raise error
+        with pytest.raises((StorageError, KeyError)):
+            breaks_off(writing, error)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"before"
 
