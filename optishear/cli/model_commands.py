@@ -182,7 +182,7 @@ def _calibration(
     from optishear.recipe.recipe import Recipe
 
     if text is not None:
-        return text_named(text if "@" in text else f"{text}@train", sequences, seq_len)
+        return text_named(text, sequences, seq_len, "train")
     found = None
     if recipe is not None:
         _, made_with = Recipe.read_with_origin(recipe)

@@ -7,16 +7,19 @@ from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from optishear.config.experiment import Experiment
+from optishear.config.places import located, located_change
 from optishear.errors import ConfigError, ConfigErrors, noting
-from optishear.recipe.lookup import did_you_mean
+from optishear.reading.texts import text_of
+from optishear.reading.yaml_data import yaml_of
+from optishear.recipe.lookup import did_you_mean, is_path
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
 
 
+SUFFIXES = (".yaml", ".yml")
 MEANING = "whether names are known, numbers go together and texts overlap: some keys are wrong"
 
 
@@ -33,17 +36,27 @@ class Shipped:
         return inside if inside.is_dir() else package.parent / self.folder
 
     def find(self, name: str) -> Path:
-        """A path as it is, or the shipped file of that name; `ConfigError` lists what there is."""
-        if name.endswith((".yaml", ".yml")) and Path(name).exists():
-            return Path(name)
+        """The file at this path, or else the shipped one of this name; `ConfigError` for neither.
+
+        What is written as a path is one: it is never answered by a shipped file of the same name.
+        """
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
         shipped = {path.stem: path for path in sorted(self.path.glob("*.yaml"))}
-        stem = Path(name).name.removesuffix(".yaml").removesuffix(".yml")
-        if stem in shipped:
-            return shipped[stem]
+        if name in shipped:
+            return shipped[name]
         what = self.folder.replace("_", " ").rstrip("s")
+        if is_path(name, SUFFIXES):
+            stem, is_folder = path.stem, path.is_dir()
+            there = "is a folder, not a file" if is_folder else "there is no such file"
+            hint = f" The shipped {what} of that name is `{stem}`." if stem in shipped else ""
+            raise ConfigError(
+                f"{name}: {there} (looked in {path.absolute().parent}); see to the path.{hint}"
+            )
         raise ConfigError(
             f"{name}: there is no such file and no shipped {what} of that name."
-            f"{did_you_mean(stem, shipped)} Shipped are: {', '.join(shipped)}."
+            f"{did_you_mean(name, shipped)} Shipped are: {', '.join(shipped)}."
         )
 
 
@@ -73,7 +86,7 @@ def load_experiments(name: str, settings: Sequence[str] = ()) -> list[Experiment
     combination of its values, on top of the file, and `settings` come last.
     """
     path = EXPERIMENTS.find(name)
-    data = {"name": path.stem, **_yaml(path)}
+    data = {"name": path.stem, **located(_yaml(path), path.parent)}
     data.setdefault("hypothesis", _first_comment(path))
     runs = {}
     for changes in _combinations(data.pop("vary", None), str(path)):
@@ -104,6 +117,7 @@ def _experiment(
     mistakes: list[str] = []
     for key, value in changes.items():
         with noting(mistakes):
+            value = located_change(key, value, path.parent)
             _put(data, key, value, f"{path}: vary {key}")
     for setting in settings:
         with noting(mistakes):
@@ -136,9 +150,9 @@ def _space(space: Any, path: Path) -> dict[str, SpaceSpec]:
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+        data = yaml_of(text_of(path), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}.")
     return data
@@ -146,7 +160,7 @@ def _yaml(path: Path) -> dict[str, Any]:
 
 def _first_comment(path: Path) -> str:
     """What an experiment file opens with: its hypothesis, without the word and the hashes."""
-    lines = takewhile(lambda line: line.startswith("#"), path.read_text("utf-8").splitlines())
+    lines = takewhile(lambda line: line.startswith("#"), text_of(path).splitlines())
     text = " ".join(line.lstrip("#").strip() for line in lines).strip()
     text = text.removeprefix("Hypothesis:").strip()
     return text[:1].upper() + text[1:]
@@ -157,11 +171,7 @@ def _set(data: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {setting}: write it as key=value, for instance search.seed=3.")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {setting}: the value is not readable as YAML: {error}") from None
-    _put(data, key.strip(), value, f"--set {setting}")
+    _put(data, key.strip(), yaml_of(text, f"--set {setting}"), f"--set {setting}")
 
 
 def _put(data: dict[str, Any], key: str, value: Any, where: str) -> None:

@@ -7,7 +7,6 @@ templates are expanded here in a sandbox, and it gets finished questions.
 
 import ast
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from optishear.assets.fetch import sha256_of
 from optishear.errors import ConfigError
 from optishear.evaluation.task_schema import TaskFile, read_task_file
+from optishear.reading.json_data import json_of
+from optishear.reading.texts import text_of
 from optishear.recipe.lookup import did_you_mean
 
 
@@ -138,17 +139,10 @@ def _data_file(path: Path, folder: Path, name: str) -> Path:
 def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """The objects of a JSON Lines file with their line numbers."""
     rows = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text ({error}). Convert it.") from None
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(text_of(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{path}, line {number}: is not JSON ({error}). Mend it.") from None
+        row = json_of(line, f"{path}, line {number}", numbers=False)
         if not isinstance(row, dict):
             raise ConfigError(
                 f"{path}, line {number}: is {type(row).__name__}, not an object with named fields."

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optishear.errors import ConfigError
+from optishear.reading.texts import text_of
+from optishear.reading.yaml_data import yaml_of
 from optishear.recipe.lookup import did_you_mean
 
 
@@ -50,17 +51,11 @@ class TaskFile(_Strict):
 
 
 def read_task_file(path: Path) -> TaskFile:
-    """The checked content, by the safe loader; `ConfigError` for tags, unknown keys and values."""
+    """The checked content, as plain data; `ConfigError` for tags, unknown keys and values."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.constructor.ConstructorError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise ConfigError(
-            f"{path}, line {line}: {error.problem}. A task file is plain data: tags such as "
-            f"!function would run code. Write a template instead."
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not readable as YAML: {error}") from None
+        data = yaml_of(text_of(path), str(path))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(data).__name__}.")
     try:

@@ -113,7 +113,7 @@ def masks_of(
 
     A mask file says for which model it is; `any_model` takes it for another one all the same.
     """
-    if place.endswith(MASK_SUFFIX):
+    if place.endswith(MASK_SUFFIX) and not Path(place).is_dir():
         return read_masks(Path(place), layout, model_hash, any_model)
     other = load(place)
     if layout_of(other.model) != layout:

@@ -1,5 +1,9 @@
 """Which text a command means: by name, or the usual one of a model."""
 
+from pathlib import Path
+
+from optishear.recipe.lookup import is_path
+from optishear.text.files import SUFFIXES
 from optishear.text.sources import SOURCES, TextSpec
 
 
@@ -13,9 +17,13 @@ def usual_text(model: str, split: str) -> TextSpec:
     return TextSpec("wikipedia-passages", split, 32, 512)
 
 
-def text_named(text: str, sequences: int, seq_len: int) -> TextSpec:
-    """`SOURCE` or `SOURCE@SPLIT`; a named source's evaluation split, all of anything else."""
+def text_named(text: str, sequences: int, seq_len: int, usual: str | None = None) -> TextSpec:
+    """`SOURCE` or `SOURCE@SPLIT`, or a file, whose path may have an @ in it.
+
+    `usual`: the split where none is named; None is a named source's evaluation split, all of
+    anything else.
+    """
     source, at, split = text.rpartition("@")
-    if not at:
-        source, split = text, "evaluation" if text in SOURCES else "all"
+    if not at or Path(text).expanduser().is_file() or is_path(split, SUFFIXES):
+        source, split = text, usual or ("evaluation" if text in SOURCES else "all")
     return TextSpec(source, split, sequences, seq_len)

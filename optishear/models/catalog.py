@@ -7,7 +7,6 @@ Pickled weights are never read and a model's own code is never run.
 import copy
 import importlib.util
 import logging
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from optishear.assets.catalog import Asset, asset
 from optishear.assets.embedded import EMBEDDED_FOLDER
 from optishear.assets.fetch import copy_member, sha256_of
 from optishear.errors import ConfigError
-from optishear.recipe.lookup import lookup
+from optishear.recipe.lookup import is_path, lookup
 from optishear.records.atomic import storage_errors, whole_folder
 from optishear.records.cache import OTHER_CACHE, key
 
@@ -74,22 +73,31 @@ def folder_of(name: str) -> Path:
     where there is no such thing or it cannot be had, `StorageError` where the disk is full.
     """
     path = Path(name).expanduser()
+    if is_folder_meant(name, path):
+        return path.resolve()
     if name in MODELS:
         return _named(MODELS[name])
+    if path.is_dir():
+        return path.resolve()
     if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise ConfigError(f"{name}: there is no such GGUF file; see to the path.")
         return _converted(path, path.name, sha256_of(path))
-    if path.is_dir():
-        return path.resolve()
     if path.exists():
         raise ConfigError(f"{name}: is a file. Give the folder it is in, or a .gguf file.")
     if HUB_ID.fullmatch(name):
         return _from_hub(name)
-    if "/" in name or os.sep in name:
+    if is_path(name):
         raise ConfigError(f"{name}: there is no such folder; see to the path.")
     entry = lookup(MODELS, name, kind="model")  # raises, with the nearest name
     return _named(entry)
+
+
+def is_folder_meant(name: str, path: Path) -> bool:
+    """Whether the folder at `path` is what `name` means, and not something shipped: it has a
+    separator, or the folder is a model's. (Folders of results are called after what is shipped.)
+    """
+    return path.is_dir() and (is_path(name) or (path / "config.json").is_file())
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Names in files and commands -> things in code. Each package owns one plain dict."""
 
+import os
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
@@ -8,6 +9,18 @@ from optishear.errors import ConfigError
 
 
 T = TypeVar("T")
+
+
+def is_path(name: str, suffixes: tuple[str, ...] = ()) -> bool:
+    """Whether somebody who writes this means a file or folder, be it there or not: it has a
+    separator or one of these endings. No name of ours has; a path that is not there is a mistake.
+    """
+    separators = tuple(filter(None, ("/", os.sep, os.altsep)))
+    return (
+        any(separator in name for separator in separators)
+        or name in (".", "..", "~")
+        or name.lower().endswith(suffixes)
+    )
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

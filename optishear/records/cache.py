@@ -53,7 +53,7 @@ class Kind:
 
 KINDS = {
     # A text as ids. `source` is a hash of its content, `tokenizer` of all that decides about ids.
-    "tokens": Kind(2, ("source", "tokenizer", "split", "field"), ("tokenizers",), suffix=".npy"),
+    "tokens": Kind(3, ("source", "tokenizer", "split", "field"), ("tokenizers",), suffix=".npy"),
     # A GGUF file written out as safetensors. `source` is a hash of the file.
     "models": Kind(2, ("source",), ("gguf", "transformers")),
     # What layers read: optishear/calibration. `needs` names what is summed up.

@@ -1,14 +1,15 @@
 """Text from the user's own files: .txt, .jsonl and .parquet."""
 
-import json
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optishear.assets.fetch import sha256_of
 from optishear.errors import ConfigError
+from optishear.reading.json_data import json_of
+from optishear.reading.texts import BOM, decoded, text_of
 from optishear.text.documents import Document, Source, belongs
 
 
@@ -28,7 +29,15 @@ class LocalFile(Source):
     path: Path
 
     def identity(self) -> str:
-        return sha256_of(self.path)
+        """Of the content, whatever the file is called; a byte order mark is no part of it."""
+        with self.path.open("rb") as file:
+            if self._is_table or file.read(len(BOM)) != BOM:
+                file.seek(0)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def _is_table(self) -> bool:
+        return self.path.suffix.lower() == ".parquet"
 
     def documents(self, split: str, field: str) -> Iterator[Document]:
         read = {".txt": self._text, ".jsonl": self._json_lines, ".parquet": self._parquet}
@@ -36,11 +45,13 @@ class LocalFile(Source):
             for position, text in read[self.path.suffix.lower()](split, field):
                 if belongs(text, split):
                     yield Document(f"{self.path.name}:{position}", text)
-        except UnicodeDecodeError as error:
+        except UnicodeDecodeError as error:  # in a Parquet file, whose texts are bytes
             raise ConfigError(f"{self.path}: is not UTF-8 text ({error}). Convert it.") from error
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be read ({error.strerror}).") from error
 
     def _text(self, split: str, field: str) -> Iterator[tuple[int, str]]:
-        text = self.path.read_text(encoding="utf-8")
+        text = text_of(self.path)
         if split == "all":
             yield from enumerate([text] if text.strip() else [])
             return
@@ -50,15 +61,12 @@ class LocalFile(Source):
         yield from enumerate(blocks)
 
     def _json_lines(self, split: str, field: str) -> Iterator[tuple[int, str]]:
-        with self.path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
+        with self.path.open("rb") as lines:
+            for number, content in enumerate(lines, start=1):
+                content = content.removeprefix(BOM) if number == 1 else content
+                if line := decoded(content, str(self.path), number).strip():
                     where = f"{self.path}, line {number}"
-                    try:
-                        row = json.loads(line)
-                    except json.JSONDecodeError as error:
-                        raise ConfigError(f"{where}: is not JSON ({error}). Mend it.") from error
-                    yield number, text_field(row, field, where)
+                    yield number, text_field(json_of(line, where, numbers=False), field, where)
 
     def _parquet(self, split: str, field: str) -> Iterator[tuple[int, str]]:
         import pyarrow as pa

@@ -11,7 +11,7 @@ from optishear.text.hub import C4, WikiText, hub_dataset
 from optishear.text.packaged import Brown, Embedded, StateOfTheUnion, WikipediaPassages
 
 
-__all__ = ["SOURCES", "Document", "Source", "TextSpec", "source_key", "source_of"]
+__all__ = ["SOURCES", "Document", "Source", "TextSpec", "drawn_as", "source_key", "source_of"]
 
 SOURCES: dict[str, Source] = {
     "brown": Brown(
@@ -107,3 +107,9 @@ def source_key(name: str) -> str:
     """A text that two names share exactly if they mean the same source: paths are made absolute."""
     source = source_of(name)
     return str(source.path.resolve()) if isinstance(source, LocalFile) else source.name
+
+
+def drawn_as(source: Source) -> str:
+    """What stands for a source in the seed of its windows: its name, which is what it is; of a file
+    its content, since its name says nothing and may change."""
+    return source.identity() if isinstance(source, LocalFile) else source.name

@@ -23,7 +23,7 @@ from optishear.records.atomic import whole_file
 from optishear.records.cache import OTHER_CACHE, kept, key
 from optishear.text.documents import Source
 from optishear.text.packaged import Embedded, vocabulary_hash
-from optishear.text.sources import TextSpec, source_of
+from optishear.text.sources import TextSpec, drawn_as, source_of
 
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ def token_batches(
 
     No special tokens are added, but for `lead` before the whole stream. The choice is uniform
     without replacement, drawn from a generator made of (seed, source, split), and kept in the order
-    of the text. Of a streamed source the choice is among the first `POOL` times as many windows.
+    of the text. A file is the source that its content makes it, whatever its name. Of a streamed
+    source the choice is among the first `POOL` times as many windows.
     Raises `ConfigError` where the text cannot be had or is too short.
     """
     source = source_of(spec.source)
@@ -95,7 +96,7 @@ def token_batches(
             f"split or a longer text."
         )
     windows = stream[: found * spec.seq_len].reshape(found, spec.seq_len)
-    purpose = hashlib.sha256(f"{spec.seed}|{source.name}|{spec.split}".encode()).digest()
+    purpose = hashlib.sha256(f"{spec.seed}|{drawn_as(source)}|{spec.split}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(purpose[:8], "big"))
     chosen = np.sort(generator.choice(found, size=wanted, replace=False))
     return TokenBatches.of(

@@ -198,7 +198,7 @@ def test_moonshot_settings_are_changed_on_the_command_line(tmp_path):
         {"space": "joint", "gradient_sequences": 4},
         ["space.moonshot.by=role", "space.solver.1.of=sparsegpt"],
     )
-    assert found.space.moonshot.by == "role"
+    assert found.space.moonshot.by == "curve"
     assert found.space.solver[1] == {"name": "refit", "of": "sparsegpt"}
 
 
@@ -447,3 +447,104 @@ def test_cuda_graphs_are_for_a_cuda_device_and_blocks_as_they_are(tmp_path):
         experiment(tmp_path, {"cuda_graphs": True})
     with pytest.raises(ConfigError, match="cuda_graphs is true, but compile is true"):
         experiment(tmp_path, {**on_gpu, "compile": True})
+
+
+class TestPaths:
+    """What is written as a path is that file, and never something shipped of the same name."""
+
+    @pytest.fixture
+    def beside(self, tmp_path, monkeypatch):
+        """An experiment with a space, a text and a model beside it; the command runs elsewhere."""
+        (tmp_path / "here").mkdir()
+        (tmp_path / "mine").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        (tmp_path / "mine" / "blocks.yaml").write_text("sparsity: {by: curve}")
+        (tmp_path / "mine" / "words.txt").write_text("some words")
+        (tmp_path / "mine" / "small").mkdir()
+        return tmp_path / "mine"
+
+    @pytest.mark.parametrize("name", ["no/such/folder/quickstart.yaml", "quickstart.yaml", "./x"])
+    def test_an_experiment_that_is_not_there_is_no_shipped_one(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigError, match=r"there is no such file.*see to the path") as raised:
+            load_experiment(name)
+        assert ("`quickstart`" in str(raised.value)) == ("quickstart" in name)
+
+    def test_a_folder_is_no_experiment_file(self, tmp_path):
+        (tmp_path / "quickstart.yaml").mkdir()
+        with pytest.raises(ConfigError, match="is a folder, not a file"):
+            load_experiment(str(tmp_path / "quickstart.yaml"))
+
+    def test_a_file_wins_over_what_is_shipped_under_its_name(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for name in ("quickstart", "quickstart.yaml"):
+            Path(name).write_text(yaml.safe_dump(BASE | {"name": "own"}))
+            assert load_experiment(name).name == "own"
+
+    def test_what_lies_beside_the_experiment_is_meant_first(self, beside):
+        text = {**BASE["text"], "evaluation": [{**BASE["text"]["search"], "source": "words.txt"}]}
+        changes = {"space": "blocks.yaml", "model": "./small", "text": text}
+        (Path.cwd() / "blocks.yaml").write_text("sparsity: {by: layer}")
+        found = experiment(beside, changes)
+        assert found.space.sparsity.by == "curve"
+        assert found.text.evaluation[0].source == str(beside / "words.txt")
+        assert found.model == str(beside / "small")
+
+    def test_so_it_is_under_vary_and_beneath_a_changed_space(self, beside):
+        grid = {"space": ["blocks.yaml"], "text.search.source": ["words.txt"]}
+        grid["space.sparsity.low"] = [0.25]
+        found = experiment(beside, {"vary": [grid]})
+        assert (found.space.sparsity.by, found.space.sparsity.low) == ("curve", 0.25)
+        assert found.text.search.source == str(beside / "words.txt")
+
+    def test_the_command_line_speaks_of_where_it_is_run(self, beside):
+        (Path.cwd() / "blocks.yaml").write_text("sparsity: {by: layer}")
+        found = experiment(beside, settings=["space=blocks.yaml"])
+        assert found.space.sparsity.by == "layer"
+        (Path.cwd() / "blocks.yaml").unlink()
+        with pytest.raises(ConfigError, match=r"blocks\.yaml: there is no such file"):
+            experiment(beside, settings=["space=blocks.yaml"])
+
+    def test_a_name_means_what_is_shipped_though_a_folder_is_called_so(self, beside):
+        (beside / "embedded").mkdir()
+        (beside / "blocks").mkdir()
+        found = experiment(beside, {"space": "blocks"})
+        assert (found.model, found.space.sparsity.by) == ("embedded", "block")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("model: a\nsearch:\n  seed: 1\n  seed: 2\n", r"line 4: .*the key 'seed' comes twice"),
+        ("text: {a: 1}\nmodel: x\ntext: {}\n", r"line 3: .*'text' comes twice, first in line 1"),
+        ("model: !!timestamp x\n", r"line 1: .*is no plain data"),
+        ("model: &a [*a]\n", r"line 1: .*recursive"),
+        ("model: !!int x\n", r"mine\.yaml: not readable as YAML"),
+        ("model: " + "[" * 3000, r"mine\.yaml: not readable as YAML"),
+        ("model: a\n# f\xfcr", r"line 2: is not UTF-8 text \(byte 0xfc"),
+    ],
+)
+def test_yaml_that_would_be_misread_is_a_sentence_with_its_line(text, sentence, tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=sentence):
+        load_experiment(str(tmp_path / "mine.yaml"))
+
+
+def test_a_key_twice_is_refused_in_spaces_and_settings_too(tmp_path):
+    (tmp_path / "blocks.yaml").write_text("sparsity: {by: block, low: 0.1, low: 0.2}")
+    with pytest.raises(ConfigError, match=r"blocks\.yaml, line 1: .*'low' comes twice"):
+        experiment(tmp_path, {"space": "blocks.yaml"})
+    with pytest.raises(ConfigError, match=r"--set search=.*'seed' comes twice"):
+        experiment(tmp_path, settings=["search={seed: 1, seed: 2}"])
+
+
+def test_a_merged_key_may_be_given_anew(tmp_path):
+    text = yaml.safe_dump(BASE).replace("text:\n", "text:\n  <<: {}\n", 1)
+    (tmp_path / "mine.yaml").write_text(text + "search: {<<: {seed: 1, population: 8}, seed: 2}\n")
+    assert load_experiment(str(tmp_path / "mine.yaml")).search.seed == 2
+
+
+def test_a_byte_order_mark_hides_no_hypothesis(tmp_path):
+    text = "# Hypothesis: it holds.\n" + yaml.safe_dump(BASE)
+    (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert load_experiment(str(tmp_path / "mine.yaml")).hypothesis == "It holds."

@@ -186,6 +186,18 @@ class TestLocalFiles:
         assert texts_of(str(tmp_path / "a.parquet"), "search", "body") == want
         assert texts_of(str(tmp_path / "a.parquet"), "all", "body") == rows
 
+    @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+    def test_a_byte_order_mark_is_no_part_of_a_text(self, name, tmp_path):
+        content = b"Words" if name == "a.txt" else b'{"text": "Words"}\n'
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content)
+        assert texts_of(str(tmp_path / name), "all") == ["Words"]
+
+    def test_a_whole_pair_of_surrogates_is_a_character_and_nan_elsewhere_is_none_of_ours(
+        self, tmp_path
+    ):
+        (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00", "score": NaN}\n')
+        assert texts_of(str(tmp_path / "a.jsonl"), "all") == ["\U0001f600"]
+
     def test_a_missing_file_is_named(self, tmp_path):
         with pytest.raises(ConfigError, match=r"missing.txt: there is no such file"):
             source_of(str(tmp_path / "missing.txt"))
@@ -214,8 +226,12 @@ class TestLocalFiles:
             ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"line 2: is not JSON"),
             ("a.jsonl", b'["text"]\n', r"line 1: is list, not an object"),
             ("a.parquet", b"PAR1 cut off", r"is not a whole Parquet file"),
-            ("a.txt", "Für".encode("latin-1"), r"is not UTF-8 text"),
-            ("a.jsonl", '{"text": "Für"}'.encode("latin-1"), r"is not UTF-8 text"),
+            ("a.txt", "One\nFür".encode("latin-1"), r"line 2: is not UTF-8 text"),
+            ("a.jsonl", '{"text": "a"}\n{"text": "ü"}'.encode("latin-1"), r"line 2: is not UTF-8"),
+            ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud83d!"}\n', r"line 2: .*half a char.*ud83d"),
+            ("a.jsonl", b'{"text": "a", "text": "b"}\n', r"line 1: .*'text' comes twice"),
+            ("a.jsonl", b'{"text": ' + b"[" * 200_000, r"line 1: is not JSON"),
+            ("a.jsonl", b'{"text": "a", "n": ' + b"9" * 5000 + b"}", r"line 1: is not JSON"),
         ],
     )
     def test_a_damaged_file_gets_a_sentence(self, name, content, sentence, tmp_path):

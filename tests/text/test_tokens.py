@@ -1,5 +1,7 @@
 """What token windows promise: exact counts, a choice that repeats, and text that is not mangled."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -118,6 +120,27 @@ class TestTheWindows:
         moved.write_text("\n\n".join(PARAGRAPHS))
         one = token_batches(TextSpec(file, "train", 9, 24), tokenizer)
         assert one.hash == token_batches(TextSpec(str(moved), "train", 9, 24), tokenizer).hash
+
+    def test_nor_does_what_the_file_is_called_but_what_is_in_it(self, file, tmp_path, tokenizer):
+        content = (tmp_path / "words.txt").read_bytes()
+        (tmp_path / "other.TXT").write_bytes(content)
+        (tmp_path / "marked.txt").write_bytes(b"\xef\xbb\xbf" + content)
+        (tmp_path / "more.txt").write_bytes(content + b"\n\nMore.")
+        hashes = {
+            name: token_batches(TextSpec(str(tmp_path / name), "train", 9, 24), tokenizer).hash
+            for name in ("words.txt", "other.TXT", "marked.txt", "more.txt")
+        }
+        assert hashes["words.txt"] == hashes["other.TXT"] == hashes["marked.txt"]
+        assert hashes["words.txt"] != hashes["more.txt"]
+
+    def test_windows_of_what_has_a_name_are_what_they_were(self, tokenizer, monkeypatch):
+        source = Stream(name="stream", about="", licence="")
+        monkeypatch.setitem(SOURCES, "stream", source)
+        got = token_batches(TextSpec("stream", "train", 3, 24), tokenizer).tokens
+        every = token_batches(TextSpec("stream", "train", 0, 24), tokenizer).tokens
+        seed = int.from_bytes(hashlib.sha256(b"0|stream|train").digest()[:8], "big")
+        chosen = np.random.default_rng(seed).choice(len(every), size=3, replace=False)
+        assert torch.equal(got, every[np.sort(chosen)])
 
     def test_the_provenance_can_be_read(self, file, tokenizer):
         got = token_batches(TextSpec(file, "train", 9, 24, seed=5), tokenizer)

@@ -1,0 +1,1 @@
+"""HOW a file becomes plain data: text, JSON, YAML; what cannot be read is one sentence."""
