@@ -67,6 +67,17 @@ class Head:
         mean = self.weight.sum(0, dtype=torch.float64) / vocabulary
         return (self.scale**2 * (total - vocabulary * mean.outer(mean))).float()
 
+    @cached_property
+    def longest_row(self) -> Float[Tensor, ""]:
+        """max_v scale ||W_v||: with ||h||, the most that a logit without bias can be."""
+        norms = [torch.linalg.vector_norm(w.float(), dim=1) for w in self.weight.split(GRAM_ROWS)]
+        return torch.cat(norms).amax() * abs(self.scale)
+
+    @cached_property
+    def largest_bias(self) -> Float[Tensor, ""]:
+        none = torch.zeros((), device=self.weight.device)
+        return none if self.bias is None else self.bias.float().abs().amax() * abs(self.scale)
+
     def _products(self) -> Float[Tensor, "hidden hidden"]:
         """W^T W, summed in fp64."""
         if not self.linear:
@@ -110,9 +121,9 @@ class Head:
 def _quadratic_form(
     hidden: Float[Tensor, "tokens hidden"], gram: Float[Tensor, "hidden hidden"]
 ) -> Float[Tensor, ""]:
-    """sum over tokens of h G h^T, in fp64; rounding makes it no negative norm."""
+    """sum over tokens of h G h^T, in fp64; by rounding it may come out a little below zero."""
     hidden = hidden.float()
-    return ((hidden @ gram) * hidden).sum(dtype=torch.float64).clamp_min(0)
+    return ((hidden @ gram) * hidden).sum(dtype=torch.float64)
 
 
 def logits_at_once(device: torch.device) -> int:

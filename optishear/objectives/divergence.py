@@ -6,7 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from optishear.errors import NumericalError
 from optishear.objectives.base import Chunk, Number, OutputObjective
+from optishear.objectives.rounding import (
+    NeverNegative,
+    bucket_rounding,
+    form_rounding,
+    kl_rounding,
+)
 
 
 class Reconstruction(OutputObjective):
@@ -18,15 +25,19 @@ class Reconstruction(OutputObjective):
 
     unit = "‖Δ logits‖_F"
     description = "model-wise reconstruction error ‖logits − dense logits‖_F (arXiv 2502.10735)"
+    centred = False
 
     def __init__(self) -> None:
         self.squared: Tensor | float = 0.0
+        self.sign = NeverNegative("The squared reconstruction error")
 
     def update(self, chunk: Chunk) -> None:
-        self.squared = self.squared + _squared_change(chunk)
+        squared, rounding = _squared_change(chunk, self.centred)
+        self.squared = self.squared + squared
+        self.sign.saw(squared, rounding)
 
     def value(self) -> float:
-        return float(self.squared) ** 0.5
+        return self.sign.total(self.squared) ** 0.5
 
 
 class CentredReconstruction(Reconstruction):
@@ -38,9 +49,7 @@ class CentredReconstruction(Reconstruction):
 
     unit = "‖Δ centred logits‖_F"
     description = "reconstruction error of logits less their mean over the vocabulary"
-
-    def update(self, chunk: Chunk) -> None:
-        self.squared = self.squared + _squared_change(chunk, centred=True)
+    centred = True
 
 
 class RelativeReconstruction(OutputObjective):
@@ -50,15 +59,20 @@ class RelativeReconstruction(OutputObjective):
     description = "reconstruction error over the norm of the dense logits"
 
     def __init__(self) -> None:
-        self.squared: Tensor | float = 0.0
+        self.absolute = Reconstruction()
         self.scale: Tensor | float = 0.0
 
     def update(self, chunk: Chunk) -> None:
-        self.squared = self.squared + _squared_change(chunk)
+        self.absolute.update(chunk)
         self.scale = self.scale + chunk.reference.squared_norm
 
     def value(self) -> float:
-        return (float(self.squared) / float(self.scale)) ** 0.5
+        if (scale := float(self.scale)) <= 0:
+            raise NumericalError(
+                f"The dense model's logits have the squared norm {scale:g} on the search text, so "
+                f"no error is relative to it. Search by `reconstruction` instead."
+            )
+        return self.absolute.value() / scale**0.5
 
 
 class KL(OutputObjective):
@@ -71,6 +85,9 @@ class KL(OutputObjective):
     exactly 0. Against fp64 the mean over 1,024 tokens (8,192 x 576, divergences 1e-8 to 7) is off
     by at most 1.3e-7 nats: the rounding of fp32 logits. With a soft cap the logits are not linear
     in h and the dense ones are made anew for each candidate.
+
+    A token whose divergence is below zero by more than `kl_rounding` is a `NumericalError`: the
+    tangent is then not one at these dense states. A mean below zero by rounding alone is 0.
     """
 
     unit = "nats/token"
@@ -78,15 +95,17 @@ class KL(OutputObjective):
 
     def __init__(self) -> None:
         self.nats: Tensor | float = 0.0
+        self.sign = NeverNegative("KL(dense ‖ pruned)")
         self.tokens = 0
 
     def update(self, chunk: Chunk) -> None:
         nats = _kl_linear(chunk) if chunk.reference.head.linear else _kl_capped(chunk)
         self.nats = self.nats + nats.sum()
+        self.sign.saw(nats, kl_rounding(chunk))
         self.tokens += len(nats)
 
     def value(self) -> float:
-        return _not_negative(float(self.nats) / self.tokens)
+        return self.sign.total(self.nats) / self.tokens
 
 
 class KLTop(OutputObjective):
@@ -107,16 +126,19 @@ class KLTop(OutputObjective):
     def __init__(self, top: int):
         self.top = top
         self.nats: Tensor | float = 0.0
+        self.sign = NeverNegative(f"KL(dense ‖ pruned) over {top} tokens and the rest")
         self.tokens = 0
 
     def update(self, chunk: Chunk) -> None:
         dense = chunk.reference.buckets(self.top)
         pruned = chunk.bucket_log_probs(dense.likeliest)
-        self.nats = self.nats + (dense.log_probs.exp() * (dense.log_probs - pruned)).sum()
+        nats = (dense.log_probs.exp() * (dense.log_probs - pruned)).sum(-1)
+        self.nats = self.nats + nats.sum()
+        self.sign.saw(nats, bucket_rounding(chunk))
         self.tokens += len(pruned)
 
     def value(self) -> float:
-        return _not_negative(float(self.nats) / self.tokens)
+        return self.sign.total(self.nats) / self.tokens
 
 
 def _kl_linear(chunk: Chunk) -> Float[Tensor, " tokens"]:
@@ -133,18 +155,18 @@ def _kl_capped(chunk: Chunk) -> Float[Tensor, " tokens"]:
     return chunk.lse - dense.lse - terms.sum(-1, dtype=torch.float64) / dense.mass
 
 
-def _not_negative(nats: float) -> float:
-    """No divergence is negative, but next to nothing its rounding may be; NaN stays NaN."""
-    return 0.0 if nats < 0 else nats
-
-
-def _squared_change(chunk: Chunk, centred: bool = False) -> Float[Tensor, ""]:
-    """||logits - dense logits||_F^2, in fp64; centred: less each token's mean."""
+def _squared_change(
+    chunk: Chunk, centred: bool = False
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """||logits - dense logits||_F^2, in fp64, and its rounding; centred: less each token's mean."""
     head = chunk.reference.head
     if head.linear:
         change = chunk.hidden.float() - chunk.reference.hidden.float()
-        return head.centred_squared_norm(change) if centred else head.squared_norm(change)
+        gram = head.centred_gram if centred else head.gram
+        squared = head.centred_squared_norm(change) if centred else head.squared_norm(change)
+        return squared, form_rounding(change, gram)
     change = chunk.logits - chunk.dense_logits
     if centred:
         change -= change.mean(-1, keepdim=True)
-    return change.square().sum(dtype=torch.float64)
+    squared = change.square().sum(dtype=torch.float64)
+    return squared, torch.zeros_like(squared)

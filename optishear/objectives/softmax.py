@@ -3,6 +3,7 @@
 Logits are fp32; everything with one number a token (log-sum-exp, probability of a bucket) is fp64.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -81,10 +82,12 @@ def bucket_log_probs(
     """Log-probabilities of these vocabulary entries and, last, of all the others together, in fp64.
 
     The others' probability is mass - sum of the top terms over mass, the terms being bit for bit
-    those that `mass` sums. Below the rounding of that sum it is held at the rounding, 2e-16.
+    those that `mass` sums. Below the rounding of that sum it is held at the rounding, 2e-16; below
+    zero by more than fp32 terms round, `norm` is of other logits, and it is NaN.
     """
     z = logits.gather(1, entries)
     terms = (z - norm.peak[:, None]).exp().double()
     rest = (norm.mass - terms.sum(-1)) / norm.mass
-    rest = rest.clamp_min(torch.finfo(torch.float64).eps)
+    least = torch.finfo(torch.float64).eps
+    rest = torch.where(rest < -torch.finfo(logits.dtype).eps, math.nan, rest.clamp_min(least))
     return torch.cat([z.double() - norm.lse[:, None], rest.log()[:, None]], dim=1)

@@ -4,12 +4,15 @@ import pytest
 import torch
 from layouts import small_layout
 
-from optishear.errors import ConfigError
+from optishear.errors import ConfigError, NumericalError
 from optishear.models.head import Head
 from optishear.objectives import OBJECTIVES, make_objective
 from optishear.objectives.base import Chunk, OutputObjective, Reference, SizeObjective
+from optishear.objectives.rounding import kl_rounding
 from optishear.pruning.result import PruneResult
+from optishear.recipe.recipe import Recipe
 from optishear.recipe.storage import Storage
+from optishear.search.evaluator import outcome_of
 
 
 def written(name):
@@ -230,10 +233,74 @@ class TestKL:
         assert exact > 10
         assert value("kl", of) == pytest.approx(exact, rel=1e-6)
 
-    def test_is_never_negative(self):
+    def test_below_zero_by_rounding_alone_it_is_zero(self):
         for seed in range(20):
             of = chunk(3, seed=seed, change=1e-5, head=head_of(vocab=97, width=24))
             assert value("kl", of) >= 0
+
+    @pytest.mark.parametrize("kind", HEADS)
+    @pytest.mark.parametrize(("vocab", "width", "loud"), [(3, 2, 1.0), (97, 24, 0.3), (997, 64, 2)])
+    @pytest.mark.parametrize("change", [1e-4, 0.3, 3.0])
+    def test_no_token_is_off_by_a_fifth_of_what_rounding_is_granted(
+        self, kind, vocab, width, loud, change
+    ):
+        of = chunk(9, change=change, head=head_of(kind, vocab, width, loud))
+        for token in range(9):
+            one = part(of, slice(token, token + 1))
+            assert abs(value("kl", one) - kl64(one)) < 0.2 * kl_rounding(one).item()
+
+
+class TestAMixedUpReference:
+    """Dense answers of other tokens than the dense hidden states: no divergence then."""
+
+    def mixed_up(self, kind, far=1.0):
+        of = chunk(40, change=1e-3, head=head_of(kind, vocab=97, width=24))
+        value("kl", of)  # makes what is kept of the dense answers
+        other = chunk(40, seed=1, head=of.reference.head).reference.hidden
+        of.reference.hidden.lerp_(other, far)  # a buffer that was used twice
+        of.hidden.lerp_(other, far)
+        return Chunk(of.hidden, of.reference)
+
+    @pytest.mark.parametrize("kind", HEADS)
+    @pytest.mark.parametrize("far", [1.0, 0.01])
+    def test_is_refused_and_not_the_best_there_is(self, kind, far):
+        with pytest.raises(NumericalError, match=r"KL.*cannot be negative.*another model's"):
+            value("kl", self.mixed_up(kind, far))
+
+    def test_is_refused_though_its_other_tokens_make_the_mean_positive(self):
+        fine = chunk(40, change=3.0, head=head_of(vocab=97, width=24))
+        assert value("kl", fine) > 1
+        with pytest.raises(NumericalError, match="cannot be negative"):
+            value("kl", fine, self.mixed_up("linear"))
+
+    def test_leaves_a_recipe_that_failed_with_the_reason(self):
+        of = self.mixed_up("linear")
+        outcome = outcome_of(
+            lambda _recipe, _rung: {"kl": value("kl", of)}, Recipe({}, {}, "row"), 40
+        )
+        assert outcome["values"] is None
+        assert "cannot be negative" in outcome["reason"]
+
+    def test_leaves_no_bucket_of_negative_probability(self):
+        of = self.mixed_up("linear")
+        of.normaliser.mass.mul_(0.5)  # of other logits
+        assert math.isnan(value("kl_top@3", of))
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "centred_reconstruction"])
+def test_a_squared_norm_far_below_zero_is_refused(name):
+    of = chunk(6)
+    gram = of.reference.head.gram, of.reference.head.centred_gram
+    for form in gram:
+        form.neg_()
+    with pytest.raises(NumericalError, match="squared reconstruction error cannot be negative"):
+        value(name, of)
+
+
+def test_nothing_is_relative_to_logits_that_are_all_zero():
+    head = Head(torch.zeros(VOCAB, WIDTH))
+    with pytest.raises(NumericalError, match="squared norm 0"):
+        value("relative_reconstruction", chunk(6, head=head))
 
 
 class TestKLTop:
