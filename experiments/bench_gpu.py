@@ -5,10 +5,11 @@ transformers, no model from anywhere and no other extra:
 
     python experiments/bench_gpu.py --to results/bench_gpu.json
 
-Shapes are Llama-3.1-8B's, weights and inputs random. Ceilings are measured in the same run: a copy
-inside the device's memory, and square products in bf16, TF32 and fp32. Exit code 1: a kernel is not
-what its reference is; 2: there is no CUDA device. `--interpret` runs the same on tiny shapes
-through Triton's interpreter: a test of this script, whose times mean nothing.
+Shapes are Llama-3.1-8B's, in the part `small` SmolLM2-135M's; weights and inputs are random.
+Ceilings are measured in the same run: a copy inside the device's memory, and square products in
+bf16, TF32 and fp32. Exit code 1: a kernel is not what its reference is; 2: there is no CUDA device.
+`--interpret` runs the same on tiny shapes through Triton's interpreter: a test of this script,
+whose times mean nothing.
 
 `PARTS` is what can be run, {name: function of a Bench that returns rows}; those of
 `bench_gpu_solvers.py` beside this file come after them.
@@ -64,6 +65,7 @@ class Shapes:
 
 
 LLAMA = Shapes(4096, 14336, 1024, 32, 32, 128256, 2048, 8192, 2**31)
+SMOLLM2 = Shapes(576, 1536, 192, 9, 30, 49152, 2048, 8192, 2**31)
 TINY = Shapes(8, 12, 4, 2, 1, 70, 16, 32, 2**10)
 
 
@@ -348,11 +350,21 @@ def candidate(bench: Bench) -> list[Row]:
     return rows
 
 
+def small(bench: Bench) -> list[Row]:
+    """The same of a small model, where the launches of kernels are what takes the time."""
+    shapes = SMOLLM2 if bench.on_gpu else TINY
+    return [
+        replace(row, part="small", aim="", met=None)
+        for row in candidate(replace(bench, shapes=shapes))
+    ]
+
+
 PARTS: dict[str, Callable[[Bench], list[Row]]] = {
     "ceilings": ceilings,
     "masks": masks,
     "kl": kl,
     "candidate": candidate,
+    "small": small,
 }
 
 

@@ -75,7 +75,7 @@ def test_a_soft_cap_and_mixed_dtypes_go_to_the_reference():
 
 @pytest.mark.parametrize("kind", [{}, {"bias": True, "scale": 0.3}], ids=str)
 @pytest.mark.parametrize("name", ["kl", "perplexity", "reconstruction", "kl_top@5"])
-def test_objectives_are_what_they_are_with_logits(name, kind, monkeypatch):
+def test_objectives_are_what_they_are_with_logits(name, kind, way):
     def value():
         dense, targets = hidden_of(20), torch.arange(20) % 7
         targets[-1] = -1
@@ -88,7 +88,9 @@ def test_objectives_are_what_they_are_with_logits(name, kind, monkeypatch):
 
     with kernels("off"):
         want = value()
-    assert value() == pytest.approx(want, rel=1e-6)
+    # Logits of 20 in fp32, whose sums a GPU's library and our kernel make in different orders.
+    rounding = 1e-6 if way == "on" else 0
+    assert value() == pytest.approx(want, rel=1e-6, abs=rounding)
 
 
 @pytest.mark.parametrize("name", ["kl", "perplexity", "reconstruction"])

@@ -46,7 +46,7 @@ def weights(kind, rows=3, columns=24, dtype=torch.float32, seed=0):
 def stats(weight, quiet=False):
     generator = torch.Generator().manual_seed(1)
     energy = torch.rand(weight.shape[1], generator=generator)
-    energy[::5] = energy[0]
+    energy[::5] = energy[0].clone()
     return LayerStats(100, 4, energy * (1e-30 if quiet else 1))
 
 

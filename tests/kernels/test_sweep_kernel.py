@@ -45,10 +45,16 @@ def by_kernel(weight, keep, upper, group=0, drop=None):
     return weight, keep, passed, bad
 
 
-def assert_same(found, wanted):
-    """To the bit: the interpreter rounds each operation, and so does `column_by_column`."""
+def assert_same(found, wanted, way="interpret"):
+    """To the bit: the interpreter rounds each operation, and so does `column_by_column`.
+
+    A GPU rounds a product and its sum together; what that changes grows as the weights do.
+    """
     for ours, theirs in zip(found, wanted):
-        assert torch.equal(ours, theirs)
+        if way == "interpret" or ours.dtype == torch.bool:
+            assert torch.equal(ours, theirs)
+        else:
+            assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
 KEPT = {"some": lambda x: x > 0.5, "all": lambda x: x >= 0, "none": lambda x: x < 0}
@@ -56,20 +62,20 @@ KEPT = {"some": lambda x: x > 0.5, "all": lambda x: x >= 0, "none": lambda x: x 
 
 @pytest.mark.parametrize("shape", [(5, 128), (1, 128), (4, 16), (9, 1), (1, 1), (6, 37)], ids=str)
 @pytest.mark.parametrize("kept", KEPT)
-def test_a_given_mask_is_swept_to_the_same_bits_as_column_by_column(shape, kept):
+def test_a_given_mask_is_swept_to_the_same_bits_as_column_by_column(shape, kept, way):
     weight, upper = made_up(*shape)
     keep = KEPT[kept](torch.rand(shape, generator=torch.Generator().manual_seed(1)))
-    assert_same(by_kernel(weight, keep, upper)[:3], column_by_column(weight, keep, upper))
+    assert_same(by_kernel(weight, keep, upper)[:3], column_by_column(weight, keep, upper), way)
 
 
 @pytest.mark.parametrize("group", [2, 4, 6, 8])
 @pytest.mark.parametrize("rows", [1, 7])
-def test_groups_choose_by_the_saliencies_of_the_moment_each_row_its_own_count(group, rows):
+def test_groups_choose_by_the_saliencies_of_the_moment_each_row_its_own_count(group, rows, way):
     weight, upper = made_up(rows, 24)
     drop = torch.arange(rows) % (group + 1)
     keep = torch.rand(rows, 24) > 0.5  # is overwritten
     *found, bad = by_kernel(weight, keep, upper, group, drop)
-    assert_same(found, column_by_column(weight, keep, upper, group, drop))
+    assert_same(found, column_by_column(weight, keep, upper, group, drop), way)
     assert bad.sum() == 0
     assert torch.equal((~found[1]).sum(1), drop * (24 // group))
 
@@ -107,11 +113,11 @@ def test_blocks_wider_than_a_tile_are_swept_in_parts():
         assert torch.allclose(ours.float(), slow.float(), atol=1e-5)
 
 
-def test_what_lies_below_the_factor_s_diagonal_is_not_read():
+def test_what_lies_below_the_factor_s_diagonal_is_not_read(way):
     weight, upper = made_up(3, 20)
     keep = weight > 0
     noise = upper + torch.full_like(upper, torch.nan).tril(-1)
-    assert_same(by_kernel(weight, keep, noise)[:3], column_by_column(weight, keep, upper))
+    assert_same(by_kernel(weight, keep, noise)[:3], column_by_column(weight, keep, upper), way)
 
 
 def test_a_factor_stored_by_columns_is_read_as_well():

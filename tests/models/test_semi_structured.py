@@ -1,5 +1,7 @@
 """Which layers go to the sparse tensor cores; that they give the same answers needs a GPU."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from tiny_models import TINY, make, tokens
@@ -63,12 +65,13 @@ def test_a_machine_without_the_hardware_says_so():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="2:4 kernels need an NVIDIA GPU")
-def test_packed_layers_give_the_same_logits():
+def test_packed_layers_are_as_near_to_fp32_as_dense_ones():
     model = two_of_four().cuda()
     inputs = tokens(batch=2, seq=32).cuda()
     with torch.no_grad():
-        dense = model(inputs).logits.float()
+        dense = model(inputs).logits.double()
+        exact = deepcopy(model).float()(inputs).logits.double()
         layout = layout_of(model)
         assert len(to_semi_structured(model, layout)) == len(layout.layers)
-        sparse = model(inputs).logits.float()
-    torch.testing.assert_close(sparse, dense, rtol=2e-2, atol=2e-2)
+        sparse = model(inputs).logits.double()
+    assert (sparse - exact).norm() <= 1.5 * (dense - exact).norm()
