@@ -11,6 +11,7 @@ from optishear.cli.console import JsonFlag, note, say, say_json, speaking
 
 
 if TYPE_CHECKING:
+    from optishear.calibration.origin import Origin
     from optishear.text.sources import TextSpec
 
 
@@ -71,9 +72,16 @@ def prune(
     sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 32,
     seq_len: Annotated[int, typer.Option(min=2, help="Their length in tokens.")] = 512,
     gradient_sequences: Annotated[
-        int, typer.Option(min=1, help="Of them, how many give a gradient sample.")
-    ] = 16,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+        int | None,
+        typer.Option(
+            min=1,
+            help="Of them, how many give a gradient sample; if left out the recipe's, else 16.",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; if left out the recipe's, else float32."),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[
         int,
@@ -107,12 +115,14 @@ def prune(
         _refuse_whole_model(
             {"--mask-from": mask_from, f"--profile {profile}": profile != "uniform"}
         )
-    from optishear.recipe.recipe import Recipe
+    from optishear.calibration.origin import Origin, read_recipe
 
-    ready = None if recipe is None else Recipe.read(recipe)  # before torch is imported
+    # Before torch is imported: a mistake in the file is soon said.
+    ready, found = (None, Origin()) if recipe is None else read_recipe(recipe)
     from optishear.cli.progress import Stages
     from optishear.experiment.apply import How, prune_to, workers_for
     from optishear.experiment.named import NamedMethod
+    from optishear.experiment.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.experiment.stream import prune_streamed, room_note
 
     recipe_for = None if ready is None else lambda _prepared: ready
@@ -120,9 +130,18 @@ def prune(
         recipe_for = NamedMethod(
             method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping, profile
         ).on
-    calibration = _calibration(model, text, sequences, seq_len, recipe)
-    several = workers_for(workers, device, ray_address)
-    how = How(calibration, dtype, device, not one_shot, gradient_sequences, several)
+    dtype = dtype or found.dtype or "float32"
+    how = How(
+        _calibration(model, text, sequences, seq_len, found),
+        dtype,
+        device,
+        not one_shot,
+        gradient_sequences or found.gradient_sequences or GRADIENT_SEQUENCES,
+        found.batch_tokens or BATCH_TOKENS,
+        found.calibration_parts or 1,
+        None if found == Origin() else found,
+        workers_for(workers, device, ray_address),
+    )
     if stream and recipe_for is not None:
         checked, written = prune_streamed(model, recipe_for, to, how, Stages())
     else:
@@ -174,17 +193,11 @@ def _refuse_whole_model(options: Mapping[str, Any]) -> None:
 
 
 def _calibration(
-    model: str, text: str | None, sequences: int, seq_len: int, recipe: Path | None
+    model: str, text: str | None, sequences: int, seq_len: int, found: "Origin"
 ) -> "TextSpec":
     """What the user names, else what the recipe was found with, else the model's usual text."""
-    from optishear.experiment.apply import calibration_of
     from optishear.experiment.texts import text_named, usual_text
-    from optishear.recipe.recipe import Recipe
 
     if text is not None:
         return text_named(text, sequences, seq_len, "train")
-    found = None
-    if recipe is not None:
-        _, made_with = Recipe.read_with_origin(recipe)
-        found = calibration_of(made_with, str(recipe))
-    return found or usual_text(model, "train")
+    return found.calibration or usual_text(model, "train")

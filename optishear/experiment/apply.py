@@ -1,20 +1,24 @@
 """One recipe, one model, one folder: what `optishear prune` does."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from optishear.calibration.origin import BYTES, ONE_SHOT, SEQUENTIAL, Origin, read_recipe
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.experiment.named import masks_of, recipe_of_masks
-from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
+from optishear.experiment.prepare import (
+    BATCH_TOKENS,
+    GRADIENT_SEQUENCES,
+    Prepared,
+    prepare,
+)
 from optishear.experiment.texts import usual_text
 from optishear.experiment.watcher import Silent, Watcher
 from optishear.export.checkpoint import RECIPE_FILE, Checked, dtype_text, write_checkpoint
@@ -44,6 +48,9 @@ class How:
     - `sequential`: block by block, statistics of the already pruned model; else all layers with
       statistics of the dense model, as the search does.
     - `gradient_sequences`: of the calibration text, each a sample of MOONSHOT's Fisher term.
+    - `batch_tokens`, `calibration_parts`: how statistics are summed up, which decides last bits;
+      the parts where not `sequential`.
+    - `found_with`: what the file of the recipe says of itself.
     - `workers`: solve the layers; they change no bit where each has this process' threads.
     """
 
@@ -52,6 +59,9 @@ class How:
     device: str = "cpu"
     sequential: bool = True
     gradient_sequences: int = GRADIENT_SEQUENCES
+    batch_tokens: int = BATCH_TOKENS
+    calibration_parts: int = 1
+    found_with: Origin | None = None
     workers: Workers = field(default_factory=lambda: Workers.of(1))
 
 
@@ -112,7 +122,14 @@ def prune_to(
     Either `recipe_for`, or `mask_from`: another checkpoint or a mask file, and whether to refit its
     mask. `any_model` takes a mask file that was made for another model.
     """
-    prepared = prepare(model, how.dtype, how.device, how.calibration)
+    prepared = prepare(
+        model,
+        how.dtype,
+        how.device,
+        how.calibration,
+        how.batch_tokens,
+        how.calibration_parts,
+    )
     masks: dict[str, Bool[Tensor, "out in"]] = {}
     if mask_from is not None:
         masks = masks_of(mask_from[0], prepared.layout, prepared.loaded.hash, any_model)
@@ -122,10 +139,11 @@ def prune_to(
     else:
         raise ValueError("Neither a recipe nor a mask was given.")
     recipe.check(prepared.layout)
-    made_with = made_with_text(model, prepared, recipe, how)
-    if holds(folder, recipe, made_with):
+    origin = origin_of(prepared, recipe, how)
+    if holds(folder, recipe, origin):
         stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
-        return Checked.of(folder, prepared.layout, recipe, dtype_text(stored)), False
+        checked = Checked.of(folder, prepared.layout, recipe, dtype_text(stored))
+        return checked.noting(found_elsewhere(origin)), False
     probe = prepared.calibration.tokens[:1, :PROBE_TOKENS]
     with (
         pruning_with(how.workers, watcher.stage) as prune_layers,
@@ -143,43 +161,32 @@ def prune_to(
         )
         watcher.stage("writing and checking the checkpoint")
         checked = write_checkpoint(
-            prepared.loaded, prepared.layout, recipe, folder, made_with, probe, reports
+            prepared.loaded, prepared.layout, recipe, folder, origin, probe, reports
         )
-    return checked, True
+    return checked.noting(found_elsewhere(origin)), True
 
 
-def made_with_text(model: str, prepared: Prepared, recipe: Recipe, how: How) -> dict[str, Any]:
-    """On what a pruned checkpoint was made; the same keys as the front's `made_with`."""
-    made_with = {
-        "model": model,
-        "model_hash": prepared.loaded.hash,
-        "dtype": how.dtype,
-        "calibration": asdict(how.calibration),
-        "calibration_hash": prepared.calibration.hash,
-        "mode": "sequential" if how.sequential else "one-shot",
-    }
-    if Need.GRADIENTS in needs_of(recipe):
-        made_with["gradient_sequences"] = how.gradient_sequences
-    return made_with
+def origin_of(prepared: Prepared, recipe: Recipe, how: How) -> Origin:
+    """On what a pruned checkpoint is made."""
+    samples = how.gradient_sequences if Need.GRADIENTS in needs_of(recipe) else None
+    mode = SEQUENTIAL if how.sequential else ONE_SHOT
+    origin = prepared.origin(how.calibration, mode, samples)
+    return replace(origin, found_with=how.found_with)
 
 
-def calibration_of(made_with: Mapping[str, Any], where: str) -> TextSpec | None:
-    """The calibration text that a recipe file names, if it names one."""
-    if "calibration" not in made_with:
-        return None
-    try:
-        return TextSpec(**made_with["calibration"])
-    except TypeError as error:
-        raise ConfigError(f"{where}: made_with.calibration is no text: {error}.") from None
+def found_elsewhere(origin: Origin) -> str | None:
+    """A sentence where a checkpoint's recipe was found on another model or other text."""
+    return None if origin.found_with is None else origin.found_with.elsewhere(origin)
 
 
-def holds(folder: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> bool:
+def holds(folder: Path, recipe: Recipe, origin: Origin) -> bool:
     """Whether the folder is a checkpoint made by this recipe of just this."""
     path = folder / RECIPE_FILE
     if not path.exists():
         return False
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return Recipe.from_json(data, str(path)) == recipe and data.get("made_with") == made_with
+    stored, said = read_recipe(path)
+    needed = ("model_hash", "dtype", "calibration_hash", "mode")
+    return stored == recipe and not said.lacks(*needed) and not said.differs(origin, *BYTES)
 
 
 @contextmanager
@@ -191,13 +198,16 @@ def pruned(
     device: str = "cpu",
     sequential: bool = True,
     gradient_sequences: int = GRADIENT_SEQUENCES,
+    batch_tokens: int = BATCH_TOKENS,
+    calibration_parts: int = 1,
 ) -> Iterator[LoadedModel]:
     """The model with the recipe applied, for as long as the context is open.
 
     `calibration` None is the model's usual text (for `embedded` its own train split, else the
     Wikipedia passages).
     """
-    prepared = prepare(model, dtype, device, calibration or usual_text(model, "train"))
+    text = calibration or usual_text(model, "train")
+    prepared = prepare(model, dtype, device, text, batch_tokens, calibration_parts)
     recipe.check(prepared.layout)
     with lent(prepared.loaded.model, prepared.layout) as working:
         apply_to(prepared, working, recipe, sequential, gradient_sequences)

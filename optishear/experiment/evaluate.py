@@ -1,6 +1,6 @@
 """Finished models side by side, on held-out texts and zero-shot tasks: `optishear evaluate`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,13 @@ from typing import Any
 from torch import nn
 
 from optishear.allocation import UNIFORM
+from optishear.calibration.origin import SEQUENTIAL, Origin, read_recipe
 from optishear.config.baselines import parse_baseline
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.evaluation.windows import BOS, check_context, windows
 from optishear.evaluation.zero_shot import Tasks, TaskScore, check_tasks, score
-from optishear.experiment.apply import SILENT, apply_to, calibration_of
+from optishear.experiment.apply import SILENT, apply_to
 from optishear.experiment.held_out import DENSE, baseline_recipes
 from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared
 from optishear.experiment.watcher import Watcher
@@ -23,7 +24,6 @@ from optishear.models.load import LoadedModel, load
 from optishear.models.weights import lent, read
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
-from optishear.records.run_directory import read_json
 from optishear.text.sources import TextSpec, source_of
 from optishear.text.tokens import token_batches
 
@@ -94,7 +94,7 @@ def evaluate_all(
     names = [*models, *beside]
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{doubled[0]} is named twice. Name every model and method once.")
-    origin = _origin(models[0]) if beside else None
+    made = _made(models[0]) if beside else None
     lookup(BOS, on.bos, kind="place of a BOS")
     for text in on.texts:
         source_of(text.source)
@@ -104,73 +104,71 @@ def evaluate_all(
     for name in models:
         watcher.stage(f"evaluating {name}")
         rows.append(_measure(name, load(name, dtype=on.dtype, device=on.device), on))
-    if origin is not None:
-        rows += _measure_beside(origin, beside, on, watcher)
+    if made is not None:
+        rows += _measure_beside(made, beside, on, watcher)
     return rows
 
 
 @dataclass(frozen=True)
-class _Origin:
+class _Made:
     """What the recipe file of a pruned folder says of how it was made."""
 
     file: Path
     recipe: Recipe
-    made_with: Mapping[str, Any]
+    origin: Origin
 
 
-def _origin(folder: str) -> _Origin:
+def _made(folder: str) -> _Made:
     file = Path(folder).expanduser() / RECIPE_FILE
     if not file.is_file():
         raise ConfigError(
             f"--beside: {folder} is no folder of `optishear prune` (it has no {RECIPE_FILE}), so "
             f"nobody knows what to put beside it. Name other models after it instead."
         )
-    data = read_json(file)
-    made_with = data.get(MADE_WITH, {}) if isinstance(data, dict) else {}
+    recipe, origin = read_recipe(file)
     needed = ("model", "model_hash", "calibration", "calibration_hash", "mode")
-    if missing := [key for key in needed if key not in made_with]:
+    if missing := origin.lacks(*needed):
         raise ConfigError(
             f"--beside: {file} does not say {MADE_WITH}.{missing[0]}. Prune it anew, or name other "
             f"models after it instead."
         )
-    return _Origin(file, Recipe.from_json(data, str(file)), made_with)
+    return _Made(file, recipe, origin)
 
 
 def dense_of(model: str) -> str:
     """The model that this pruned folder was made from; other models are their own."""
     if not (Path(model).expanduser() / RECIPE_FILE).is_file():
         return model
-    return str(_origin(model).made_with["model"])
+    return str(_made(model).origin.model)
 
 
 def _measure_beside(
-    origin: _Origin, beside: Sequence[str], on: Conditions, watcher: Watcher
+    made: _Made, beside: Sequence[str], on: Conditions, watcher: Watcher
 ) -> Iterator[Measured]:
-    made_with, file = origin.made_with, origin.file
-    watcher.stage(f"loading {made_with['model']}")
-    dense = load(made_with["model"], dtype=on.dtype, device=on.device)
-    if dense.hash != made_with["model_hash"]:
+    origin, place = made.origin, made.file.parent
+    watcher.stage(f"loading {origin.model}")
+    dense = load(str(origin.model), dtype=on.dtype, device=on.device)
+    if dense.hash != origin.model_hash:
         raise ConfigError(
-            f"--beside: {made_with['model']} has the hash {dense.hash}, but {file.parent} was made "
-            f"from {made_with['model_hash']}. Put the model back that it was made from."
+            f"--beside: {origin.model} has the hash {dense.hash}, but {place} was made from "
+            f"{origin.model_hash}. Put the model back that it was made from."
         )
     layout = layout_of(dense.model)
     prepared, recipes = None, {}
     if methods := [name for name in beside if name != DENSE]:
-        text = calibration_of(made_with, str(file))
-        if text is None:
-            raise ValueError("An origin without calibration text.")
-        calibration = token_batches(text, dense.tokenizer)
-        if calibration.hash != made_with["calibration_hash"]:
+        assert origin.calibration is not None  # asked of the file before
+        calibration = token_batches(origin.calibration, dense.tokenizer)
+        if calibration.hash != origin.calibration_hash:
             raise ConfigError(
                 f"--beside: the calibration text {calibration.source} is not what it was when "
-                f"{file.parent} was pruned. Prune it anew."
+                f"{place} was pruned. Prune it anew."
             )
-        prepared = Prepared(dense, layout, calibration, BATCH_TOKENS)
-        recipes = _recipes_beside(methods, origin.recipe, prepared)
+        batch_tokens, parts = origin.batch_tokens or BATCH_TOKENS, origin.calibration_parts or 1
+        prepared = Prepared(dense, layout, calibration, batch_tokens, parts)
+        recipes = _recipes_beside(methods, made.recipe, prepared)
     for name in beside:
         if prepared is None or name == DENSE:
-            watcher.stage(f"evaluating {DENSE}: {made_with['model']}")
+            watcher.stage(f"evaluating {DENSE}: {origin.model}")
             yield _measure(name, dense, on)
             continue
         watcher.stage(f"pruning with {name}")
@@ -179,8 +177,8 @@ def _measure_beside(
                 prepared,
                 working,
                 recipes[name],
-                made_with["mode"] == "sequential",
-                made_with.get("gradient_sequences", GRADIENT_SEQUENCES),
+                origin.mode == SEQUENTIAL,
+                origin.gradient_sequences or GRADIENT_SEQUENCES,
                 watcher=watcher,
             )
             watcher.stage(f"evaluating {name}")

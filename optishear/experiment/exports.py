@@ -1,17 +1,15 @@
 """What one takes away from a finished run or a pruned checkpoint, as files."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from optishear.calibration.origin import Origin, read_recipe, write_recipe
 from optishear.errors import ConfigError
 from optishear.experiment.results import Entry, Front, open_run
-from optishear.export.recipes import write_profile, write_recipe
+from optishear.export.profiles import write_profile
 from optishear.interchange.evopress import levels_of, write_levels
 from optishear.interchange.llmcompressor import llmcompressor_recipe
 from optishear.recipe.lookup import lookup
-from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.records.atomic import replace_file
 
 
@@ -69,7 +67,7 @@ def _recipe_and_profile(front: Front, entry: Entry, to: Path) -> Exported:
     paths = (to,) if to.suffix else tuple(to / name for name in names)
     for path in paths:
         if path.suffix == ".json" and not path.stem.startswith("profile"):
-            write_recipe(path, entry.recipe, front.made_with)
+            write_recipe(path, entry.recipe, front.origin)
         else:
             write_profile(path, entry.recipe, front.layout)
     return Exported(entry.recipe.key, paths)
@@ -78,8 +76,8 @@ def _recipe_and_profile(front: Front, entry: Entry, to: Path) -> Exported:
 def _llmcompressor(front: Front, entry: Entry, to: Path) -> Exported:
     from optishear.interchange.modules import linear_modules
 
-    modules = linear_modules(front.made_with["model"])
-    written = llmcompressor_recipe(entry.recipe, front.layout, modules, front.made_with)
+    modules = linear_modules(str(front.origin.model))
+    written = llmcompressor_recipe(entry.recipe, front.layout, modules, front.origin)
     replace_file(to, written.text.encode())
     return Exported(entry.recipe.key, (to,), written.notes)
 
@@ -87,19 +85,18 @@ def _llmcompressor(front: Front, entry: Entry, to: Path) -> Exported:
 def _masks(checkpoint: str, to: Path) -> Exported:
     """A checkpoint that optishear did not write has masks, too, but nobody knows of which model."""
     from optishear.experiment.named import nonzero_masks
-    from optishear.interchange.masks import Provenance, write_masks
+    from optishear.interchange.masks import write_masks
     from optishear.models.discover import layout_of
     from optishear.models.load import load
 
     loaded = load(checkpoint)
     masks = nonzero_masks(loaded.model, layout_of(loaded.model), checkpoint)
-    made_with, key = _made_with(loaded.folder)
-    model, model_hash = made_with.get("model"), made_with.get("model_hash")
-    size = write_masks(to, masks, Provenance(model, model_hash, made_with, key))
+    origin, key = _origin_of(loaded.folder)
+    size = write_masks(to, masks, origin, key)
     kept = sum(int(mask.sum()) for mask in masks.values())
     total = sum(mask.numel() for mask in masks.values())
     notes = [f"{len(masks)} masks, {100 * (1 - kept / total):.2f} % zeros, {size / 1e6:.2f} MB"]
-    if model_hash is None:
+    if origin.model_hash is None:
         notes.append(
             f"{checkpoint} does not say which dense model it was made of, so `optishear prune "
             f"--mask-from` will ask for --any-model"
@@ -107,12 +104,12 @@ def _masks(checkpoint: str, to: Path) -> Exported:
     return Exported(key, (to,), tuple(notes))
 
 
-def _made_with(folder: Path) -> tuple[dict[str, Any], str | None]:
+def _origin_of(folder: Path) -> tuple[Origin, str | None]:
+    """What a checkpoint's recipe file says, and the recipe's key; nothing where there is none."""
     from optishear.export.checkpoint import RECIPE_FILE
 
     path = folder / RECIPE_FILE
     if not path.exists():
-        return {}, None
-    recipe = Recipe.read(path)
-    made_with = json.loads(path.read_text(encoding="utf-8")).get(MADE_WITH)
-    return made_with if isinstance(made_with, dict) else {}, recipe.key
+        return Origin(), None
+    recipe, origin = read_recipe(path)
+    return origin, recipe.key

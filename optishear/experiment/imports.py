@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from optishear.export.recipes import write_recipe
+from optishear.calibration.origin import ImportedFrom, Origin, write_recipe
 from optishear.interchange.recipes import Asked, Imported, imported
 from optishear.models.discover import layout_of
 from optishear.models.load import load
@@ -25,10 +25,6 @@ def import_for(model: str, file: Path, to: Path, asked: Asked) -> Written:
     loaded = load(model)
     layout = layout_of(loaded.model)
     found: Imported = imported(file, layout, asked)
-    made_with = {
-        "model": model,
-        "model_hash": loaded.hash,
-        "imported": {"file": file.name, "kind": found.kind},
-    }
-    write_recipe(to, found.recipe, made_with)
+    came = ImportedFrom(file.name, found.kind)
+    write_recipe(to, found.recipe, Origin(model, loaded.hash, imported=came))
     return Written(found.recipe, found.kind, layout.sparsity(found.recipe.drop), found.notes)

@@ -12,6 +12,7 @@ from torch import Tensor
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.calibration.origin import ONE_SHOT, Origin
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
@@ -68,6 +69,25 @@ class Prepared:
     def statistics_key(self) -> str:
         parts = f" in {self.parts} parts" if self.parts > 1 else ""
         return f"{self.identity} {self.batch_tokens}{parts}"
+
+    def origin(self, text: TextSpec, mode: str | None, samples: int | None) -> Origin:
+        """What files say of whatever is found or made with this; `text` is the calibration's.
+
+        `samples`: so many sequences were asked to give a gradient; None where nothing reads them.
+        """
+        sequences = len(self.calibration.tokens)
+        return Origin(
+            model=self.loaded.name,
+            model_hash=self.loaded.hash,
+            dtype=str(next(self.loaded.model.parameters()).dtype).removeprefix("torch."),
+            device=self.place or kind_of_device(self.loaded.model),
+            calibration=text,
+            calibration_hash=self.calibration.hash,
+            batch_tokens=self.batch_tokens,
+            calibration_parts=self.parts if mode == ONE_SHOT else None,
+            gradient_sequences=None if samples is None else min(samples, sequences),
+            mode=mode,
+        )
 
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:

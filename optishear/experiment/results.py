@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from optishear.calibration.origin import Origin
+from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.recipe.storage import Storage, sizes
 from optishear.records.run_directory import RunDirectory, find_run, read_json
 from optishear.search.pick import parse_pick
@@ -36,7 +38,7 @@ class Front:
 
     - `objectives`: {name: whether it is maximised}.
     - `usual_pick`: the experiment's own `--pick`.
-    - `made_with`: model, texts and dtype, as exported recipes carry them.
+    - `origin`: on what it was found, as exported recipes carry it.
     - `storage`: what sizes in bytes depend on; older runs do not say.
     """
 
@@ -45,7 +47,7 @@ class Front:
     usual_pick: str
     layout: ModelLayout
     entries: tuple[Entry, ...]
-    made_with: Mapping[str, Any]
+    origin: Origin
     storage: Storage | None = None
 
     def row(self, entry: Entry) -> dict[str, float]:
@@ -98,14 +100,14 @@ def front_to_json(front: Front, units: Mapping[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "experiment": front.experiment,
-        "model": front.made_with["model"],
+        "model": front.origin.model,
         "objectives": [
             {"name": name, "maximise": maximise, "unit": units[name]}
             for name, maximise in front.objectives.items()
         ],
         "pick": front.usual_pick,
         "picked": front.pick().recipe.key if front.entries else None,
-        "made_with": dict(front.made_with),
+        MADE_WITH: front.origin.to_json(),
         "layout": front.layout.to_json(),
         "storage": None if front.storage is None else asdict(front.storage),
         "entries": [
@@ -117,12 +119,16 @@ def front_to_json(front: Front, units: Mapping[str, str]) -> dict[str, Any]:
 
 def front_from_json(data: Mapping[str, Any]) -> Front:
     entries: Sequence[Mapping[str, Any]] = data["entries"]
+    where = f"the front of {data['experiment']}"
+    origin = Origin.from_json(data[MADE_WITH], where)
+    if origin.model is None:
+        raise ConfigError(f"{where}: does not say {MADE_WITH}.model. Run the search again.")
     return Front(
         data["experiment"],
         {objective["name"]: objective["maximise"] for objective in data["objectives"]},
         data["pick"],
         ModelLayout.from_json(data["layout"]),
         tuple(Entry(Recipe.from_json(e["recipe"], e["key"]), e["values"]) for e in entries),
-        data["made_with"],
+        origin,
         Storage(**data["storage"]) if data.get("storage") else None,
     )

@@ -1,14 +1,17 @@
 """Run an experiment: search, keep the front, compare on held-out text. The same call resumes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from optishear.calibration.origin import ONE_SHOT, Origin
 from optishear.config import Experiment
 from optishear.errors import ConfigError
 from optishear.experiment.held_out import FOUND, baseline_recipes, compare
+from optishear.experiment.inputs import inputs_of, refuse_changed_inputs
 from optishear.experiment.levels import open_levels
 from optishear.experiment.prepare import Calibrated
 from optishear.experiment.results import Entry, Front, Run, front_to_json
@@ -44,12 +47,14 @@ def search(experiment: Experiment, out: Path, watcher: Watcher, study: str = "")
     `study`: a storage of Optuna's (a database's URL, or a file) through which several processes,
     each with an `out` of its own, search together; see `search.shared_study`.
 
-    Raises `ConfigError` for what the user can put right before anything is lost, `StorageError`
-    when the disk gives out; what was measured until then is in the journal.
+    Raises `ConfigError` for what the user can put right before anything is lost, a finished run of
+    other files than are there now among it; `StorageError` when the disk gives out. What was
+    measured until then is in the journal.
     """
     directory = directory_of(experiment, out)
     if (manifest := manifest_of(directory)).get("status") == "finished":
-        watcher.stage(f"finished on {manifest['finished']}: nothing to do")
+        unknown = refuse_changed_inputs(directory, manifest, experiment)
+        watcher.stage(f"finished on {manifest['finished']}: nothing to do{unknown}")
         return Run(directory)
     directory.create()
     refuse_second_writer(directory.journal)
@@ -71,6 +76,7 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher, study: str) ->
             "rungs": list(setup.ladder.rungs),
             "started": now(),
             "measure": identity,
+            "inputs": inputs_of(experiment),
             **provenance(),
         }
         write_json(directory.layout, calibrated.layout.to_json())
@@ -186,25 +192,17 @@ def front_of(experiment: Experiment, calibrated: Calibrated, found: Found) -> Fr
         maximise,
         experiment.pick,
         calibrated.layout,
-        # In the experiment's own order: a journal that was read back has another.
+        # In the experiment's own order: a journal has another.
         tuple(
             Entry(e.recipe, {n: (e.values or {})[n] for n in experiment.quantities}) for e in chosen
         ),
-        made_with(experiment, calibrated),
+        origin_of(experiment, calibrated),
         calibrated.loaded.storage(calibrated.layout),
     )
 
 
-def made_with(experiment: Experiment, calibrated: Calibrated) -> dict[str, Any]:
+def origin_of(experiment: Experiment, calibrated: Calibrated) -> Origin:
     """On what a recipe was found: enough for `optishear prune` to make the same masks again."""
-    return {
-        "model": experiment.model,
-        "model_hash": calibrated.loaded.hash,
-        "dtype": experiment.dtype,
-        "calibration": {
-            **experiment.text.calibration.model_dump(mode="json"),
-            "seed": experiment.search.seed,
-        },
-        "calibration_hash": calibrated.calibration.hash,
-        "run": experiment.hash,
-    }
+    samples = experiment.gradient_sequences if experiment.needs_gradients else None
+    text = experiment.text_specs["calibration"]
+    return replace(calibrated.origin(text, ONE_SHOT, samples), run=experiment.hash)

@@ -7,20 +7,28 @@ import psutil
 from jaxtyping import Int
 from torch import Tensor
 
+from optishear.calibration.origin import write_recipe
 from optishear.calibration.statistics import Need
 from optishear.calibration.streamed_gradients import BlockByBlock
 from optishear.errors import ConfigError
-from optishear.experiment.apply import PROBE_TOKENS, SILENT, How, holds, made_with_text
-from optishear.experiment.prepare import BATCH_TOKENS, Calibrated, Prepared
+from optishear.experiment.apply import (
+    PROBE_TOKENS,
+    SILENT,
+    How,
+    found_elsewhere,
+    holds,
+    origin_of,
+)
+from optishear.experiment.prepare import Calibrated, Prepared
 from optishear.experiment.watcher import Watcher
 from optishear.export.checkpoint import (
+    RECIPE_FILE,
     Checked,
     check_layout,
     check_logits,
     check_zeros,
     dtype_text,
     logits_of,
-    write_recipe_file,
 )
 from optishear.export.half_done import HalfDone, half_done, sweep
 from optishear.models.blocks import BlockRunner, BlockStack, Entangled
@@ -58,15 +66,16 @@ def prune_streamed(
     layout = streamed.layout()
     tokens = token_batches(how.calibration, streamed.loaded.tokenizer)
     place = streamed.device.type
-    prepared = Prepared(streamed.loaded, layout, tokens, BATCH_TOKENS, place=place)
+    prepared = Prepared(streamed.loaded, layout, tokens, how.batch_tokens, place=place)
     recipe = recipe_for(prepared)
     recipe.check(layout)
-    made_with = made_with_text(model, prepared, recipe, how)
-    if holds(folder, recipe, made_with):
+    origin = origin_of(prepared, recipe, how)
+    if holds(folder, recipe, origin):
         sweep(folder)
         stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
-        return Checked.of(folder, layout, recipe, stored), False
-    identity = {"recipe": recipe.key, **made_with, "device": how.device}
+        checked = Checked.of(folder, layout, recipe, stored)
+        return checked.noting(found_elsewhere(origin)), False
+    identity = {"recipe": recipe.key, **origin.to_json()}
     with half_done(folder, identity, streamed) as half:
         if half.block == 0:
             watcher.stage("copying what is outside of the blocks")
@@ -91,9 +100,10 @@ def prune_streamed(
         watcher.stage("checking the checkpoint")
         half.finish()
         _check(folder, layout, recipe, how, _probe(prepared), want)
-        write_recipe_file(folder, recipe, made_with)
+        write_recipe(folder / RECIPE_FILE, recipe, origin)
     sweep(folder)
-    return Checked.of(folder, layout, recipe, dtype_text(half.dtype), half.reports), True
+    checked = Checked.of(folder, layout, recipe, dtype_text(half.dtype), half.reports)
+    return checked.noting(found_elsewhere(origin)), True
 
 
 def _prune(

@@ -3,20 +3,19 @@
 Papers claim that a metric or a profile found on one model serves others: this is the experiment.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from optishear.calibration.origin import Origin, TransferredFrom, read_recipe, write_recipe
 from optishear.errors import ConfigError
 from optishear.experiment.held_out import FOUND, baseline_recipes, compare
 from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
 from optishear.experiment.results import open_run
 from optishear.experiment.texts import usual_text
 from optishear.experiment.watcher import Watcher
-from optishear.export.recipes import write_recipe
 from optishear.models.discover import layout_of
-from optishear.models.load import load
+from optishear.models.load import device_of, load
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.transfer import Transferred, transfer
@@ -28,7 +27,6 @@ from optishear.text.tokens import token_batches
 
 UNIFORM = "uniform, same metric"
 WANDA = "wanda"
-TRANSFERRED_FROM = "transferred_from"
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,11 @@ class Source:
 
     recipe: Recipe
     layout: ModelLayout
-    made_with: Mapping[str, Any]
+    origin: Origin
 
     @property
     def model(self) -> str:
-        return self.made_with["model"]
+        return str(self.origin.model)
 
 
 @dataclass(frozen=True)
@@ -63,19 +61,21 @@ class Target:
 def source_of_run(place: Path, pick: str | None) -> Source:
     """A recipe of a finished run's front; the run has the layout, so nothing is loaded."""
     front = open_run(place).front
-    return Source(front.pick(pick).recipe, front.layout, front.made_with)
+    return Source(front.pick(pick).recipe, front.layout, front.origin)
 
 
 def source_of_file(path: Path) -> Source:
     """A recipe file. It holds counts by layer name and no layout (which block, which role, how
     big), so the model that it was made for is loaded for that."""
-    recipe, made_with = Recipe.read_with_origin(path)
-    if "model" not in made_with:
+    recipe, origin = read_recipe(path)
+    if origin.model is None:
         raise ConfigError(
             f"{path}: does not say for which model it was made (made_with.model), and a recipe "
             f"alone holds no layout. Write it again with `optishear export`, or give its RUN."
         )
-    return Source(recipe, layout_of(load(made_with["model"]).model), made_with)
+    layout = layout_of(load(origin.model).model)
+    recipe.check(layout)  # the model of that name may have been another one
+    return Source(recipe, layout, origin)
 
 
 def transfer_to(
@@ -89,24 +89,18 @@ def transfer_to(
     if target.compare_on is None:
         loaded = load(target.model, dtype=target.dtype, device=target.device)
         found = transfer(source.recipe, source.layout, layout_of(loaded.model), target.sparsity)
-        rows = None
+        rows, device = None, device_of(target.device).type
+        origin = Origin(target.model, loaded.hash, target.dtype, device, calibration)
     else:
         prepared = prepare(target.model, target.dtype, target.device, calibration)
         loaded = prepared.loaded
         found = transfer(source.recipe, source.layout, prepared.layout, target.sparsity)
         rows = _compare(prepared, found.recipe, target.compare_on, watcher)
-    made_with = {
-        "model": target.model,
-        "model_hash": loaded.hash,
-        "dtype": target.dtype,
-        "calibration": asdict(calibration),
-        TRANSFERRED_FROM: {
-            "run": source.made_with.get("run"),
-            "recipe": source.recipe.key,
-            "model": source.model,
-        },
-    }
-    write_recipe(to, found.recipe, made_with)
+        origin = prepared.origin(calibration, None, None)
+    came = TransferredFrom(
+        source.origin.run, source.recipe.key, source.model, source.origin.model_hash
+    )
+    write_recipe(to, found.recipe, replace(origin, transferred_from=came))
     return found, rows
 
 

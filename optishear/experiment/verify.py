@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from optishear.calibration.origin import SEQUENTIAL, Origin, read_recipe
 from optishear.errors import ConfigError
-from optishear.experiment.apply import calibration_of, pruned
-from optishear.experiment.prepare import GRADIENT_SEQUENCES
+from optishear.experiment.apply import pruned
+from optishear.experiment.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
 from optishear.experiment.watcher import Watcher
 from optishear.export.checkpoint import RECIPE_FILE
 from optishear.export.verify.check import FAILED, OK, UNCHECKED, Check
@@ -99,7 +100,7 @@ def _look(
         return "The weights cannot be read."
     tell(check_dtype(stored, config, ours=(folder / RECIPE_FILE).exists()))
     finite = tell(check_finite(stored)).status == OK
-    recipe, made_with = _recipe(folder, tell)
+    recipe, origin = _recipe(folder, tell)
     watcher.stage("opening it with transformers")
     dtype = dtype_name(stored)
     try:
@@ -119,10 +120,10 @@ def _look(
     if not finite:
         return "Some weights are NaN or infinite."
     tell(check_reload(folder, model, dtype))
-    why = _beside_dense(model, layout, recipe, made_with, against, stored, watcher, tell)
+    why = _beside_dense(model, layout, recipe, origin, against, stored, watcher, tell)
     if again:
         watcher.stage("pruning anew")
-        tell(_again(folder, model, layout, recipe, made_with, against, device))
+        tell(_again(folder, model, layout, recipe, origin, against, device))
     return why
 
 
@@ -130,18 +131,18 @@ def _beside_dense(
     model: Any,
     layout: ModelLayout,
     recipe: Recipe | None,
-    made_with: Mapping[str, Any],
+    origin: Origin,
     against: str | None,
     stored: StoredFiles,
     watcher: Watcher,
     tell: Callable[[Check], Check],
 ) -> str:
-    name = against or made_with.get("model")
+    name = against or origin.model
     if name is None:
         tell(check_tied(model, None, stored))
         return "Nothing says which the dense model is: name it with --against."
     watcher.stage(f"comparing with {name}")
-    made_in = made_with.get("dtype", dtype_name(stored))
+    made_in = origin.dtype or dtype_name(stored)
     try:
         dense = load(name, dtype=made_in)
     except ConfigError as error:
@@ -149,7 +150,7 @@ def _beside_dense(
             raise
         tell(check_tied(model, None, stored))
         return f"The dense model cannot be had, name it with --against: {error}"
-    same = tell(_dense_check(model, layout, dense, made_with, against)).status
+    same = tell(_dense_check(model, layout, dense, origin, against)).status
     if same == FAILED:
         tell(check_tied(model, None, stored))
         return "It is not the dense model that this was made of."
@@ -164,11 +165,11 @@ def _dense_check(
     model: Any,
     layout: ModelLayout,
     dense: LoadedModel,
-    made_with: Mapping[str, Any],
+    origin: Origin,
     against: str | None,
 ) -> Check:
     check = check_architecture(model, layout, dense.model, layout_of(dense.model))
-    said = made_with.get("model_hash", dense.hash)
+    said = origin.model_hash or dense.hash
     if check.status == FAILED or said == dense.hash:
         return check
     told = f"The recipe was made with a model of hash {said}, {dense.name} has {dense.hash}."
@@ -177,18 +178,16 @@ def _dense_check(
     return Check(check.name, check.status, check.found, (told,))  # as asked for
 
 
-def _recipe(
-    folder: Path, tell: Callable[[Check], Check]
-) -> tuple[Recipe | None, Mapping[str, Any]]:
+def _recipe(folder: Path, tell: Callable[[Check], Check]) -> tuple[Recipe | None, Origin]:
     path = folder / RECIPE_FILE
     if not path.exists():
         tell(Check("recipe", UNCHECKED, f"There is no {RECIPE_FILE} in the folder."))
-        return None, {}
+        return None, Origin()
     try:
-        return Recipe.read_with_origin(path)
+        return read_recipe(path)
     except ConfigError as error:
         tell(Check("recipe", FAILED, str(error)))
-        return None, {}
+        return None, Origin()
 
 
 def _again(
@@ -196,40 +195,42 @@ def _again(
     model: Any,
     layout: ModelLayout,
     recipe: Recipe | None,
-    made_with: Mapping[str, Any],
+    origin: Origin,
     against: str | None,
     device: str,
 ) -> Check:
-    """Prunes as recipe and made_with say, and compares every layer bit for bit."""
+    """Prunes as recipe and origin say, and compares every layer bit for bit."""
     if recipe is None:
         return Check(AGAIN, UNCHECKED, "There is no recipe that fits.")
     if recipe.metric.get("name") == GIVEN:
         return Check(AGAIN, UNCHECKED, "The recipe keeps a given mask, which is not in the folder.")
     wanted = ("model", "dtype", "mode", "calibration", "calibration_hash")
-    if lacking := [key for key in wanted if key not in made_with]:
+    if lacking := origin.lacks(*wanted):
         return Check(AGAIN, UNCHECKED, f"made_with does not say: {', '.join(lacking)}.")
-    calibration = calibration_of(made_with, str(folder / RECIPE_FILE))
+    assert origin.calibration is not None  # it lacks nothing
     with pruned(
-        against or made_with["model"],
+        against or str(origin.model),
         recipe,
-        calibration,
-        made_with["dtype"],
+        origin.calibration,
+        str(origin.dtype),
         device,
-        made_with["mode"] == "sequential",
-        made_with.get("gradient_sequences", GRADIENT_SEQUENCES),
+        origin.mode == SEQUENTIAL,
+        origin.gradient_sequences or GRADIENT_SEQUENCES,
+        origin.batch_tokens or BATCH_TOKENS,
+        origin.calibration_parts or 1,
     ) as anew:
-        hash_ = token_batches(calibration, anew.tokenizer).hash if calibration else None
+        hash_ = token_batches(origin.calibration, anew.tokenizer).hash
         apart = {}
         for layer in layout.layers:
             ours = read(model, layer)
             theirs = read(anew.model, layer).to(ours.device, ours.dtype)
             apart[layer.name] = int((ours != theirs).sum())
-    if hash_ != made_with["calibration_hash"]:
+    if hash_ != origin.calibration_hash:
         return Check(
             AGAIN,
             FAILED,
             f"The calibration text is another one now (hash {hash_}, the recipe was applied with "
-            f"{made_with['calibration_hash']}).",
+            f"{origin.calibration_hash}).",
         )
     worst = sorted((name for name in apart if apart[name]), key=lambda name: -apart[name])
     if worst:

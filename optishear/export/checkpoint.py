@@ -8,15 +8,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from optishear.calibration.origin import Origin, write_recipe
 from optishear.errors import ConfigError, StorageError
 from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import layout_of
@@ -40,7 +41,8 @@ AT_ONCE = 2**22  # numbers compared at a time: an embedding is a large part of t
 
 @dataclass(frozen=True)
 class Checked:
-    """What the reopened checkpoint was found to hold; `notes` are the layers' own."""
+    """What the reopened checkpoint was found to hold; `notes` are the layers' own, and
+    whatever else its maker has to say."""
 
     folder: Path
     sparsity: float
@@ -63,13 +65,17 @@ class Checked:
         notes = tuple(f"{report.name}: {note}" for report in reports for note in report.notes)
         return cls(folder, layout.sparsity(recipe.drop), dtype, len(layout.layers), size, notes)
 
+    def noting(self, note: str | None) -> "Checked":
+        """The same with a note before the others; None is none."""
+        return self if note is None else replace(self, notes=(note, *self.notes))
+
 
 def write_checkpoint(
     loaded: LoadedModel,
     layout: ModelLayout,
     recipe: Recipe,
     folder: Path,
-    made_with: Mapping[str, Any],
+    origin: Origin,
     probe: Int[Tensor, "batch seq"],
     reports: Sequence[LayerReport] = (),
 ) -> Checked:
@@ -84,7 +90,7 @@ def write_checkpoint(
     half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         dtype = _save(loaded, half)
-        write_recipe_file(half, recipe, made_with)
+        write_recipe(half / RECIPE_FILE, recipe, origin)
         write_reports(half, reports)
         _check(loaded, layout, recipe, half, probe)
         if folder.exists():
@@ -104,10 +110,6 @@ def refuse_filled(folder: Path) -> None:
     """A `ConfigError` unless the folder is empty or not there."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is not empty. Name another --to, or empty it first.")
-
-
-def write_recipe_file(folder: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> None:
-    write_json(folder / RECIPE_FILE, {**recipe.to_json(), "made_with": dict(made_with)})
 
 
 def write_reports(folder: Path, reports: Sequence[LayerReport]) -> None:

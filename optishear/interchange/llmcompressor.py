@@ -13,11 +13,12 @@ of `model.named_modules()`, one number for each module that `targets` names.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import yaml
 
+from optishear.calibration.origin import Origin
 from optishear.errors import ConfigError
 from optishear.interchange.profiles import Deviation, deviation, refuse_fused_experts
 from optishear.recipe.canonical import MASK
@@ -48,7 +49,7 @@ class Written:
 
 
 def llmcompressor_recipe(
-    recipe: Recipe, layout: ModelLayout, modules: Sequence[str], made_with: Mapping[str, Any]
+    recipe: Recipe, layout: ModelLayout, modules: Sequence[str], origin: Origin
 ) -> Written:
     """`modules`: names of the model's Linear modules in the order of `named_modules()`.
 
@@ -78,7 +79,7 @@ def llmcompressor_recipe(
             for index, (settings, _) in enumerate(groups)
         }
     }
-    head = _head(recipe, modifier, made_with, deviates, lost, len(groups))
+    head = _head(recipe, modifier, origin, deviates, lost, len(groups))
     body = yaml.safe_dump(data, sort_keys=False, width=100)
     return Written(f"{head}{body}", deviates, lost)
 
@@ -172,15 +173,15 @@ def _lost(recipe: Recipe, modifier: str) -> Iterator[str]:
 def _head(
     recipe: Recipe,
     modifier: str,
-    made_with: Mapping[str, Any],
+    origin: Origin,
     deviates: Deviation,
     lost: Sequence[str],
     groups: int,
 ) -> str:
     lines = [
         f"optishear recipe {recipe.key} for llm-compressor {VERSION}: {modifier}",
-        f"found on: model {made_with.get('model')} ({made_with.get('model_hash')})",
-        f"calibration there: {_calibration(made_with)}",
+        f"found on: model {origin.model} ({origin.model_hash})",
+        f"calibration there: {_calibration(origin)}",
         "to use: oneshot(model=..., dataset=..., recipe=THIS_FILE, max_seq_length=...,",
         "    num_calibration_samples=...); the data are not part of a recipe",
         f"counts: {deviates}",
@@ -195,11 +196,10 @@ def _head(
     return "".join(f"# {line}\n" for line in lines)
 
 
-def _calibration(made_with: Mapping[str, Any]) -> str:
-    text = made_with.get("calibration")
-    if not isinstance(text, Mapping):
+def _calibration(origin: Origin) -> str:
+    if origin.calibration is None:
         return "not known"
-    return ", ".join(f"{key} {value}" for key, value in text.items() if value is not None)
+    return ", ".join(f"{key} {value}" for key, value in asdict(origin.calibration).items())
 
 
 def _spelt(spec: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from optishear.calibration.origin import Origin
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
+from optishear.recipe.recipe import MADE_WITH
 from optishear.records.atomic import replace_file
 
 
@@ -35,21 +36,6 @@ KEY = "optishear"  # of the header's metadata
 LAYOUT = "row-major bits of [out, in], least significant bit first, 1 is kept"
 
 Masks = Mapping[str, Bool[Tensor, "out in"]]
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where masks come from, as far as it is known.
-
-    - `model`, `model_hash`: the dense model that they are for; None where nobody wrote it down.
-    - `made_with`: what a recipe file says of it: calibration text with its seed, hashes, mode.
-    - `recipe_key`: of the recipe that chose them.
-    """
-
-    model: str | None
-    model_hash: str | None
-    made_with: Mapping[str, Any]
-    recipe_key: str | None
 
 
 def masks_hash(masks: Masks) -> str:
@@ -76,8 +62,9 @@ def unpacked(bits: UInt8[Tensor, " bytes"], shape: tuple[int, int]) -> Bool[Tens
     return torch.from_numpy(flat[:size].astype(bool)).view(shape)
 
 
-def write_masks(path: Path, masks: Masks, origin: Provenance) -> int:
-    """Writes the file whole or not at all; returns its size in bytes."""
+def write_masks(path: Path, masks: Masks, origin: Origin, recipe_key: str | None) -> int:
+    """Writes the file whole or not at all; returns its size in bytes. `recipe_key`: of the recipe
+    that chose them, if it is known."""
     says = {
         "format": FORMAT,
         "bits": LAYOUT,
@@ -86,8 +73,8 @@ def write_masks(path: Path, masks: Masks, origin: Provenance) -> int:
         "hash": masks_hash(masks),
         "model": origin.model,
         "model_hash": origin.model_hash,
-        "recipe_key": origin.recipe_key,
-        "made_with": dict(origin.made_with),
+        "recipe_key": recipe_key,
+        MADE_WITH: origin.to_json(),
     }
     tensors = {name: packed(mask) for name, mask in masks.items()}
     content = save(tensors, {KEY: json.dumps(says, sort_keys=True, allow_nan=False)})

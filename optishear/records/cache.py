@@ -54,6 +54,9 @@ class Kind:
 KINDS = {
     # A text as ids. `source` is a hash of its content, `tokenizer` of all that decides about ids.
     "tokens": Kind(3, ("source", "tokenizer", "split", "field"), ("tokenizers",), suffix=".npy"),
+    # sha256 of a file that is as it was when it was read, by the times and size beside it:
+    # optishear/assets.
+    "hashes": Kind(1, ("path",), libraries=(), suffix=".json"),
     # A GGUF file written out as safetensors. `source` is a hash of the file.
     "models": Kind(2, ("source",), ("gguf", "transformers")),
     # What layers read: optishear/calibration. `needs` names what is summed up.

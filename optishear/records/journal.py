@@ -62,7 +62,9 @@ class Journal:
         self.entries = {(entry["key"], entry["rung"]): entry for entry in entries}
 
     def append(self, recipe: Recipe, rung: int, outcome: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes one evaluation and returns its entry; on disk before this returns."""
+        """Writes one evaluation and returns its entry as it will be read back, keys in the same
+        order: a run that was resumed tells all it knows in the same words. On disk before this
+        returns."""
         entry = {
             "key": recipe.key,
             "rung": rung,
@@ -74,11 +76,11 @@ class Journal:
         }
         if (quadratic := recipe.to_json().get("quadratic")) is not None:
             entry["quadratic"] = quadratic
-        self._write(entry, mode="ab")
+        entry = json.loads(self._write(entry, mode="ab"))
         self.entries[entry["key"], entry["rung"]] = entry
         return entry
 
-    def _write(self, line: Mapping[str, Any], mode: str) -> None:
+    def _write(self, line: Mapping[str, Any], mode: str) -> bytes:
         text = json.dumps(line, sort_keys=True, allow_nan=False).encode() + b"\n"
         try:
             with self.path.open(mode) as file:
@@ -91,6 +93,7 @@ class Journal:
                 f"{len(self.entries)} evaluations before are safe; free some space, then run the "
                 f"same command again to go on."
             ) from error
+        return text
 
 
 def refuse_second_writer(path: Path) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from test_checkpoint import saved
 from typer.testing import CliRunner
 
+from optishear.calibration.origin import Origin
 from optishear.cli import app
 from optishear.errors import ConfigError
 from optishear.experiment.apply import How, prune_to
@@ -56,14 +57,13 @@ def recipe(loaded):
 @pytest.fixture(scope="module")
 def finished(dense, loaded, recipe, tmp_path_factory):
     """A run directory as a search leaves it, with one recipe on its front."""
-    made_with = {"model": dense, "model_hash": loaded.hash}
     front = Front(
         "one",
         {"sparsity": True},
         "knee",
         layout_of(loaded.model),
         (Entry(recipe, {"sparsity": 0.5}),),
-        made_with,
+        Origin(dense, loaded.hash),
     )
     folder = tmp_path_factory.mktemp("run")
     write_json(folder / "manifest.json", {"status": "finished"})

@@ -12,7 +12,7 @@ from optishear.experiment.apply import pruned
 from optishear.experiment.prepare import prepare
 from optishear.experiment.search import search
 from optishear.experiment.watcher import Silent
-from optishear.export.recipes import write_profile
+from optishear.export.profiles import write_profile
 from optishear.models.load import load
 from optishear.models.weights import read
 from optishear.records.journal import read_journal, recipe_of

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from test_checkpoint import saved
 
+from optishear.calibration.origin import Origin
 from optishear.experiment.apply import How, prune_to
 from optishear.interchange.llmcompressor import llmcompressor_recipe
 from optishear.interchange.modules import linear_modules
@@ -71,7 +72,7 @@ def test_it_drops_what_the_file_says_where_we_would(
         drop = {x.name: where.uniform(x, wishes[x.name]) for x in layout.layers}
     recipe = Recipe({"name": metric}, drop, pattern, solver)
     tokens = token_batches(TEXT, loaded.tokenizer).tokens.tolist()
-    found = llmcompressor_recipe(recipe, layout, linear_modules(dense), {})
+    found = llmcompressor_recipe(recipe, layout, linear_modules(dense), Origin())
     assert (found.deviation.by == 0) == exact
     pipeline = ["sequential"] if pattern == "n:4" else []
     theirs = their_masks(dense, found.text, tmp_path, tokens, pipeline)

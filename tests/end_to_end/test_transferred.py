@@ -7,13 +7,13 @@ import torch
 from test_checkpoint import saved
 from typer.testing import CliRunner
 
+from optishear.calibration.origin import Origin, write_recipe
 from optishear.cli import app
 from optishear.experiment.apply import How, prune_to
 from optishear.experiment.results import Entry, Front, front_to_json
 from optishear.experiment.transfer import UNIFORM, Source, Target, source_of_file, transfer_to
 from optishear.experiment.verify import verify
 from optishear.experiment.watcher import Silent
-from optishear.export.recipes import write_recipe
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.recipe.quadratic import canonical_quadratic
@@ -46,8 +46,8 @@ def run(llama, tmp_path):
     """A finished run as its files say it, with that recipe as its front."""
     folder, layout, recipe = llama
     entry = Entry(recipe, {"sparsity": layout.sparsity(recipe.drop), "kl": 1.0})
-    made_with = {"model": str(folder), "model_hash": "0", "dtype": "float32", "run": "abc"}
-    front = Front("tiny", {"sparsity": True, "kl": False}, "knee", layout, (entry,), made_with)
+    origin = Origin(str(folder), "0", "float32", run="abc")
+    front = Front("tiny", {"sparsity": True, "kl": False}, "knee", layout, (entry,), origin)
     write_json(tmp_path / "run" / "manifest.json", {"status": "finished"})
     write_json(
         tmp_path / "run" / "front.json", front_to_json(front, {"sparsity": "", "kl": "nats"})
@@ -83,6 +83,7 @@ def test_the_file_says_where_it_comes_from(run, llama, tmp_path):
         "run": "abc",
         "recipe": recipe.key,
         "model": str(folder),
+        "model_hash": "0",
     }
     assert made_with["model"] == "embedded"
     assert made_with["model_hash"] == load("embedded").hash
@@ -91,7 +92,7 @@ def test_the_file_says_where_it_comes_from(run, llama, tmp_path):
 
 def test_onto_its_own_model_a_run_and_a_recipe_file_give_the_very_recipe(run, llama, tmp_path):
     folder, _, recipe = llama
-    write_recipe(tmp_path / "found.json", recipe, {"model": str(folder)})
+    write_recipe(tmp_path / "found.json", recipe, Origin(str(folder)))
     for place in ([run], ["--recipe", tmp_path / "found.json"]):
         words = ["transfer", *place, "--model", folder, "--to", tmp_path / "again.json", "--json"]
         assert json.loads(invoke(*words).stdout)["recipe"] == recipe.key
@@ -99,7 +100,7 @@ def test_onto_its_own_model_a_run_and_a_recipe_file_give_the_very_recipe(run, ll
 
 def compared(llama, metric, to):
     folder, layout, recipe = llama
-    source = Source(Recipe(metric, recipe.drop, "layer"), layout, {"model": str(folder)})
+    source = Source(Recipe(metric, recipe.drop, "layer"), layout, Origin(str(folder)))
     calibration, held = (TextSpec("embedded", split, 3, 64) for split in ("train", "evaluation"))
     target = Target("embedded", 0.6, calibration=calibration, compare_on=held)
     _, rows = transfer_to(source, target, to, Silent())
@@ -141,7 +142,7 @@ def test_the_command_shows_roles_and_comparison(run, tmp_path):
 
 def test_a_recipe_file_that_names_no_model_is_refused(llama, tmp_path):
     path = tmp_path / "bare.json"
-    write_recipe(path, llama[2], {})
+    write_recipe(path, llama[2], Origin())
     words = ["transfer", "--recipe", path, "--model", "embedded", "--to", tmp_path / "x.json"]
     assert "a recipe alone holds no layout" in invoke(*words, code=2).stderr
     assert not (tmp_path / "x.json").exists()
@@ -149,7 +150,7 @@ def test_a_recipe_file_that_names_no_model_is_refused(llama, tmp_path):
 
 def test_the_model_of_a_recipe_file_is_loaded_for_its_layout(llama, tmp_path):
     folder, layout, recipe = llama
-    write_recipe(tmp_path / "found.json", recipe, {"model": str(folder)})
+    write_recipe(tmp_path / "found.json", recipe, Origin(str(folder)))
     assert source_of_file(tmp_path / "found.json").layout == layout
 
 

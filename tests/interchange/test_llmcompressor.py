@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import small_layout
 
+from optishear.calibration.origin import Origin
 from optishear.errors import ConfigError
 from optishear.interchange.llmcompressor import (
     llmcompressor_recipe,
@@ -19,11 +20,12 @@ from optishear.interchange.llmcompressor import (
 )
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
+from optishear.text.sources import TextSpec
 
 
 LAYOUT = small_layout(2)
 ORDER = ["blocks.0.mlp.down", "blocks.0.attn.q", "blocks.1.mlp.down", "blocks.1.attn.q", "head"]
-MADE = {"model": "tiny", "model_hash": "abc", "calibration": {"source": "sotu", "sequences": 9}}
+MADE = Origin("tiny", "abc", calibration=TextSpec("sotu", "train", 9, 64))
 WANDA = {"name": "wanda"}
 OWN = {"name": "own"}
 

@@ -11,20 +11,22 @@ from layouts import small_layout
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from optishear.calibration.origin import Origin
 from optishear.errors import ConfigError
 from optishear.interchange.masks import (
     KEY,
-    Provenance,
     masks_hash,
     packed,
     read_masks,
     unpacked,
     write_masks,
 )
+from optishear.text.sources import TextSpec
 
 
 LAYOUT = small_layout(2)
-ORIGIN = Provenance("tiny", "abc", {"calibration": {"seed": 3}, "calibration_hash": "ccc"}, "rrr")
+TEXT = TextSpec("sotu", "train", 2, 8, seed=3)
+ORIGIN = Origin("tiny", "abc", calibration=TEXT, calibration_hash="ccc")
 
 
 def masks(seed=0):
@@ -37,7 +39,7 @@ def masks(seed=0):
 
 @pytest.fixture
 def path(tmp_path):
-    write_masks(tmp_path / "masks.safetensors", masks(), ORIGIN)
+    write_masks(tmp_path / "masks.safetensors", masks(), ORIGIN, "rrr")
     return tmp_path / "masks.safetensors"
 
 
@@ -88,7 +90,8 @@ def test_the_header_says_what_other_readers_need(path):
     assert "least significant bit first" in says["bits"]
     assert says["shapes"]["blocks.0.attn.q"] == [6, 8]
     assert (says["model"], says["model_hash"], says["recipe_key"]) == ("tiny", "abc", "rrr")
-    assert says["made_with"] == {"calibration": {"seed": 3}, "calibration_hash": "ccc"}
+    assert says["made_with"] == ORIGIN.to_json()
+    assert says["made_with"]["calibration"]["seed"] == 3
     assert says["hash"] == masks_hash(masks())
     assert says["optishear"]
     tensors = load_file(path)
@@ -99,7 +102,7 @@ def test_the_header_says_what_other_readers_need(path):
 
 
 def test_equal_masks_are_equal_files(path, tmp_path):
-    write_masks(tmp_path / "again.safetensors", masks(), ORIGIN)
+    write_masks(tmp_path / "again.safetensors", masks(), ORIGIN, "rrr")
     assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
@@ -110,7 +113,7 @@ def test_masks_of_another_model_need_the_user_s_word(path):
 
 
 def test_masks_of_an_unknown_model_need_it_too(tmp_path):
-    write_masks(tmp_path / "m.safetensors", masks(), Provenance(None, None, {}, None))
+    write_masks(tmp_path / "m.safetensors", masks(), Origin(), None)
     with pytest.raises(ConfigError, match="do not say for which model"):
         read_masks(tmp_path / "m.safetensors", LAYOUT, "xyz")
     assert read_masks(tmp_path / "m.safetensors", LAYOUT, "xyz", any_model=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from layouts import small_layout
 
 from optishear.errors import ConfigError
-from optishear.export.recipes import write_profile
+from optishear.export.profiles import write_profile
 from optishear.interchange.evopress import levels_of, write_levels
 from optishear.interchange.kinds import KINDS, kind_of
 from optishear.interchange.recipes import Asked, imported, metric_of_tree

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from math import fsum, log10
 from typing import Any
 
+from optishear.config import Experiment
+from optishear.experiment.inputs import refuse_changed_inputs
 from optishear.experiment.prepare import Prepared
 from optishear.experiment.setup import Setup, manifest_of
 from optishear.models.placement import devices_of
@@ -162,11 +164,13 @@ def _told(gene: Gene) -> tuple[str, str]:
             return "real", f"{gene.low:g} to {gene.high:g}"
 
 
-def run_facts(directory: RunDirectory) -> RunFacts:
-    """What can be told without a model."""
+def run_facts(directory: RunDirectory, experiment: Experiment) -> RunFacts:
+    """What can be told without a model. Raises the `ConfigError` of a finished run that is one of
+    other files than are there now."""
     manifest = manifest_of(directory)
     path = str(directory.path)
     if manifest.get("status") == "finished":
+        refuse_changed_inputs(directory, manifest, experiment)
         return RunFacts(path, "finished", manifest["finished"])
     return RunFacts(path, "unfinished" if directory.journal.exists() else "none")
 

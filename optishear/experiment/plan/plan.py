@@ -104,7 +104,7 @@ def plan(
     if experiment is None:
         return known
     directory = directory_of(experiment, out)
-    run = found.of(lambda: run_facts(directory))
+    run = found.of(lambda: run_facts(directory, experiment))
     known = replace(known, experiment=experiment.name, hash=experiment.hash, run=run)
     if known.finished:
         return known

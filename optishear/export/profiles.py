@@ -1,8 +1,6 @@
-"""Recipes and sparsity profiles as files that other tools can read."""
+"""Sparsity profiles as files that other tools can read."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -33,11 +31,6 @@ def profile_table(recipe: Recipe, layout: ModelLayout) -> pd.DataFrame:
     if uses_gradients(recipe.quadratic):
         table["lambda"] = [lambda_of(recipe.quadratic, layer.name) for layer in layout.layers]
     return table
-
-
-def write_recipe(path: Path, recipe: Recipe, made_with: Mapping[str, Any]) -> None:
-    """The recipe as `optishear prune --recipe` reads it; `made_with` says on what it was found."""
-    write_json(path, {**recipe.to_json(), "made_with": dict(made_with)})
 
 
 def write_profile(path: Path, recipe: Recipe, layout: ModelLayout) -> None:

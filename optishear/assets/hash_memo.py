@@ -1,0 +1,30 @@
+"""The hash of a large file again, without reading it again as long as nothing was done to it."""
+
+import time
+from pathlib import Path
+
+from optishear.assets.fetch import sha256_of
+from optishear.records.cache import kept, key
+from optishear.records.run_directory import read_json, write_json
+
+
+YOUNG = 2 * 10**9  # nanoseconds: clocks of file systems are coarse, a second write could look alike
+
+
+def remembered_sha256(path: Path) -> str:
+    """sha256 of the file; from the cache while its size, place and times (that of its last change
+    cannot be set by hand) are those of when it was read."""
+    path = path.resolve()
+    place, stands = key("hashes", {"path": str(path)}).path, _stands(path)
+    known = kept(place, read_json)
+    if known is not None and known["file"] == stands:
+        return known["sha256"]
+    found = sha256_of(path)
+    if _stands(path) == stands and time.time_ns() - max(stands[2:]) > YOUNG:
+        write_json(place, {"file": stands, "sha256": found})
+    return found
+
+
+def _stands(path: Path) -> list[int]:
+    told = path.stat()
+    return [told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]

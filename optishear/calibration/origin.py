@@ -1,0 +1,171 @@
+"""On what a recipe was found, or a checkpoint made: what stands beside the recipe in its file.
+
+The only writer and the only reader of `made_with`: of fronts, exported recipes, pruned folders.
+"""
+
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from optishear.errors import ConfigError
+from optishear.recipe.lookup import did_you_mean
+from optishear.recipe.recipe import MADE_WITH, Recipe
+from optishear.records.run_directory import write_json
+from optishear.text.sources import TextSpec
+
+
+ONE_SHOT, SEQUENTIAL = "one-shot", "sequential"
+
+
+@dataclass(frozen=True)
+class TransferredFrom:
+    """The recipe that was carried over from another model, and the run that had found it."""
+
+    run: str | None = None
+    recipe: str | None = None
+    model: str | None = None
+    model_hash: str | None = None
+
+
+@dataclass(frozen=True)
+class ImportedFrom:
+    """The foreign file that a recipe was read from."""
+
+    file: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What weights depend on beside the recipe. None is what nobody wrote down or nothing read.
+
+    - `model`, `model_hash`: the dense model by name, and its content.
+    - `dtype`, `device`: in which and on what kind of which its weights were at work.
+    - `calibration`: the text, with the seed that its windows were drawn with; its hash is of the
+      windows as token ids. `batch_tokens` of them went through the model at once, and
+      `calibration_parts` were summed up on their own: both decide last bits.
+    - `gradient_sequences`: so many of the calibration text's gave a gradient.
+    - `mode`: `one-shot`, statistics of the dense model, or `sequential`, block by block.
+    - `run`: hash of the experiment that found the recipe.
+    - `found_with`: of a checkpoint, what the file of its recipe said of itself.
+    """
+
+    model: str | None = None
+    model_hash: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    calibration: TextSpec | None = None
+    calibration_hash: str | None = None
+    batch_tokens: int | None = None
+    calibration_parts: int | None = None
+    gradient_sequences: int | None = None
+    mode: str | None = None
+    run: str | None = None
+    transferred_from: TransferredFrom | None = None
+    imported: ImportedFrom | None = None
+    found_with: "Origin | None" = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As files hold it: what is None is left out."""
+        return _without_none(asdict(self))
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> "Origin":
+        """What a file says; older ones say less. `where` names it in a `ConfigError`."""
+        return _read(cls, data, f"{where}: {MADE_WITH}")
+
+    def lacks(self, *names: str) -> list[str]:
+        """Those of the fields that nobody wrote down."""
+        return [name for name in names if getattr(self, name) is None]
+
+    def differs(self, now: "Origin", *names: str) -> list[str]:
+        """Those of the fields that both state, each another thing."""
+        pairs = {name: (getattr(self, name), getattr(now, name)) for name in names}
+        return [name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]]
+
+    def elsewhere(self, now: "Origin") -> str | None:
+        """A sentence where a recipe that was found here is applied to another model or with other
+        calibration text: wanted where it is transferred, and never to be done without a word."""
+        parts = []
+        if self.differs(now, "model_hash"):
+            parts.append(
+                f"on {self.model or 'a model'} with the hash {self.model_hash}, and is applied to "
+                f"{now.model} with {now.model_hash}"
+            )
+        if self.differs(now, "calibration_hash"):
+            parts.append(
+                f"with the calibration tokens {self.calibration_hash} ({_told(self.calibration)}), "
+                f"and is applied with {now.calibration_hash} ({_told(now.calibration)})"
+            )
+        return f"the recipe was found {'; '.join(parts)}" if parts else None
+
+
+BYTES = (
+    "model_hash",
+    "dtype",
+    "device",
+    "calibration_hash",
+    "batch_tokens",
+    "calibration_parts",
+    "gradient_sequences",
+    "mode",
+)
+"""What a checkpoint's bytes depend on, beside its recipe; names and paths are not among it."""
+
+
+def write_recipe(path: Path, recipe: Recipe, origin: Origin) -> None:
+    """The recipe as `optishear prune --recipe` reads it, with its origin."""
+    write_json(path, {**recipe.to_json(), MADE_WITH: origin.to_json()})
+
+
+def read_recipe(path: Path) -> tuple[Recipe, Origin]:
+    """The recipe in a JSON file and what it says of its origin, which may be nothing."""
+    recipe, said = Recipe.read_with_origin(path)
+    return recipe, Origin.from_json(said, str(path))
+
+
+def _told(text: TextSpec | None) -> str:
+    if text is None:
+        return "of a text that is not known"
+    return f"{text.source}/{text.split}, {text.sequences} x {text.seq_len}, seed {text.seed}"
+
+
+def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in data.items()
+        if value is not None
+    }
+
+
+def _read(cls: type, data: Any, where: str) -> Any:
+    """A dataclass of ours from JSON; every field is checked against its annotation."""
+    names = [field.name for field in fields(cls)]
+    needed = [field.name for field in fields(cls) if field.default is MISSING]
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where}: is {type(data).__name__}, not an object. Write the file anew.")
+    for key in data:
+        if key not in names:
+            raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(key, names)}")
+    if missing := [name for name in needed if name not in data]:
+        raise ConfigError(f"{where}: does not say {missing[0]}. Write the file anew.")
+    hints = get_type_hints(cls)
+    given = {key: _value(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    try:
+        return cls(**given)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    kinds = get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    plain = next(kind for kind in kinds if kind is not type(None))
+    if value is None and type(None) in kinds:
+        return None
+    if is_dataclass(plain):
+        return _read(plain, value, where)  # type: ignore[arg-type]
+    if type(value) is not plain:
+        raise ConfigError(f"{where}: is {value!r}, not {plain.__name__}. Write the file anew.")
+    return value
