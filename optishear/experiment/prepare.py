@@ -12,7 +12,7 @@ from torch import Tensor
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
-from optishear.calibration.origin import ONE_SHOT, Origin
+from optishear.calibration.origin import SEQUENTIAL, Origin
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
 from optishear.calibration.store import load_or_collect
@@ -84,7 +84,7 @@ class Prepared:
             calibration=text,
             calibration_hash=self.calibration.hash,
             batch_tokens=self.batch_tokens,
-            calibration_parts=self.parts if mode == ONE_SHOT else None,
+            calibration_parts=1 if mode == SEQUENTIAL else self.parts,  # block by block: all in one
             gradient_sequences=None if samples is None else min(samples, sequences),
             mode=mode,
         )

@@ -18,7 +18,7 @@ from optishear.records.run_directory import find_run, read_json, write_json
 from optishear.report.page import write
 from optishear.report.page.held_out import outcome, sequential_gap, tables
 from optishear.report.page.picking import pick_text
-from optishear.report.page.question import varied
+from optishear.report.page.question import text_words, varied
 from optishear.report.page.write import write_report
 from optishear.search.pick import parse_pick
 
@@ -375,3 +375,11 @@ class TestErrors:
         write_json(run.manifest, {"status": "finished"})
         with pytest.raises(ConfigError, match="is no manifest of a search"):
             write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("seed", "said"), [({}, ""), ({"seed": None}, ""), ({"seed": 0}, ", seed 0")]
+)
+def test_a_text_that_was_drawn_with_a_seed_of_its_own_says_which(seed, said):
+    text = {"source": "sotu", "split": "train", "sequences": 8, "seq_len": 64, **seed}
+    assert text_words(text) == f"sotu, train: 8 × 64 tokens{said}"

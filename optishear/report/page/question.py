@@ -97,4 +97,5 @@ def configuration(contents: Contents) -> Terms:
 
 def text_words(text: Mapping[str, Any]) -> str:
     many = "all" if not text["sequences"] else text["sequences"]
-    return f"{text['source']}, {text['split']}: {many} × {text['seq_len']} tokens"
+    own = "" if text.get("seed") is None else f", seed {text['seed']}"
+    return f"{text['source']}, {text['split']}: {many} × {text['seq_len']} tokens{own}"

@@ -1,0 +1,100 @@
+"""What files say of where a recipe was found: read back as it was written, or a sentence."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from optishear.calibration.origin import (
+    BYTES,
+    ImportedFrom,
+    Origin,
+    TransferredFrom,
+    read_recipe,
+    write_recipe,
+)
+from optishear.errors import ConfigError
+from optishear.recipe.recipe import Recipe
+from optishear.text.sources import TextSpec
+
+
+TEXT = TextSpec("sotu", "train", 8, 64, "words", 3)
+WHOLE = Origin(
+    "tiny", "abc", "bfloat16", "cpu", TEXT, "ccc", 512, 2, 4, "one-shot", "rrr",
+    TransferredFrom("run", "key", "big", "ddd"),
+    ImportedFrom("levels.txt", "evopress"),
+    Origin("big", "ddd"),
+)  # fmt: skip
+RECIPE = Recipe({"name": "wanda"}, {"layer": 3})
+
+
+def test_what_is_written_is_read_back(tmp_path):
+    assert None not in [getattr(WHOLE, field.name) for field in fields(Origin)]
+    for origin in (WHOLE, Origin()):
+        write_recipe(tmp_path / "recipe.json", RECIPE, origin)
+        assert read_recipe(tmp_path / "recipe.json") == (RECIPE, origin)
+
+
+def test_what_nobody_knows_is_not_in_the_file():
+    assert Origin("tiny", calibration=TEXT).to_json().keys() == {"model", "calibration"}
+
+
+def test_a_file_of_an_older_version_says_less():
+    """Fronts had these keys alone, and a text without a field."""
+    text = {"source": "sotu", "split": "train", "sequences": 8, "seq_len": 64, "seed": 3}
+    old = {"model": "tiny", "model_hash": "abc", "dtype": "float32", "calibration": text}
+    found = Origin.from_json({**old, "calibration_hash": "ccc", "run": "rrr"}, "x")
+    assert found.lacks("model", "calibration", *BYTES) == [
+        "device", "batch_tokens", "calibration_parts", "gradient_sequences", "mode"
+    ]  # fmt: skip
+    assert found.calibration == replace(TEXT, field="text")
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_another_value_of_what_the_bytes_depend_on_differs_and_one_that_is_unknown_does_not(name):
+    value = getattr(WHOLE, name)
+    other = replace(WHOLE, **{name: value + value})
+    assert WHOLE.differs(other, *BYTES) == other.differs(WHOLE, *BYTES) == [name]
+    assert not WHOLE.differs(replace(WHOLE, **{name: None}), *BYTES)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"model": "moved/tiny", "dtype": "float32"}, None),
+        ({"model_hash": None, "calibration_hash": None}, None),
+        (
+            {"model": "big", "model_hash": "ddd"},
+            "the recipe was found on tiny with the hash abc, and is applied to big with ddd",
+        ),
+        (
+            {"calibration": replace(TEXT, seed=0), "calibration_hash": "eee"},
+            "the recipe was found with the calibration tokens ccc (sotu/train, 8 x 64, seed 3), "
+            "and is applied with eee (sotu/train, 8 x 64, seed 0)",
+        ),
+    ],
+)
+def test_a_recipe_that_goes_elsewhere_is_told_in_one_line(changes, said):
+    assert WHOLE.elsewhere(replace(WHOLE, **changes)) == said
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ([], "made_with: is list, not an object"),
+        ({"modell": "tiny"}, "unknown key 'modell'. Did you mean 'model'?"),
+        ({"model": 3}, "made_with.model: is 3, not str"),
+        ({"batch_tokens": True}, "made_with.batch_tokens: is True, not int"),
+        ({"calibration": {"source": "sotu"}}, "made_with.calibration: does not say split"),
+        ({"calibration": TEXT.__dict__ | {"split": "trian"}}, "Did you mean 'train'?"),
+        ({"found_with": {"model": []}}, "made_with.found_with.model: is [], not str"),
+    ],
+)
+def test_what_is_no_origin_is_one_sentence_with_the_file(tmp_path, said, sentence):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps({**RECIPE.to_json(), "made_with": said}))
+    with pytest.raises(ConfigError) as raised:
+        read_recipe(path)
+    assert str(raised.value).startswith(f"{path}: made_with")
+    assert sentence in str(raised.value)
