@@ -138,7 +138,7 @@ def test_what_cannot_be_said_stands_in_the_file_and_in_the_notes(parts, sentence
 def test_the_head_says_where_it_comes_from():
     text = written([12, 20, 24, 30]).text
     assert "# found on: model tiny (abc)" in text
-    assert "# calibration there: source sotu, sequences 9" in text
+    assert "# calibration there: source sotu, split train, sequences 9, seq_len 64" in text
 
 
 def test_layers_that_it_would_pass_over_are_refused():
