@@ -58,7 +58,7 @@ def make_run(
         np.random.default_rng(0),
         layout_of(blocks, roles, experts),
     )
-    run.create()
+    run.path.mkdir(parents=True, exist_ok=True)
     depth = {layer.name: layer.block / max(blocks - 1, 1) for layer in layout.layers}
     bias = dict(zip(layout.roles, random.normal(0, 0.08, len(layout.roles))))
     recipes, rows = [], []

@@ -9,10 +9,11 @@ from typing import Any
 
 import typer
 
+from optishear.cli.stopping import exit_code, how_it_ended, orderly
 from optishear.errors import ConfigError, OptiShearError
 
 
-USER_MISTAKE, FAILED_RUN, INTERRUPTED = 2, 1, 130
+USER_MISTAKE, FAILED_RUN = 2, 1
 
 JsonFlag = typer.Option(False, "--json", help="Print the result as JSON.")
 
@@ -24,14 +25,15 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
         try:
-            command(*args, **kwargs)
+            with orderly():
+                command(*args, **kwargs)
         except OptiShearError as error:
             print(f"error: {error}", file=sys.stderr)
             code = USER_MISTAKE if isinstance(error, ConfigError) else FAILED_RUN
             raise typer.Exit(code) from None
-        except KeyboardInterrupt:
-            print("interrupted; nothing that was finished is lost", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED) from None
+        except KeyboardInterrupt as stop:
+            print(f"{how_it_ended(stop)}; nothing that was finished is lost", file=sys.stderr)
+            raise typer.Exit(exit_code(stop)) from None
 
     return run
 

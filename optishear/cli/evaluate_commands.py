@@ -10,6 +10,7 @@ import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
 from optishear.cli.wording import number_text
+from optishear.cli.writing import writes
 
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 @speaking
+@writes("to")
 def evaluate(
     models: Annotated[
         list[str], typer.Argument(metavar="DIR|MODEL…", help="Folders, names or Hub ids.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, speaking
+from optishear.cli.writing import writes
 
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 @speaking
+@writes("to")
 def import_(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A profile or metric of elsewhere.")],
     to: Annotated[Path, typer.Option(help="Recipe file to write, such as recipe.json.")],

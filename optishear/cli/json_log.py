@@ -30,8 +30,9 @@ from typing import Any
 
 import typer
 
-from optishear.cli.console import FAILED_RUN, INTERRUPTED, USER_MISTAKE
+from optishear.cli.console import FAILED_RUN, USER_MISTAKE
 from optishear.cli.progress import EVERY, SHARE, entry_of
+from optishear.cli.stopping import exit_code, how_it_ended
 from optishear.errors import ConfigError, OptiShearError
 from optishear.experiment.results import Run
 from optishear.experiment.watcher import Watcher
@@ -129,9 +130,9 @@ def json_on_stderr() -> Iterator[None]:
         code = USER_MISTAKE if isinstance(error, ConfigError) else FAILED_RUN
         emit("error", text=str(error), exit_code=code)
         raise typer.Exit(code) from None
-    except KeyboardInterrupt:
-        emit("error", text="interrupted", exit_code=INTERRUPTED)
-        raise typer.Exit(INTERRUPTED) from None
+    except KeyboardInterrupt as stop:
+        emit("error", text=how_it_ended(stop), exit_code=exit_code(stop))
+        raise typer.Exit(exit_code(stop)) from None
     except Exception as error:
         emit("error", text=f"{type(error).__name__}: {error}", exit_code=FAILED_RUN)
         raise

@@ -116,7 +116,10 @@ def prune(
             {"--mask-from": mask_from, f"--profile {profile}": profile != "uniform"}
         )
     from optishear.calibration.origin import Origin, read_recipe
+    from optishear.export.place import STATE_FOLDER, place_for
 
+    with place_for(to, STATE_FOLDER if stream else None):
+        pass  # is asked again where it is used; here before torch is imported
     # Before torch is imported: a mistake in the file is soon said.
     ready, found = (None, Origin()) if recipe is None else read_recipe(recipe)
     from optishear.cli.progress import Stages

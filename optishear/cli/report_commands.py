@@ -8,6 +8,7 @@ import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
 from optishear.cli.run_commands import RunPlace
+from optishear.cli.writing import writes
 
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 @speaking
+@writes("to")
 def report(
     run: RunPlace,
     to: Annotated[
@@ -49,6 +51,8 @@ def report(
 
 
 @speaking
+@writes("to")
+@writes("into")
 def table(
     places: Annotated[
         list[Path] | None, typer.Argument(metavar="RUN…", help="Runs, or folders that hold some.")

@@ -8,6 +8,7 @@ import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
 from optishear.cli.run_commands import PickOption
+from optishear.cli.writing import writes
 
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 @speaking
+@writes("to")
 def transfer(
     model: Annotated[str, typer.Option(help="The other model: a name, a folder or a Hub id.")],
     to: Annotated[Path, typer.Option(help="Recipe file to write, such as recipe.json.")],

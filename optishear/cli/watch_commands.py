@@ -13,6 +13,8 @@ import typer
 from optishear.cli.console import FAILED_RUN, JsonFlag, note, say, say_json, speaking
 from optishear.cli.progress_view import line, look_view
 from optishear.cli.run_commands import RunPlace
+from optishear.cli.stopping import Stopped
+from optishear.cli.writing import writes
 
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ def watch(
 
 
 @speaking
+@writes("study")
 def dashboard(
     run: RunPlace,
     study: Annotated[
@@ -99,7 +102,9 @@ def dashboard(
     if dashboard is not None:
         try:
             _keep_up(mirror, dashboard, every)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Stopped):
+                raise
             note("closed")
         finally:
             dashboard.close()

@@ -21,7 +21,8 @@ from optishear.experiment.prepare import (
 )
 from optishear.experiment.texts import usual_text
 from optishear.experiment.watcher import Silent, Watcher
-from optishear.export.checkpoint import RECIPE_FILE, Checked, dtype_text, write_checkpoint
+from optishear.export.checkpoint import Checked, dtype_text, write_checkpoint
+from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refuse_filled
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import WorkingWeights, lent
 from optishear.pruning.oneshot import PruneLayers, apply, prune
@@ -122,6 +123,20 @@ def prune_to(
     Either `recipe_for`, or `mask_from`: another checkpoint or a mask file, and whether to refit its
     mask. `any_model` takes a mask file that was made for another model.
     """
+    with place_for(folder) as finished:
+        return _prune_to(model, recipe_for, folder, how, mask_from, watcher, any_model, finished)
+
+
+def _prune_to(
+    model: str,
+    recipe_for: Callable[[Prepared], Recipe] | None,
+    folder: Path,
+    how: How,
+    mask_from: tuple[str, bool] | None,
+    watcher: Watcher,
+    any_model: bool,
+    finished: bool,
+) -> tuple[Checked, bool]:
     prepared = prepare(
         model,
         how.dtype,
@@ -140,7 +155,11 @@ def prune_to(
         raise ValueError("Neither a recipe nor a mask was given.")
     recipe.check(prepared.layout)
     origin = origin_of(prepared, recipe, how)
-    if holds(folder, recipe, origin):
+    if finished:
+        watcher.stage("checking what is there")
+        if not holds(folder, recipe, origin):
+            refuse_filled(folder)
+        refuse_changed(folder)
         stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
         checked = Checked.of(folder, prepared.layout, recipe, dtype_text(stored))
         return checked.noting(found_elsewhere(origin)), False

@@ -11,6 +11,7 @@ from optishear.interchange.evopress import levels_of, write_levels
 from optishear.interchange.llmcompressor import llmcompressor_recipe
 from optishear.recipe.lookup import lookup
 from optishear.records.atomic import replace_file
+from optishear.records.output import file_for, folder_for
 
 
 OPTISHEAR, LLMCOMPRESSOR, EVOPRESS, MASKS = "optishear", "llmcompressor", "evopress", "masks"
@@ -46,9 +47,16 @@ def export(
         raise ConfigError(
             f"--to {to}: name a file that ends in {ENDINGS[format_]} for --format {format_}."
         )
+    if format_ == OPTISHEAR and to.suffix not in ("", ".json", ".csv"):
+        raise ConfigError(f"--to {to}: name a folder, or a file ending in .json or .csv.")
+    if format_ == MASKS and pick is not None:
+        raise ConfigError("--pick: a checkpoint was made of one recipe. Leave it out.")
+    with file_for(to, "--to") if to.suffix else folder_for(to, "--to"):
+        return _write(place, to, format_, pick, step)
+
+
+def _write(place: str, to: Path, format_: str, pick: str | None, step: int | None) -> Exported:
     if format_ == MASKS:
-        if pick is not None:
-            raise ConfigError("--pick: a checkpoint was made of one recipe. Leave it out.")
         return _masks(place, to)
     front = open_run(place).front
     entry = front.pick(pick)
@@ -61,8 +69,6 @@ def export(
 
 
 def _recipe_and_profile(front: Front, entry: Entry, to: Path) -> Exported:
-    if to.suffix not in ("", ".json", ".csv"):
-        raise ConfigError(f"--to {to}: name a folder, or a file ending in .json or .csv.")
     names = ("recipe.json", "profile.csv", "profile.json")
     paths = (to,) if to.suffix else tuple(to / name for name in names)
     for path in paths:

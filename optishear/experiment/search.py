@@ -28,6 +28,7 @@ from optishear.objectives import make_objective
 from optishear.pruning.oneshot import prune
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
+from optishear.records.output import file_for, folder_for
 from optishear.records.run_directory import RunDirectory, write_json
 from optishear.report.figures import draw_figures
 from optishear.search.evaluator import Evaluator, minimised
@@ -56,11 +57,12 @@ def search(experiment: Experiment, out: Path, watcher: Watcher, study: str = "")
         unknown = refuse_changed_inputs(directory, manifest, experiment)
         watcher.stage(f"finished on {manifest['finished']}: nothing to do{unknown}")
         return Run(directory)
-    directory.create()
-    refuse_second_writer(directory.journal)
-    workers = workers_of(experiment)
-    with threads(workers.threads), cluster(workers, watcher.stage) as running:
-        _run(set_up(experiment, watcher, running), directory, watcher, study)
+    shared = Path(study) if study and "://" not in study else None
+    with folder_for(directory.path, "--out"), file_for(shared, "--study"):
+        refuse_second_writer(directory.journal)
+        workers = workers_of(experiment)
+        with threads(workers.threads), cluster(workers, watcher.stage) as running:
+            _run(set_up(experiment, watcher, running), directory, watcher, study)
     return Run(directory)
 
 

@@ -31,6 +31,7 @@ from optishear.export.checkpoint import (
     logits_of,
 )
 from optishear.export.half_done import HalfDone, half_done, sweep
+from optishear.export.place import STATE_FOLDER, place_for, refuse_changed, refuse_filled, seal
 from optishear.models.blocks import BlockRunner, BlockStack, Entangled
 from optishear.models.folder import ModelFolder
 from optishear.models.hidden_files import HiddenFiles
@@ -61,6 +62,18 @@ def prune_streamed(
     A second call with the same arguments goes on with the first block that is not done; with
     others it is a `ConfigError`.
     """
+    with place_for(folder, STATE_FOLDER) as finished:
+        return _prune_streamed(model, recipe_for, folder, how, watcher, finished)
+
+
+def _prune_streamed(
+    model: str,
+    recipe_for: Callable[[Prepared], Recipe],
+    folder: Path,
+    how: How,
+    watcher: Watcher,
+    finished: bool,
+) -> tuple[Checked, bool]:
     watcher.stage(f"reading {model} block by block")
     streamed = stream(model, dtype=how.dtype, device=how.device)
     layout = streamed.layout()
@@ -70,7 +83,11 @@ def prune_streamed(
     recipe = recipe_for(prepared)
     recipe.check(layout)
     origin = origin_of(prepared, recipe, how)
-    if holds(folder, recipe, origin):
+    if finished:
+        watcher.stage("checking what is there")
+        if not holds(folder, recipe, origin):
+            refuse_filled(folder)
+        refuse_changed(folder)
         sweep(folder)
         stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
         checked = Checked.of(folder, layout, recipe, stored)
@@ -100,6 +117,7 @@ def prune_streamed(
         watcher.stage("checking the checkpoint")
         half.finish()
         _check(folder, layout, recipe, how, _probe(prepared), want)
+        seal(folder)
         write_recipe(folder / RECIPE_FILE, recipe, origin)
     sweep(folder)
     checked = Checked.of(folder, layout, recipe, dtype_text(half.dtype), half.reports)

@@ -5,9 +5,6 @@ than the dense checkpoint, and no faster by itself.
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +15,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.calibration.origin import Origin, write_recipe
-from optishear.errors import ConfigError, StorageError
+from optishear.errors import StorageError
+from optishear.export.place import ANOTHER, RECIPE_FILE, seal
 from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel, load
@@ -27,13 +25,13 @@ from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import NofM
 from optishear.recipe.recipe import Recipe
+from optishear.records.atomic import whole_folder
 from optishear.records.run_directory import write_json
 
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-RECIPE_FILE = "optishear_recipe.json"
 REPORT_FILE = "optishear_layers.json"
 
 AT_ONCE = 2**22  # numbers compared at a time: an embedding is a large part of the memory
@@ -85,31 +83,13 @@ def write_checkpoint(
     in the dtype in memory. `probe` are tokens on which the logits of both must be equal. `reports`
     are written beside it: what each layer lost, at which cost and damping, and why it was raised.
     """
-    refuse_filled(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with whole_folder(folder.resolve(), ANOTHER) as half:
         dtype = _save(loaded, half)
-        write_recipe(half / RECIPE_FILE, recipe, origin)
         write_reports(half, reports)
         _check(loaded, layout, recipe, half, probe)
-        if folder.exists():
-            folder.rmdir()
-        os.replace(half, folder)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: could not be written ({error.strerror or error}). Free some space or name "
-            f"another --to."
-        ) from error
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
+        seal(half)
+        write_recipe(half / RECIPE_FILE, recipe, origin)
     return Checked.of(folder, layout, recipe, dtype, reports)
-
-
-def refuse_filled(folder: Path) -> None:
-    """A `ConfigError` unless the folder is empty or not there."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder}: is not empty. Name another --to, or empty it first.")
 
 
 def write_reports(folder: Path, reports: Sequence[LayerReport]) -> None:

@@ -15,24 +15,25 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from optishear.errors import ConfigError, StorageError
+from optishear.errors import ConfigError
 from optishear.export.checkpoint import (
     loses_nothing,
-    refuse_filled,
     write_reports,
     write_tokenizer_and_dtype,
 )
+from optishear.export.place import ANOTHER, STATE_FOLDER
 from optishear.models.catalog import quiet_transformers
 from optishear.models.streamed import Streamed
 from optishear.pruning.result import LayerReport
+from optishear.records.atomic import storage_errors, whole_file
 from optishear.records.run_directory import read_json, write_json
 
 
-STATE_FOLDER = "optishear_stream"
+AGAIN = "name another --to; the same command goes on with what was written before"
 
 
 class HalfDone:
@@ -96,28 +97,22 @@ class HalfDone:
                     tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 self._save(part, tensors, named=True)
         self._commit()
-        write_reports(self.folder, self.reports)
-        self._write_described()
-        self._write_index()
+        with storage_errors(self.folder, AGAIN):
+            write_reports(self.folder, self.reports)
+            self._write_described()
+            self._write_index()
 
     def _save(self, part: str, tensors: Mapping[str, Tensor], named: bool = False) -> None:
         """`named`: the names are those of a checkpoint already."""
         dtype, path = self.dtype, self.folder / self._files[part]
         cast = {n: t.to(dtype) if t.is_floating_point() else t for n, t in tensors.items()}
         cast = cast if named else self.streamed.as_stored(cast)
-        half = self.state_folder / f"{path.name}.tmp"
-        try:
+        with whole_file(path, AGAIN, aside=self.state_folder) as half:
             save_file(
                 {name: tensor.cpu().contiguous() for name, tensor in cast.items()},
                 half,
                 metadata={"format": "pt"},
             )
-            os.replace(half, path)
-        except (OSError, SafetensorError) as error:
-            raise StorageError(
-                f"{path}: could not be written ({error}). Free some space and run the same command "
-                f"again: what was written before is safe."
-            ) from error
         self.parts[part]["dtype"] = dtype
 
     def _write_described(self) -> None:
@@ -188,15 +183,8 @@ def half_done(folder: Path, identity: Mapping[str, Any], streamed: Streamed) -> 
     `identity`: what its bytes depend on. A `ConfigError` where the folder holds anything else.
     """
     state = folder / STATE_FOLDER
-    begun = (state / "state.json").exists()
-    if not begun and not (folder.is_dir() and list(folder.iterdir()) == [state]):
-        refuse_filled(folder)
-    try:
+    with storage_errors(folder, ANOTHER):
         state.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(
-            f"{folder}: cannot be made ({error.strerror}). Name another --to."
-        ) from (error)
     lock = FileLock(state / "lock")
     try:
         lock.acquire(timeout=0)

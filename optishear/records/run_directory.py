@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optishear.errors import ConfigError, StorageError
+from optishear.errors import ConfigError
 from optishear.records.atomic import replace_file
 
 
@@ -53,14 +53,6 @@ class RunDirectory:
         """Journals of all other runs under the same results folder."""
         everywhere = self.path.parent.parent.glob("*/*/journal.jsonl")
         return sorted(path for path in everywhere if path != self.journal)
-
-    def create(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"{self.path}: cannot be made ({error.strerror}). Choose another --out."
-            ) from error
 
 
 def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:

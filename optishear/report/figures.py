@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optishear.records.output import folder_for
 from optishear.records.run_directory import RunDirectory
 from optishear.report.axes_of_recipes import recipe_axes
 from optishear.report.convergence_figure import convergence_figure, value_figure
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def draw_figures(run: RunDirectory) -> list[Path]:
     """Writes each figure of `make_figures` into the run's folder, as PNG and as SVG."""
-    with paper_style():
+    with folder_for(run.figures, "RUN"), paper_style():
         drawn = make_figures(read_run(run))
         return [path for name, figure in drawn.items() for path in save(figure, run.figures / name)]
 

@@ -1,7 +1,9 @@
 """Ray for as long as some work needs it: started here on this machine, or joined where it runs."""
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -110,7 +112,8 @@ def running(workers: Workers) -> Iterator[None]:
         return
     _refuse_silence(workers.address)
     try:
-        ray.init(**_options(workers))
+        with _own_signals():
+            ray.init(**_options(workers))
     except ConnectionError as error:
         raise ConfigError(_nobody(workers.address, error)) from None
     try:
@@ -118,6 +121,17 @@ def running(workers: Workers) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, and then leaves with an exit code of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _refuse_silence(address: str) -> None:

@@ -41,6 +41,7 @@ from optishear.experiment.plan.time import Step, Times, times_of
 from optishear.experiment.setup import Setup, directory_of, threads, workers_of
 from optishear.experiment.watcher import Watcher
 from optishear.records.cache import cache_dir
+from optishear.records.output import refuse_unwritable
 from optishear.records.run_directory import RunDirectory
 
 
@@ -108,6 +109,7 @@ def plan(
     known = replace(known, experiment=experiment.name, hash=experiment.hash, run=run)
     if known.finished:
         return known
+    found.of(lambda: refuse_unwritable(directory.path, "--out"))
     with threads(workers_of(experiment).threads):
         python = psutil.Process().memory_info().rss
         looked = look_at(experiment, directory, found, watcher.stage, clock)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optishear.records.atomic import replace_file
+from optishear.records.output import file_for
 from optishear.records.run_directory import RunDirectory
 from optishear.report.figures import importances_of, make_figures
 from optishear.report.importance import LEAST, LEVEL, Importance, ped_anova
@@ -57,11 +58,12 @@ def write_report(run: RunDirectory, to: Path | None = None) -> Report:
     A `ConfigError` where a file of the run is damaged or not ours. A run that has not finished
     has a report of what it has.
     """
-    contents = read_contents(run)
-    left_out = _left_out(contents)
-    page = _render(contents, left_out)
     path = run.report if to is None else to
-    replace_file(path, page.encode())
+    with file_for(path, "--to"):
+        contents = read_contents(run)
+        left_out = _left_out(contents)
+        page = _render(contents, left_out)
+        replace_file(path, page.encode())
     return Report(path, len(page.encode()), tuple(left_out.values()))
 
 
