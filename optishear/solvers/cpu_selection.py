@@ -145,31 +145,43 @@ def _cut(
     keep[tied] = (part > at_most) | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) > wanted))
 
 
-class _Places:
-    """For runs of at most `groups` groups of scores: each one's place in its group, 0 the lowest.
+class Places:
+    """For at most `groups` groups of m scores: each one's place in its group, 0 the lowest.
 
     Its place is the number of those that go before it: of two, i before j, i does if s_i <= s_j.
-    Counted for all groups of a run at once, so they come last in the result. That is overwritten by
-    the next call, and of use for groups of less than 128.
+    Counted for all groups at once, so they come last. What is returned is overwritten by the next
+    call, and of use for groups of less than 128.
     """
 
-    def __init__(self, scores: Float[np.ndarray, "all m"], groups: int) -> None:
-        m = scores.shape[1]
-        self.scores = scores
-        self.planes = np.empty((m, groups), scores.dtype)
+    def __init__(self, m: int, groups: int) -> None:
         self.places = np.empty((m, groups), np.int8)
-        self.before = np.empty((m - 1, groups), np.bool_)
+        self.before = np.empty((max(0, m - 1), groups), np.bool_)
+        self.if_level = np.arange(m - 1, -1, -1)[:, None]  # as if all the later ones went before
 
-    def __call__(self, run: slice) -> Int8[np.ndarray, "m groups"]:
-        n, m = run.stop - run.start, len(self.planes)
-        plane, place = self.planes[:, :n], self.places[:, :n]
-        np.copyto(plane, self.scores[run].T)
-        place[:] = np.arange(m - 1, -1, -1)[:, None]  # as if all the later ones went before
+    def __call__(self, scores: Float[np.ndarray, "m groups"]) -> Int8[np.ndarray, "m groups"]:
+        m, n = scores.shape
+        place = self.places[:, :n]
+        place[:] = self.if_level
         for i in range(m - 1):
-            first = np.less_equal(plane[i], plane[i + 1 :], out=self.before[i:, :n]).view(np.int8)
+            first = np.less_equal(scores[i], scores[i + 1 :], out=self.before[i:, :n])
+            first = first.view(np.int8)
             place[i + 1 :] += first
             place[i] -= first.sum(axis=0, dtype=np.int8)
         return place
+
+
+class _PlacesOfRuns:
+    """The same for runs of groups that lie one below the other."""
+
+    def __init__(self, scores: Float[np.ndarray, "all m"], groups: int) -> None:
+        m = scores.shape[1]
+        self.scores, self.planes = scores, np.empty((m, groups), scores.dtype)
+        self.places = Places(m, groups)
+
+    def __call__(self, run: slice) -> Int8[np.ndarray, "m groups"]:
+        plane = self.planes[:, : run.stop - run.start]
+        np.copyto(plane, self.scores[run].T)
+        return self.places(plane)
 
 
 class _Pairs:
@@ -180,7 +192,7 @@ class _Pairs:
         keep: Bool[np.ndarray, "all m"],
         groups: int,
     ) -> None:
-        self.places, self.count, self.keep = _Places(scores, groups), count, keep
+        self.places, self.count, self.keep = _PlacesOfRuns(scores, groups), count, keep
 
     def __call__(self, run: slice) -> None:
         self.keep[run] = (self.places(run) >= self.count).T
@@ -190,7 +202,7 @@ class _ShortRanks:
     def __init__(
         self, scores: Float[np.ndarray, "all m"], into: Int[np.ndarray, "all m"], groups: int
     ) -> None:
-        self.places, self.into = _Places(scores, groups), into
+        self.places, self.into = _PlacesOfRuns(scores, groups), into
 
     def __call__(self, run: slice) -> None:
         self.into[run] = self.places(run).T

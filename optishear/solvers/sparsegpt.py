@@ -18,7 +18,6 @@ n^2 + 4 n operations a weight more than SparseGPT, not the n d of Woodbury redon
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,8 +28,8 @@ from optishear.errors import NumericalError
 from optishear.kernels.use import usable
 from optishear.recipe.pattern import Block, NofM, Pattern, Row
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
+from optishear.solvers.elimination import Sweep, by_column, columns_first
 from optishear.solvers.masks import keep_counts, keep_highest
-from optishear.solvers.quadratic import Quadratic
 
 
 BLOCK = 128  # columns whose weights compete, and whose updates are lazy, as published
@@ -54,78 +53,25 @@ class SparseGPT(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         weight = torch.where(problem.stats.input_sq == 0, 0.0, problem.weight.float())
-        weight = weight.contiguous() if usable(weight) else weight
-        sweep = _Sweep(problem.quadratic, weight.shape[0])
-        keep = _sweep(sweep, weight, problem.drop, problem.pattern)
-        return solution(problem, weight, keep)
-
-
-class _RowVectors(NamedTuple):
-    """MOONSHOT's p, q and a of every column; `columns` first, so that each is contiguous."""
-
-    p: Float[Tensor, "columns rows n"]
-    q: Float[Tensor, "columns rows n"]
-    a: Float[Tensor, "columns rows"]
-
-
-class _Sweep:
-    """What elimination from left to right reads, whatever the mask."""
-
-    def __init__(self, quadratic: Quadratic, rows: int):
-        self.upper = quadratic.shared.inverse_upper
-        self.diagonal: Float[Tensor, " columns"] = self.upper.diagonal()
-        self.vectors = None
-        if quadratic.row_term is not None:
-            self.vectors = _row_vectors(quadratic, rows)
-
-    def saliencies(
-        self, weight: Float[Tensor, "rows part"], columns: slice
-    ) -> Float[Tensor, "rows part"]:
-        """w^2 / [H^-1]_jj, each column as if it were the next to go."""
-        scores = (weight / self.diagonal[columns]).square()
-        return scores if self.vectors is None else scores / self.vectors.a[columns].T
-
-    def current(
-        self,
-        weight: Float[Tensor, "rows part"],
-        columns: slice,
-        moved: Float[Tensor, "rows n"] | None,
-    ) -> Float[Tensor, "rows part"]:
-        """These columns as they stand now: what went through columns not yet reached is added."""
-        if self.vectors is None or moved is None:
-            return weight
-        ahead = (self.vectors.p[columns] * moved).sum(2).T
-        return weight + ahead @ self.upper[columns, columns]
-
-
-def _row_vectors(quadratic: Quadratic, rows: int) -> _RowVectors:
-    upper = quadratic.shared.inverse_upper
-    parts = [part.term @ upper.T for part in quadratic.chunks(rows) if part.term is not None]
-    p = torch.cat(parts).permute(2, 0, 1).contiguous()
-    q, a = torch.empty_like(p), torch.empty_like(p[:, :, 0])
-    n = p.shape[2]
-    inverse = torch.eye(n, device=p.device).expand(rows, n, n).clone()  # of K, from the far end
-    for j in range(len(p) - 1, -1, -1):
-        solved = torch.bmm(inverse, p[j, :, :, None])
-        grown = 1 + (p[j] * solved[:, :, 0]).sum(1)
-        q[j], a[j] = solved[:, :, 0] / grown[:, None], 1 / grown
-        inverse.baddbmm_(solved, q[j, :, None, :], alpha=-1)
-    return _RowVectors(p, q, a)
+        sweep = Sweep(problem.quadratic, weight.shape[0])
+        weight, keep = _sweep(sweep, weight, problem.drop, problem.pattern)
+        return solution(problem, weight.contiguous(), keep.contiguous())
 
 
 def _sweep(
-    sweep: _Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern
-) -> Bool[Tensor, "rows columns"]:
-    """Prunes `weight` in place; what is kept of it."""
+    sweep: Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern
+) -> tuple[Float[Tensor, "rows columns"], Bool[Tensor, "rows columns"]]:
+    """(weights, what is kept of them) of a layer once every column had its turn."""
     rows, width = weight.shape
     size = _block_size(pattern)
     counts = _counts(sweep, weight, drop, pattern, size)
-    keep = torch.ones_like(weight, dtype=torch.bool)
     vectors = sweep.vectors
-    moved = None if vectors is None else weight.new_zeros(rows, vectors.p.shape[2])
+    moved = None if vectors is None else weight.new_zeros(vectors.p.shape[1], rows)
     group = pattern.m if isinstance(pattern, NofM) else 0
     each = drop // (rows * width // group) if group else 0
     kernel = moved is None and group <= BLOCK and usable(weight)
+    weight = weight.contiguous() if kernel else columns_first(weight)
+    keep = torch.ones_like(weight, dtype=torch.bool)
     bad = weight.new_zeros(rows, dtype=torch.int32)
     for start in range(0, width, size):
         block = slice(start, min(start + size, width))
@@ -137,48 +83,15 @@ def _sweep(
         if kernel:
             _by_kernel(sweep, part, kept, passed, start, group, each, bad)
         else:
-            _by_column(sweep, part, kept, passed, start, group, each, moved)
+            by_column(sweep, part, kept, passed, start, group, each, moved)
         weight[:, block.stop :].addmm_(passed, sweep.upper[block, block.stop :], alpha=-1)
     if kernel and group and (count := int(bad.sum())):
         raise NumericalError(f"{count} of {weight.numel()} scores are nan or inf.")
-    return keep
-
-
-def _by_column(
-    sweep: _Sweep,
-    part: Float[Tensor, "rows part"],
-    kept: Bool[Tensor, "rows part"],
-    passed: Float[Tensor, "rows part"],
-    start: int,
-    group: int,
-    each: int,
-    moved: Float[Tensor, "rows n"] | None,
-) -> None:
-    """Prunes the block `part`, from column `start` on, and fills `passed` with the errors that the
-    columns after it are owed. With a `group`, `each` of so many go, and `kept` is filled as well.
-    """
-    vectors = sweep.vectors
-    upper = sweep.upper[start : start + part.shape[1], start : start + part.shape[1]]
-    for j in range(part.shape[1]):
-        column = start + j
-        if group and j % group == 0:
-            ahead, inside = slice(column, column + group), slice(j, j + group)
-            scores = sweep.saliencies(sweep.current(part[:, inside], ahead, moved), ahead)
-            kept[:, inside] = keep_highest(scores, len(part) * each, NofM(group))
-        w, error = part[:, j], passed[:, j]
-        if vectors is not None and moved is not None:
-            w += sweep.diagonal[column] * (vectors.p[column] * moved).sum(1)
-        torch.mul(w / sweep.diagonal[column], ~kept[:, j], out=error)
-        if vectors is not None and moved is not None:
-            error /= vectors.a[column]
-            moved.addcmul_(error[:, None], vectors.q[column])
-            error -= (vectors.p[column] * moved).sum(1)
-        w.mul_(kept[:, j])
-        part[:, j + 1 :].addr_(error, upper[j, j + 1 :], alpha=-1)
+    return weight, keep
 
 
 def _by_kernel(
-    sweep: _Sweep,
+    sweep: Sweep,
     part: Float[Tensor, "rows part"],
     kept: Bool[Tensor, "rows part"],
     passed: Float[Tensor, "rows part"],
@@ -205,7 +118,7 @@ def _block_size(pattern: Pattern) -> int:
 
 
 def _counts(
-    sweep: _Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern, size: int
+    sweep: Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern, size: int
 ) -> list[Int[Tensor, " groups"]]:
     """How many weights each block loses: in each row under `row`, otherwise over all of them."""
     width = weight.shape[1]
