@@ -1,6 +1,9 @@
 """Small layers with everything a solver may ask of them: correlated inputs, never square."""
 
+from collections import Counter
+
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import LayerStats
@@ -66,3 +69,18 @@ def tied_scores(rows, columns, *, seed=0, dtype=torch.float32):
     generator = torch.Generator().manual_seed(seed)
     whole = torch.randint(-40, 40, (rows, columns), generator=generator)
     return (whole * torch.tensor([0.25, -0.25])[whole % 2]).to(dtype)
+
+
+def operations(run):
+    """How often each of torch's operations runs but for mere views: what a routine does, whatever
+    the machine."""
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            counted[func._opname] += not func.is_view
+            return func(*args, **(kwargs or {}))
+
+    counted = Counter()
+    with Counting():
+        run()
+    return counted

@@ -71,7 +71,7 @@ KINDS = {
     # Solved layers of one model and calibration: optishear/solvers, metrics, pruning. Which layer,
     # level, metric, pattern, solver and quadratic is the key within (`recipe.layer_keys`).
     "levels": Kind(
-        2,
+        3,
         (*DENSE, *SEEN, "gradient_sequences", "kernels"),
         made_from=("statistics", "gradients"),
     ),

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from problems import SmallLayer
+from problems import SmallLayer, operations
 
 from optishear.errors import NumericalError
-from optishear.solvers.hessian import Hessian
+from optishear.solvers.hessian import Hessian, inverse_of_lower
 
 
 @pytest.fixture
@@ -66,3 +66,27 @@ def test_statistics_that_are_not_finite_are_refused(curvature):
 
 def test_a_layer_without_any_input_still_has_a_hessian():
     assert torch.equal(Hessian(torch.zeros(4, 4)).matrix, 0.01 * torch.eye(4))
+
+
+@pytest.mark.parametrize("factor", ["inverse", "inverse_upper", "scaled_eigen"])
+def test_a_matrix_is_factored_once_and_never_multiplied_out_again(curvature, factor):
+    counted = operations(lambda: getattr(Hessian(curvature), factor))
+    assert counted["linalg_cholesky_ex"] == 1
+    assert counted["mm"] == counted["matmul"] == 0  # 40 inputs: nothing to be had by halves
+
+
+@pytest.mark.parametrize("width", [1, 40, 193, 421, 800])
+def test_a_triangle_s_inverse_by_halves_is_its_inverse(width):
+    generator = torch.Generator().manual_seed(width)
+    lower = torch.randn(width, width, generator=generator, dtype=torch.float64).tril() / width
+    lower.diagonal().add_(1)
+    for laid_out in (lower, lower.T.contiguous().T):
+        inverse = inverse_of_lower(laid_out)
+        assert torch.equal(inverse, inverse.tril())
+        eye = torch.eye(width, dtype=torch.float64)
+        assert torch.allclose(inverse @ lower, eye, rtol=0, atol=1e-13)
+
+
+def test_the_column_that_is_not_positive_definite_is_named_from_the_front():
+    with pytest.raises(NumericalError, match=r"\(column 1\)"):
+        Hessian(torch.diag(torch.tensor([-4.0, 1.0, 1.0])))

@@ -1,7 +1,8 @@
 import pytest
 import torch
-from problems import ROWS, WIDTH, SmallLayer
+from problems import ROWS, WIDTH, SmallLayer, operations
 
+from optishear.errors import NumericalError
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.solvers.sparsegpt import SparseGPT
 
@@ -130,3 +131,55 @@ def test_weights_of_dead_inputs_go_to_zero():
     assert (found.weight[:, [0, 7, WIDTH - 1]] == 0).all()
     alive = [j for j in range(WIDTH) if j not in (0, 7, WIDTH - 1)]
     assert torch.equal(found.weight[:, alive], layer.weight[:, alive])
+
+
+@pytest.mark.parametrize("m", [3, 4, 20, 30, 144])
+def test_groups_of_any_size_are_chosen_as_published(m):
+    """Smaller than a run of columns, longer than one, longer than a block; over several blocks."""
+    layer = SmallLayer(width=720 if m == 144 else 240, tokens=900)
+    rows, width = layer.weight.shape
+    each = m // 2
+    h = layer.quadratic().shared.matrix.double()
+    u = torch.linalg.cholesky(torch.linalg.inv(h), upper=True)
+    w = layer.weight.double().clone()
+    keep = torch.ones(rows, width, dtype=torch.bool)
+    for j in range(width):
+        if j % m == 0:
+            scores = (w[:, j : j + m] / u.diagonal()[j : j + m]).square()
+            keep[:, j : j + m].scatter_(1, scores.argsort(1)[:, :each], False)
+        error = torch.where(keep[:, j], 0.0, w[:, j] / u[j, j])
+        w[:, j:] -= error[:, None] * u[j, j:]
+    found = SparseGPT().solve(layer.problem(rows * width * each // m, NofM(m)))
+    assert torch.equal(found.keep, keep)
+    assert torch.allclose(found.weight.double(), w * keep, atol=1e-4 * w.abs().max().item())
+    assert found.weight.is_contiguous()
+    assert found.keep.is_contiguous()
+
+
+def test_of_equal_scores_in_a_group_the_first_goes():
+    layer = SmallLayer()
+    layer.weight[:] = 0
+    found = SparseGPT().solve(layer.problem(SIZE // 2, NofM(4)))
+    assert torch.equal(
+        found.keep, torch.tensor([False, False, True, True]).repeat(ROWS, WIDTH // 4)
+    )
+
+
+@pytest.mark.parametrize("pattern", [NofM(4), NofM(40), Block(16)], ids=lambda p: p.text)
+def test_scores_that_are_not_finite_are_refused(pattern):
+    layer = SmallLayer()
+    layer.weight[3, 5] = 1e30  # its square is none of fp32
+    with pytest.raises(NumericalError, match=r"1 of \d+ scores are nan or inf"):
+        SparseGPT().solve(layer.problem(SIZE // 2, pattern))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lam", "most"), [(Block(128), 1, 3), (NofM(4), 1, 5), (NofM(4), 0.5, 22)]
+)
+def test_a_column_takes_few_operations(pattern, lam, most):
+    """On a CPU their number decides: layers of a block's columns are small for it."""
+    layer = SmallLayer(width=256, tokens=500)
+    problem = layer.problem(ROWS * 128, pattern, lam)
+    _ = problem.quadratic.shared.inverse_upper
+    counted = operations(lambda: SparseGPT().solve(problem))
+    assert sum(counted.values()) <= most * 256
