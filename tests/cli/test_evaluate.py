@@ -225,7 +225,7 @@ def test_a_mistake_is_one_sentence(words, sentence, tmp_path, monkeypatch):
 def test_a_task_file_that_would_run_code_is_refused_before_a_model_is_loaded(tasks):
     (tasks / "three.yaml").write_text("task: three\ndoc_to_text: !function trap.f\n")
     result = invoke("evaluate", "embedded", "--task-files", tasks, code=2)
-    assert "!function would run code" in result.stderr
+    assert "the tag !function is no plain data, and code is never run" in result.stderr
     assert "evaluating" not in result.stderr
 
 
