@@ -34,8 +34,20 @@ def evaluate(
         list[str] | None,
         typer.Option(help="wikitext2, c4, SOURCE[@SPLIT], or a .txt, .jsonl, .parquet file."),
     ] = None,
-    sequences: Annotated[int, typer.Option(min=0, help="Windows a text; 0 means all.")] = 0,
-    seq_len: Annotated[int | None, typer.Option(min=2, help="Tokens a window.")] = None,
+    sequences: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Windows a text; 0 means all. If left out all of what --text names, and of the "
+            "usual text 128 (of embedded) or 32.",
+        ),
+    ] = None,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Tokens a window; 512 if left out, 256 of the embedded model's usual text."
+        ),
+    ] = None,
     bos: Annotated[
         str, typer.Option(help="none, text (one before the text, as GPTQ for Llama), or window.")
     ] = "none",
@@ -55,7 +67,9 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first so many questions of a task.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Questions at a time; 8 if left out.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     to: Annotated[Path | None, typer.Option(help="Keep the JSON in this new file.")] = None,
@@ -73,6 +87,11 @@ def evaluate(
     if not bars:
         os.environ.setdefault("TQDM_DISABLE", "1")  # read when tqdm is imported
     asked = _tasks(tasks, task_files, task_data, limit, batch_size)
+    if asked is not None and not text:
+        _refuse_given(
+            {"--sequences": sequences, "--seq-len": seq_len, "--bos": bos != "none" or None},
+            "goes with --text, and only tasks are asked for. Name a text too",
+        )
     from optishear.cli.progress import Stages
     from optishear.experiment.evaluate import Conditions, evaluate_all
     from optishear.experiment.evaluate_json import to_json
@@ -94,7 +113,7 @@ def evaluate(
 
 
 def _texts(
-    model: str, named: Sequence[str] | None, sequences: int, seq_len: int | None, usual: bool
+    model: str, named: Sequence[str] | None, sequences: int | None, seq_len: int | None, usual: bool
 ) -> "list[TextSpec]":
     """Those that were named; else the model's usual one, unless tasks alone were asked for."""
     from optishear.experiment.evaluate import dense_of
@@ -102,11 +121,11 @@ def _texts(
     from optishear.text.sources import TextSpec
 
     if named:
-        return [text_named(_own_name(name), sequences, seq_len or 512) for name in named]
+        return [text_named(_own_name(name), sequences or 0, seq_len or 512) for name in named]
     if not usual:
         return []
     text = usual_text(dense_of(model), "evaluation")
-    count = sequences or text.sequences
+    count = text.sequences if sequences is None else sequences
     return [TextSpec(text.source, text.split, count, seq_len or text.seq_len)]
 
 
@@ -120,21 +139,30 @@ def _tasks(
     files: Sequence[Path] | None,
     data: Path | None,
     limit: int | None,
-    batch_size: int,
+    batch_size: int | None,
 ) -> "Tasks | None":
     from optishear.errors import ConfigError
 
     if data is not None and not files:
         raise ConfigError("--task-data goes with --task-files. Name the task files too.")
     if not names and not files:
-        if limit is not None:
-            raise ConfigError("--limit goes with --tasks or --task-files. Name the tasks too.")
+        _refuse_given(
+            {"--limit": limit, "--batch-size": batch_size},
+            "goes with --tasks or --task-files. Name the tasks too",
+        )
         return None
     from optishear.evaluation.task_files import read_tasks
     from optishear.evaluation.zero_shot import Tasks
 
     local = read_tasks(files, data) if files else ()
-    return Tasks(tuple(names.split(",")) if names else (), local, limit, batch_size)
+    return Tasks(tuple(names.split(",")) if names else (), local, limit, batch_size or 8)
+
+
+def _refuse_given(options: Mapping[str, Any], why: str) -> None:
+    from optishear.errors import ConfigError
+
+    if given := [option for option, value in options.items() if value is not None]:
+        raise ConfigError(f"{', '.join(given)} {why}, or leave it out.")
 
 
 def _say_texts(found: Mapping[str, Any]) -> None:

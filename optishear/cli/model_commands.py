@@ -1,18 +1,19 @@
 """The command that prunes a model: prune."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, speaking
-
-
-if TYPE_CHECKING:
-    from optishear.calibration.origin import Origin
-    from optishear.text.sources import TextSpec
+from optishear.cli.prune_options import (
+    calibration_asked,
+    refuse_contradictions,
+    refuse_gradients,
+    refuse_idle,
+    refuse_whole_model,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -40,8 +41,9 @@ def prune(
         str | None, typer.Option(help="row, layer, block:128, or N:M such as 2:4.")
     ] = None,
     profile: Annotated[
-        str, typer.Option(help="Layer sparsities: uniform, owl or alphapruning.")
-    ] = "uniform",
+        str | None,
+        typer.Option(help="Layer sparsities: uniform (if left out), owl or alphapruning."),
+    ] = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Then the best weights for the mask (OPTIMA's problem).")
     ] = False,
@@ -50,8 +52,11 @@ def prune(
         typer.Option(help="Weight of reconstruction against Taylor loss, 1 is plain (MOONSHOT)."),
     ] = None,
     moonshot_roles: Annotated[
-        str, typer.Option(help="Which layers are mixed: attention, all, or roles with commas.")
-    ] = "attention",
+        str | None,
+        typer.Option(
+            help="Which layers are mixed: attention (if left out), all, or roles with commas."
+        ),
+    ] = None,
     damping: Annotated[
         float | None, typer.Option(help="Of the Hessian's mean diagonal; 0.01 if left out.")
     ] = None,
@@ -69,13 +74,26 @@ def prune(
     text: Annotated[
         str | None, typer.Option(help="Calibration text: SOURCE[@SPLIT] or a file.")
     ] = None,
-    sequences: Annotated[int, typer.Option(min=1, help="Calibration sequences.")] = 32,
-    seq_len: Annotated[int, typer.Option(min=2, help="Their length in tokens.")] = 512,
+    sequences: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Calibration sequences; if left out as many as the recipe's, else the model's "
+            "usual text has: 64 for embedded, 32 for others.",
+        ),
+    ] = None,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Their length in tokens; likewise: 256 for embedded, 512 for others."
+        ),
+    ] = None,
     gradient_sequences: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Of them, how many give a gradient sample; if left out the recipe's, else 16.",
+            help="Of them, how many give a gradient sample; if left out the recipe's, else 16 or "
+            "all.",
         ),
     ] = None,
     dtype: Annotated[
@@ -96,14 +114,15 @@ def prune(
 
     Example: optishear prune --model embedded --method sparsegpt --sparsity 0.5 --to pruned/
     """
-    _refuse_contradictions(
+    refuse_contradictions(
         {"--recipe FILE": recipe, "--method NAME": method, "--mask-from CHECKPOINT": mask_from},
         {
             "--sparsity": sparsity,
             "--pattern": pattern,
             "--moonshot-lambda": moonshot_lambda,
             "--damping": damping,
-            "--profile": None if profile == "uniform" else profile,
+            "--profile": profile,
+            "--moonshot-roles": moonshot_roles,
         },
         refit,
     )
@@ -111,10 +130,9 @@ def prune(
         from optishear.errors import ConfigError
 
         raise ConfigError("--any-model: goes with --mask-from and a mask file (.safetensors).")
+    profile = profile or "uniform"
     if stream:
-        _refuse_whole_model(
-            {"--mask-from": mask_from, f"--profile {profile}": profile != "uniform"}
-        )
+        refuse_whole_model({"--mask-from": mask_from, f"--profile {profile}": profile != "uniform"})
     from optishear.calibration.origin import Origin, read_recipe
     from optishear.export.place import STATE_FOLDER, place_for
 
@@ -122,20 +140,29 @@ def prune(
         pass  # is asked again where it is used; here before torch is imported
     # Before torch is imported: a mistake in the file is soon said.
     ready, found = (None, Origin()) if recipe is None else read_recipe(recipe)
+    from optishear.calibration.statistics import Need
     from optishear.cli.progress import Stages
     from optishear.experiment.apply import How, prune_to, workers_for
     from optishear.experiment.named import NamedMethod
     from optishear.experiment.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.experiment.stream import prune_streamed, room_note
+    from optishear.solvers.methods import needs_of
 
     recipe_for = None if ready is None else lambda _prepared: ready
+    reads_gradients = ready is not None and Need.GRADIENTS in needs_of(ready)
     if method is not None:
-        recipe_for = NamedMethod(
-            method, sparsity, pattern, refit, moonshot_lambda, moonshot_roles, damping, profile
-        ).on
+        roles = moonshot_roles or "attention"
+        named = NamedMethod(
+            method, sparsity, pattern, refit, moonshot_lambda, roles, damping, profile
+        )
+        refuse_idle(named, moonshot_roles)
+        recipe_for, reads_gradients = named.on, Need.GRADIENTS in named.needs
+    calibration = calibration_asked(model, text, sequences, seq_len, found)
+    if gradient_sequences is not None:
+        refuse_gradients(gradient_sequences, reads_gradients, calibration)
     dtype = dtype or found.dtype or "float32"
     how = How(
-        _calibration(model, text, sequences, seq_len, found),
+        calibration,
         dtype,
         device,
         not one_shot,
@@ -164,43 +191,3 @@ def prune(
         f"{checked.folder}: {checked.layers} layers, sparsity {100 * checked.sparsity:.2f} %, "
         f"{checked.dtype}, {checked.bytes / 1e6:.1f} MB; zeros and logits checked"
     )
-
-
-def _refuse_contradictions(
-    sources: Mapping[str, Any], of_methods: Mapping[str, Any], refit: bool
-) -> None:
-    """One source of what to do, and only options that go with it."""
-    from optishear.errors import ConfigError
-
-    given = [option for option, value in sources.items() if value is not None]
-    if len(given) != 1:
-        raise ConfigError(f"Give one of {', '.join(sources)}; found {len(given)} of them.")
-    [source] = given
-    extra = [option for option, value in of_methods.items() if value is not None]
-    if source.startswith("--recipe") and refit:
-        extra.append("--refit")
-    if not source.startswith("--method") and extra:
-        raise ConfigError(
-            f"{', '.join(extra)}: a recipe or a mask has its own. Leave them out, or use --method."
-        )
-
-
-def _refuse_whole_model(options: Mapping[str, Any]) -> None:
-    """What reads all layers before the first is pruned does not go with --stream."""
-    from optishear.errors import ConfigError
-
-    if given := [option for option, value in options.items() if value]:
-        raise ConfigError(
-            f"{', '.join(given)}: needs the whole model in memory. Leave it or --stream out."
-        )
-
-
-def _calibration(
-    model: str, text: str | None, sequences: int, seq_len: int, found: "Origin"
-) -> "TextSpec":
-    """What the user names, else what the recipe was found with, else the model's usual text."""
-    from optishear.experiment.texts import text_named, usual_text
-
-    if text is not None:
-        return text_named(text, sequences, seq_len, "train")
-    return found.calibration or usual_text(model, "train")

@@ -89,7 +89,7 @@ def table(
     from optishear.report.run_table import brief_table, cells, markdown
 
     if into is not None:
-        if places or where or over or columns or to is not None or json_:
+        if places or where or over or columns or to is not None or dirty or json_:
             raise ConfigError("--into PAGE: the page's own lines say which tables. Give it alone.")
         _renew(into)
         return

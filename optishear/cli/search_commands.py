@@ -83,7 +83,12 @@ def search(
     set_: Settings = None,
     out: RunsFolder = Path("results"),
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Model replicas on Ray, one a GPU or some cores each.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Model replicas on Ray, one a GPU or some cores each; if left out as many as the "
+            "experiment says, else 1.",
+        ),
     ] = None,
     ray_address: Annotated[
         str | None,
@@ -107,7 +112,7 @@ def search(
     """
     from optishear.cli.json_log import emit, json_on_stderr
     from optishear.config import load_experiments
-    from optishear.errors import OptiShearError
+    from optishear.errors import ConfigError, OptiShearError
     from optishear.experiment.several import in_order_of_cost
 
     def tell(event: str, text: str, **more: Any) -> None:
@@ -119,6 +124,10 @@ def search(
         more += [f"ray_address={ray_address}"] if ray_address is not None else []
         settings = (*(set_ or ()), *more)
         asked = [run for name in experiments for run in load_experiments(name, settings)]
+        if ray_address and all(experiment.workers == 1 for experiment in asked):
+            raise ConfigError(
+                "--ray-address: one worker is this process, which needs no cluster. Give --workers."
+            )
         for place, experiment in enumerate(in_order_of_cost(asked)):
             if len(asked) > 1:
                 tell("stage", f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")

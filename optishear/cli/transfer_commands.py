@@ -46,10 +46,24 @@ def transfer(
             "file, or `usual` for the other model's usual one."
         ),
     ] = None,
-    sequences: Annotated[int | None, typer.Option(min=0, help="Of that text; 0 means all.")] = None,
-    seq_len: Annotated[int | None, typer.Option(min=2, help="Their length in tokens.")] = None,
+    sequences: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Of that text; 0 means all. If left out all of what is named, and of `usual` 128 "
+            "(of embedded) or 32.",
+        ),
+    ] = None,
+    seq_len: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Their length in tokens; 512 if left out, 256 of embedded's usual text."
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="Where --compare measures: cpu (if left out) or cuda.")
+    ] = None,
     json_: bool = JsonFlag,
 ) -> None:
     """Carry a recipe to another model, by relative depth and role, onto the same sparsity.
@@ -64,6 +78,10 @@ def transfer(
         raise ConfigError("--pick: a recipe file holds one recipe. Leave it out, or give a RUN.")
     if compare is None and (sequences, seq_len) != (None, None):
         raise ConfigError("--sequences and --seq-len say how much of the text of --compare.")
+    if compare is None and device is not None:
+        raise ConfigError(
+            "--device: says where --compare measures. Give that too, or leave it out."
+        )
     if to.suffix != ".json":
         raise ConfigError(f"--to {to}: name a file that ends in .json, such as recipe.json.")
     from optishear.cli.progress import Stages
@@ -71,7 +89,7 @@ def transfer(
 
     source = source_of_run(run, pick) if run is not None else source_of_file(Path(str(recipe)))
     text = None if compare is None else _text(compare, model, sequences, seq_len)
-    target = Target(model, sparsity, dtype, device, compare_on=text)
+    target = Target(model, sparsity, dtype, device or "cpu", compare_on=text)
     found, rows = transfer_to(source, target, to, Stages())
     if json_:
         from optishear.cli.held_out import without_sequences

@@ -26,7 +26,9 @@ def verify(
     again: Annotated[
         bool, typer.Option("--again", help="Also prune anew and compare bit for bit.")
     ] = False,
-    device: Annotated[str, typer.Option(help="Where --again prunes: cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str | None, typer.Option(help="Where --again prunes: cpu (if left out) or cuda.")
+    ] = None,
     json_: bool = JsonFlag,
 ) -> None:
     """Check that a checkpoint holds what its recipe says; exit code 1 if a check fails.
@@ -35,11 +37,15 @@ def verify(
     """
     from dataclasses import asdict
 
+    from optishear.errors import ConfigError
+
+    if device is not None and not again:
+        raise ConfigError("--device: says where --again prunes. Give that too, or leave it out.")
     from optishear.cli.progress import Stages
     from optishear.experiment.verify import verify as run
     from optishear.export.verify.check import FAILED, OK, TOLD, UNCHECKED
 
-    checks = run(folder, against, again, device, Stages())
+    checks = run(folder, against, again, device or "cpu", Stages())
     failed = [check for check in checks if check.status == FAILED]
     if json_:
         rows = [{**asdict(check), "layers": dict(check.layers)} for check in checks]

@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
 def watch(
     run: RunPlace,
     once: Annotated[bool, typer.Option("--once", help="Say how it stands, and leave.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds between two looks; 2 if left out.")
+    ] = None,
     json_: bool = JsonFlag,
 ) -> None:
     """Follow a search from its files, here or in a folder shared with another machine.
@@ -42,10 +44,13 @@ def watch(
 
     Example: optishear watch results/quickstart --every 5
     """
+    from optishear.errors import ConfigError
     from optishear.records.run_directory import find_run
     from optishear.report.watching import FINISHED, RunWatch
 
-    looks = _looks(RunWatch(find_run(run)), every, once)
+    if once and every is not None:
+        raise ConfigError("--every: --once looks once. Leave one of them out.")
+    looks = _looks(RunWatch(find_run(run)), every or 2.0, once)
     if json_:
         look = _say_lines(looks, once)
     elif once or not sys.stdout.isatty():
@@ -71,8 +76,13 @@ def dashboard(
         int | None, typer.Option(help="Search tokens; the highest rung if left out.")
     ] = None,
     serve: Annotated[bool, typer.Option(help="Open optuna-dashboard on it.")] = True,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8080,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 3.0,
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="8080 if left out; 0: any that is free."),
+    ] = None,
+    every: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds between two looks; 3 if left out.")
+    ] = None,
     json_: bool = JsonFlag,
 ) -> None:
     """Look at a search in optuna-dashboard: its evaluations as the trials of an Optuna study.
@@ -82,13 +92,16 @@ def dashboard(
 
     Example: optishear dashboard results/quickstart --port 8081
     """
+    from optishear.errors import ConfigError
     from optishear.records.run_directory import find_run
     from optishear.report.dashboard import open_dashboard
     from optishear.report.optuna_mirror import Mirror, open_storage
 
+    if not serve and (port, every) != (None, None):
+        raise ConfigError("--port and --every: are of the dashboard that --no-serve leaves out.")
     directory = find_run(run)
     file = study or directory.study
-    dashboard = open_dashboard(port) if serve else None
+    dashboard = open_dashboard(8080 if port is None else port) if serve else None
     storage = open_storage(file)
     mirror = Mirror(directory, storage, rung)
     mirror.update()
@@ -101,7 +114,7 @@ def dashboard(
         say(f"study: {mirror.name}" + (f"\n{url}" if url else ""))
     if dashboard is not None:
         try:
-            _keep_up(mirror, dashboard, every)
+            _keep_up(mirror, dashboard, every or 3.0)
         except KeyboardInterrupt as stop:
             if isinstance(stop, Stopped):
                 raise

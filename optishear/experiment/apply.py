@@ -187,7 +187,9 @@ def _prune_to(
 
 def origin_of(prepared: Prepared, recipe: Recipe, how: How) -> Origin:
     """On what a pruned checkpoint is made."""
-    samples = how.gradient_sequences if Need.GRADIENTS in needs_of(recipe) else None
+    samples = None
+    if Need.GRADIENTS in needs_of(recipe):
+        samples = min(how.gradient_sequences, len(prepared.calibration.tokens))
     mode = SEQUENTIAL if how.sequential else ONE_SHOT
     origin = prepared.origin(how.calibration, mode, samples)
     return replace(origin, found_with=how.found_with)

@@ -7,6 +7,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from optishear.allocation import RULES, UNIFORM
+from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.experiment.prepare import Prepared, rule_of
 from optishear.interchange.masks import masks_hash, read_masks
@@ -18,9 +19,9 @@ from optishear.recipe.lookup import lookup
 from optishear.recipe.metric_forms import GIVEN
 from optishear.recipe.pattern import Pattern, parse_n_of_m, parse_pattern
 from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
-from optishear.recipe.quadratic import USUAL_DAMPING
+from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION, USUAL_DAMPING
 from optishear.recipe.recipe import Recipe
-from optishear.solvers.methods import METHODS, refitted
+from optishear.solvers.methods import METHODS, needs_of, refitted
 
 
 MASK_SUFFIX = ".safetensors"
@@ -61,6 +62,31 @@ class NamedMethod:
         lam = self.moonshot_lambda
         if lam is not None and not 0 <= lam <= 1:
             raise ConfigError(f"--moonshot-lambda {lam:g}: it must lie in [0, 1]; 1 is plain.")
+
+    @property
+    def plain(self) -> bool:
+        """Whether no Taylor loss is mixed in."""
+        own = METHODS[self.method].moonshot_lambda
+        return (own if self.moonshot_lambda is None else self.moonshot_lambda) == 1
+
+    @property
+    def refits_already(self) -> bool:
+        """Whether its solver ends in the best weights for its mask, also without `refit`."""
+        solver = METHODS[self.method].solver
+        return refitted(solver) == solver
+
+    @property
+    def solves(self) -> bool:
+        """Whether it reads the Hessian, which is damped."""
+        return self.refit or not self.plain or METHODS[self.method].solver["name"] != "mask"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What calibration collects for it."""
+        method = METHODS[self.method]
+        solver = refitted(method.solver) if self.refit else method.solver
+        quadratic = {"name": RECONSTRUCTION if self.plain else MOONSHOT}
+        return needs_of(Recipe(method.metric, {}, method.pattern, solver, quadratic))
 
     def recipe(self, layout: ModelLayout, rule: Rule | None = None) -> Recipe:
         """On a model with these layers; `rule` is the profile's there, None the uniform one."""
