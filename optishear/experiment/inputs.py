@@ -10,7 +10,7 @@ from optishear.assets.embedded import EMBEDDED_FOLDER
 from optishear.assets.hash_memo import remembered_sha256
 from optishear.config import Experiment
 from optishear.errors import ConfigError
-from optishear.models.catalog import MODELS
+from optishear.models.catalog import MODELS, is_folder_meant
 from optishear.models.folder import TOKENIZERS, ModelFolder
 from optishear.records.run_directory import RunDirectory
 from optishear.text.files import SUFFIXES
@@ -72,7 +72,7 @@ def refuse_changed_inputs(
 
 def _model_path(name: str) -> Path | None:
     """Where a model lies that somebody may have changed; None for one of a registry or hub."""
-    if name in MODELS:
+    if name in MODELS and not is_folder_meant(name, Path(name).expanduser()):
         return EMBEDDED_FOLDER if MODELS[name].asset is None else None
     path = Path(name).expanduser()
     looks_like_a_path = path.is_absolute() or name.startswith(".") or path.suffix.lower() == GGUF

@@ -7,14 +7,22 @@ from typing import Any
 
 from optishear.calibration.origin import Origin
 from optishear.errors import ConfigError
+from optishear.reading.shapes import Shape
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.recipe.storage import Storage, sizes
-from optishear.records.run_directory import RunDirectory, find_run, read_json
+from optishear.records.run_directory import MEND, RunDirectory, find_run
+from optishear.records.run_files import (
+    FINISHED,
+    layout_of_run,
+    read_evaluation,
+    read_front,
+    read_manifest,
+)
+from optishear.records.run_files import FRONT_FORMAT as FORMAT
 from optishear.search.pick import parse_pick
 
 
-FORMAT = "optishear-front/1"
 PREFERRED = (
     "kl",
     "centred_reconstruction",
@@ -71,6 +79,17 @@ class Front:
         return self.entries[chosen]
 
 
+class _Ended(Shape):
+    """What the manifest of a finished run says beside."""
+
+    finished: str
+    ended: str
+    evaluations: int
+    failed: int
+    measured_now: int
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory with the answers in it."""
@@ -79,16 +98,33 @@ class Run:
 
     @property
     def front(self) -> Front:
-        return front_from_json(read_json(self.directory.front))
+        return front_from_json(read_front(self.directory), str(self.directory.front))
 
     @property
     def manifest(self) -> dict[str, Any]:
-        return read_json(self.directory.manifest)
+        return read_manifest(self.directory.manifest)
 
     @property
     def evaluation(self) -> list[dict[str, Any]]:
         """Rows of the held-out comparison: dense, the baselines, what was found."""
-        return read_json(self.directory.evaluation)["rows"]
+        return read_evaluation(self.directory)
+
+
+def finished(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
+    """The manifest of a run that is finished, with all its files as they should be; else None. And
+    where one of them cannot be read, which one and why, in a sentence."""
+    run = Run(directory)
+    if not directory.manifest.exists():
+        return None, ""
+    try:
+        if run.manifest["status"] != FINISHED:
+            return None, ""
+        read_manifest(directory.manifest, _Ended)
+        layout_of_run(directory)
+        _ = run.front, run.evaluation
+    except ConfigError as error:
+        return None, str(error).removesuffix(MEND).strip()
+    return run.manifest, ""
 
 
 def open_run(place: str | Path) -> Run:
@@ -117,12 +153,15 @@ def front_to_json(front: Front, units: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def front_from_json(data: Mapping[str, Any]) -> Front:
+def front_from_json(data: Mapping[str, Any], where: str) -> Front:
+    """Of what `read_front` has checked; `where` names its file in a `ConfigError`."""
     entries: Sequence[Mapping[str, Any]] = data["entries"]
-    where = f"the front of {data['experiment']}"
-    origin = Origin.from_json(data[MADE_WITH], where)
+    try:
+        origin = Origin.from_json(data.get(MADE_WITH, {}), where)
+    except ConfigError as error:
+        raise ConfigError(f"{error} {MEND}") from None
     if origin.model is None:
-        raise ConfigError(f"{where}: does not say {MADE_WITH}.model. Run the search again.")
+        raise ConfigError(f"{where}: does not say {MADE_WITH}.model. {MEND}")
     return Front(
         data["experiment"],
         {objective["name"]: objective["maximise"] for objective in data["objectives"]},

@@ -14,11 +14,10 @@ from optishear.experiment.held_out import FOUND, baseline_recipes, compare
 from optishear.experiment.inputs import inputs_of, refuse_changed_inputs
 from optishear.experiment.levels import open_levels
 from optishear.experiment.prepare import Calibrated
-from optishear.experiment.results import Entry, Front, Run, front_to_json
+from optishear.experiment.results import Entry, Front, Run, finished, front_to_json
 from optishear.experiment.setup import (
     Setup,
     directory_of,
-    manifest_of,
     set_up,
     threads,
     workers_of,
@@ -53,10 +52,13 @@ def search(experiment: Experiment, out: Path, watcher: Watcher, study: str = "")
     measured until then is in the journal.
     """
     directory = directory_of(experiment, out)
-    if (manifest := manifest_of(directory)).get("status") == "finished":
+    manifest, damage = finished(directory)
+    if manifest is not None:
         unknown = refuse_changed_inputs(directory, manifest, experiment)
         watcher.stage(f"finished on {manifest['finished']}: nothing to do{unknown}")
         return Run(directory)
+    if damage:
+        watcher.stage(f"{damage} It is written anew, from the journal where there is one")
     shared = Path(study) if study and "://" not in study else None
     with folder_for(directory.path, "--out"), file_for(shared, "--study"):
         refuse_second_writer(directory.journal)

@@ -16,7 +16,7 @@ from optishear.experiment.prepare import Calibrated, prepare, rule_of
 from optishear.experiment.watcher import Watcher
 from optishear.pipeline import Memory, Yardstick, identity_of
 from optishear.pruning.solved import SolvedLayers
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.records.run_directory import RunDirectory
 from optishear.search.driver import Driver, DriverSettings
 from optishear.search.drivers import check_genes, make_driver, make_ladder
 from optishear.search.evaluator import MeasureAll, one_by_one
@@ -183,11 +183,6 @@ def space_of(experiment: Experiment, calibrated: Calibrated) -> SearchSpace:
 def directory_of(experiment: Experiment, out: Path) -> RunDirectory:
     """Where the experiment's run lies, or would lie."""
     return RunDirectory(out / experiment.name / experiment.hash)
-
-
-def manifest_of(directory: RunDirectory) -> dict[str, Any]:
-    """What the run says of itself; empty where there is none."""
-    return read_json(directory.manifest) if directory.manifest.exists() else {}
 
 
 def workers_of(experiment: Experiment) -> Workers:

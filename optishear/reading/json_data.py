@@ -38,7 +38,7 @@ def json_of(text: str, where: str, mend: str = "Mend it.", *, numbers: bool = Tr
 
 def json_in(path: Path, mend: str = "Mend it.") -> Any:
     """The data of a whole file; `ConfigError` as `json_of`, `FileNotFoundError` where it is not."""
-    return json_of(text_of(path), str(path), mend)
+    return json_of(text_of(path, mend), str(path), mend)
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,20 +5,21 @@ from pathlib import Path
 from optishear.errors import ConfigError
 
 
+CONVERT = "Convert it."
 BOM = b"\xef\xbb\xbf"
 """What some editors write before UTF-8. It says how to read a file and is no part of its text."""
 
 
-def text_of(path: Path) -> str:
+def text_of(path: Path, mend: str = CONVERT) -> str:
     """The whole text of a file; every end of line is `\\n`.
 
     Raises `ConfigError` where it is not UTF-8, and `OSError` as opening it does.
     """
-    text = decoded(path.read_bytes().removeprefix(BOM), str(path))
+    text = decoded(path.read_bytes().removeprefix(BOM), str(path), mend=mend)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def decoded(content: bytes, where: str, first_line: int = 1) -> str:
+def decoded(content: bytes, where: str, first_line: int = 1, mend: str = CONVERT) -> str:
     """Bytes as UTF-8; `first_line` is the number that their first line has in the file."""
     try:
         return content.decode()
@@ -26,7 +27,7 @@ def decoded(content: bytes, where: str, first_line: int = 1) -> str:
         line = first_line + content[: error.start].count(b"\n")
         raise ConfigError(
             f"{where}, line {line}: is not UTF-8 text (byte 0x{content[error.start]:02x}: "
-            f"{error.reason}). Convert it."
+            f"{error.reason}). {mend}"
         ) from None
 
 

@@ -7,8 +7,9 @@ import yaml
 from optishear.errors import ConfigError
 
 
-MERGE, TIMESTAMP = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:timestamp"
-PLAIN = ("null", "bool", "int", "float", "str", "seq", "map")
+OURS = "tag:yaml.org,2002:{}"
+MERGE, TIMESTAMP = OURS.format("merge"), OURS.format("timestamp")
+PLAIN = ("null", "bool", "int", "float", "str")
 
 
 def yaml_of(text: str, where: str) -> Any:
@@ -36,7 +37,7 @@ class _Plain(yaml.SafeLoader):
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.tag == MERGE:
@@ -54,11 +55,11 @@ class _Plain(yaml.SafeLoader):
             lines[key] = line
         return super().construct_mapping(node, deep)
 
-    def whole(self, node: yaml.Node) -> Any:
+    def whole(self, node: Any) -> Any:
         """At once, not in two steps, so that data which contain themselves are refused."""
         if isinstance(node, yaml.MappingNode):
             return self.construct_mapping(node, deep=True)
-        return self.construct_sequence(node, deep=True)  # pyright: ignore[reportArgumentType]
+        return self.construct_sequence(node, deep=True)
 
     def unknown(self, node: yaml.Node) -> Any:
         tag = node.tag.replace("tag:yaml.org,2002:", "!!")
@@ -67,10 +68,7 @@ class _Plain(yaml.SafeLoader):
 
 
 _Plain.yaml_constructors = {
-    tag: make
-    for tag, make in yaml.SafeLoader.yaml_constructors.items()
-    if tag is not None and tag.rpartition(":")[2] in PLAIN
+    **{tag: yaml.SafeLoader.yaml_constructors[tag] for tag in map(OURS.format, PLAIN)},
+    **{OURS.format(kind): _Plain.whole for kind in ("seq", "map")},
+    None: _Plain.unknown,
 }
-for _tag in ("seq", "map"):
-    _Plain.add_constructor(f"tag:yaml.org,2002:{_tag}", _Plain.whole)
-_Plain.add_constructor(None, _Plain.unknown)

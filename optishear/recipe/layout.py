@@ -7,6 +7,14 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import Field
+
+from optishear.errors import ConfigError
+from optishear.reading.shapes import Shape, shaped
+
+
+MOST = 2**31  # blocks, or rows or columns of a layer
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -71,5 +79,25 @@ class ModelLayout:
         return [asdict(layer) for layer in self.layers]
 
     @classmethod
-    def from_json(cls, data: list[dict[str, Any]]) -> "ModelLayout":
-        return cls(tuple(Layer(**layer) for layer in data))
+    def from_json(cls, data: Any, where: str = "layout", mend: str = "") -> "ModelLayout":
+        """A checked layout; a `ConfigError` begins with `where` and ends with `mend`."""
+        if not isinstance(data, list) or not data:
+            raise ConfigError(f"{where}: a layout is a list of layers, found {data!r:.40}. {mend}")
+        layers = tuple(
+            Layer(**shaped(_Layer, layer, f"{where}: layer {number}", mend).model_dump())
+            for number, layer in enumerate(data)
+        )
+        if len({layer.name for layer in layers}) < len(layers):
+            raise ConfigError(f"{where}: names a layer twice. {mend}")
+        return cls(layers)
+
+
+class _Layer(Shape):
+    """A `Layer` as files have it."""
+
+    name: str
+    block: int = Field(ge=0, lt=MOST)
+    role: str
+    out_features: int = Field(ge=1, lt=MOST)
+    in_features: int = Field(ge=1, lt=MOST)
+    site: str

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from optishear.errors import ConfigError
+from optishear.reading.json_data import json_in
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.pattern import Pattern, parse_pattern
 from optishear.recipe.quadratic import RECONSTRUCTION, check_quadratic
 
 
+MOST = 2**63 - 1  # of anything counted
 FORMAT = "optishear-recipe/1"
 MADE_WITH = "made_with"  # beside a recipe in its file, no part of it: on what it was found
 
@@ -81,8 +83,10 @@ class Recipe:
             if not isinstance(parts.get(key), kind):
                 raise ConfigError(f"{where}: {key!r} is missing or no {kind.__name__}.")
         for name, count in data["drop"].items():
-            if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            if type(count) is not int or not 0 <= count <= MOST:
                 raise ConfigError(f"{where}: drop.{name} is {count!r}, not a count of weights.")
+        for part in ("metric", "solver"):
+            _check_settings(data[part], f"{where}: {part}")
         try:
             parse_pattern(data["pattern"])
             check_quadratic(quadratic, "quadratic")
@@ -99,11 +103,11 @@ class Recipe:
     def read_with_origin(cls, path: Path) -> tuple["Recipe", dict[str, Any]]:
         """The recipe in a JSON file, and what stands beside it of where it was found."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json_in(path, "It is not a JSON recipe: write it anew.")
         except FileNotFoundError:
             raise ConfigError(f"{path}: there is no such recipe file.") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not a JSON recipe ({error}).") from None
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
         recipe = cls.from_json(data, where=str(path))
         return recipe, data.get(MADE_WITH, {})
 
@@ -129,3 +133,15 @@ class Recipe:
                     f"{name}: {drop} of {layer.size} weights cannot be dropped under the pattern "
                     f"{self.pattern!r}. Was the recipe made for another model?"
                 )
+
+
+def _check_settings(spec: Mapping[str, Any], where: str) -> None:
+    """Raises a `ConfigError` unless a metric or solver has a name, as has every part of it that has
+    settings of its own, and numbers that a computer can count with."""
+    if not isinstance(spec.get("name"), str):
+        raise ConfigError(f"{where}: name is missing or no text.")
+    for key, value in spec.items():
+        if isinstance(value, Mapping):
+            _check_settings(value, f"{where}.{key}")
+        elif isinstance(value, int | float) and not -MOST <= value <= MOST:
+            raise ConfigError(f"{where}.{key} is {value!r}, which is no setting.")

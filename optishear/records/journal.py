@@ -15,11 +15,11 @@ from filelock import BaseFileLock, FileLock, Timeout
 
 from optishear.errors import ConfigError, StorageError
 from optishear.recipe.recipe import Recipe
+from optishear.records.lines import FORMAT, parsed
 
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "optishear-journal/1"
 Key = tuple[str, int]  # recipe key, rung (search tokens)
 
 
@@ -139,22 +139,12 @@ def _acquire(lock: BaseFileLock, path: Path) -> None:
 def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]], int]:
     """Header, entries and the number of bytes that are whole lines. Never writes.
 
-    A last line without its end, torn by a crash, does not count; a damaged line before it is an
-    error, since something else than a crash did that.
+    A last line without its end, torn by a crash, does not count; a line before it that is no entry
+    is an error, since something else than a crash did that.
     """
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
-    lines = content[:whole].splitlines()
-    if not lines:
-        return None, [], 0
-    try:
-        header, *entries = [json.loads(line) for line in lines]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: damaged in the middle ({error}). Restore it or move it away."
-        ) from None
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise ConfigError(f"{path}: not a journal of this version ({FORMAT}). Move it away.")
+    header, entries = parsed(content[:whole], path, None)
     return header, entries, whole
 
 

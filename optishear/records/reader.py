@@ -1,11 +1,9 @@
 """A journal that somebody else is writing, read as it grows. Nothing here writes or locks."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from optishear.errors import ConfigError
-from optishear.records.journal import FORMAT
+from optishear.records.lines import parsed
 
 
 class JournalReader:
@@ -19,9 +17,12 @@ class JournalReader:
 
     def __init__(self, path: Path):
         self.path = path
-        self.layers: list[str] = []
-        self._read = 0  # bytes, all of them whole lines
-        self._begun = False
+        self._header: dict[str, Any] | None = None
+        self._read = self._lines = 0  # bytes, all of them whole lines
+
+    @property
+    def layers(self) -> list[str]:
+        return self._header["layers"] if self._header else []
 
     def new(self) -> list[dict[str, Any]]:
         """The entries that have come since the last call. A `ConfigError` for a damaged journal."""
@@ -32,18 +33,7 @@ class JournalReader:
         except FileNotFoundError:
             return []
         whole = content.rfind(b"\n") + 1
-        try:
-            lines = [json.loads(line) for line in content[:whole].splitlines()]
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{self.path}: damaged in the middle ({error}). Restore it or move it away."
-            ) from None
+        self._header, entries = parsed(content[:whole], self.path, self._header, self._lines)
         self._read += whole
-        if lines and not self._begun:
-            header, *lines = lines
-            if not isinstance(header, dict) or header.get("format") != FORMAT:
-                raise ConfigError(
-                    f"{self.path}: not a journal of this version ({FORMAT}). Move it away."
-                )
-            self.layers, self._begun = header["layers"], True
-        return lines
+        self._lines += content[:whole].count(b"\n")
+        return entries

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from optishear.errors import ConfigError
+from optishear.reading.json_data import json_in
 from optishear.records.atomic import replace_file
+
+
+MEND = (
+    "It is damaged; run the same `optishear search` again, which writes it anew from the journal."
+)
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,14 @@ def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
 def read_json(path: Path) -> Any:
     """The content of a run's file; a `ConfigError` says what is missing and what makes it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_in(path, MEND)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: is not there. A search that has finished writes it; run the search again to "
             f"go on where it stopped."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is damaged ({error}). Run the search again.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
 def find_run(place: Path) -> RunDirectory:

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
+from optishear.errors import ConfigError
 from optishear.recipe.features import features
-from optishear.recipe.layout import ModelLayout
 from optishear.records.journal import read_journal, recipe_of
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.records.run_directory import RunDirectory
+from optishear.records.run_files import layout_of_run
 
 
 def evaluations_table(run: RunDirectory) -> pd.DataFrame:
@@ -16,7 +17,12 @@ def evaluations_table(run: RunDirectory) -> pd.DataFrame:
     `features` under their own names. What does not apply to a row is missing there.
     """
     header, entries, _ = read_journal(run.journal)
-    layout = layout_of_run(run)
+    layout, layers = layout_of_run(run), (header or {}).get("layers", [])
+    if entries and layers != list(layout.sizes):
+        raise ConfigError(
+            f"{run.journal}: is of other layers than {run.layout.name} names. Put back the journal "
+            f"of this run."
+        )
     rows = [
         {
             "key": entry["key"],
@@ -24,15 +30,8 @@ def evaluations_table(run: RunDirectory) -> pd.DataFrame:
             "seconds": entry["seconds"],
             "reason": entry["reason"],
             **{f"value.{name}": value for name, value in (entry["values"] or {}).items()},
-            **features(recipe_of(entry, (header or {})["layers"]), layout),
+            **features(recipe_of(entry, layers), layout),
         }
         for entry in entries
     ]
     return pd.DataFrame(rows, columns=None if rows else ["key", "rung", "seconds", "reason"])
-
-
-def layout_of_run(run: RunDirectory) -> ModelLayout:
-    """The layers of the model that the run is about; older runs say it in the front."""
-    if run.layout.exists():
-        return ModelLayout.from_json(read_json(run.layout))
-    return ModelLayout.from_json(read_json(run.front)["layout"])

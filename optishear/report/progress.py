@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from optishear.errors import ConfigError
+from optishear.records.run_directory import MEND
 from optishear.search.drivers import make_ladder
 from optishear.search.front import Points, hypervolume, knee
 from optishear.search.ladder import Ladder
@@ -177,6 +179,7 @@ class Progress:
         When a search is over, its run measures the baselines, which a journal has as well. They
         are told by there being no room left on their rung.
         """
+        self._refuse_others(entry)
         rung = self._rungs[entry["rung"]]
         index = self.ladder.rungs.index(entry["rung"])
         if self.ladder.by_generation and index == 0 and self._last > 0:
@@ -199,6 +202,22 @@ class Progress:
             rung.alive += 1
             self._succeeded(rung, entry["key"], entry["values"])
         return True
+
+    def _refuse_others(self, entry: Mapping[str, Any]) -> None:
+        if entry["rung"] not in self._rungs:
+            raise ConfigError(
+                f"The journal has an evaluation on {entry['rung']} search tokens, the manifest "
+                f"rungs of {', '.join(map(str, self._rungs))}: they are not of one run. {MEND}"
+            )
+        values = entry["values"]
+        missing = [
+            name for name in self.goal.objectives if values is not None and name not in values
+        ]
+        if missing:
+            raise ConfigError(
+                f"The journal has an evaluation without {missing[0]!r}, an objective by the "
+                f"manifest: they are not of one run. {MEND}"
+            )
 
     def _has_room(self, index: int) -> bool:
         if index == 0:

@@ -8,12 +8,26 @@ from typing import Any
 import pandas as pd
 
 from optishear.errors import ConfigError
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.reading.shapes import Shape
+from optishear.records.run_directory import MEND, RunDirectory
+from optishear.records.run_files import FINISHED, Manifest, read_evaluation, read_manifest
 from optishear.report.run_view import OWN_ROWS
 
 
 OF_NO_RESULT = ("hypothesis", "memory", "name", "workers", "ray_address")  # keys of a configuration
 DENSE, FOUND, _ = OWN_ROWS
+
+
+class _Status(Shape):
+    status: str
+
+
+class _Finished(Manifest):
+    """What a row of a table needs of a finished run."""
+
+    evaluations: int
+    failed: int
+    seconds: float
 
 
 def finished_runs(places: Sequence[Path], dirty: bool = False) -> dict[str, list[RunDirectory]]:
@@ -26,9 +40,10 @@ def finished_runs(places: Sequence[Path], dirty: bool = False) -> dict[str, list
         if not place.exists():
             raise ConfigError(f"{place}: there is no such folder. Name a run, or where runs are.")
         for path in sorted(place.rglob("manifest.json")):
-            manifest = read_json(path)
-            clean = dirty or not manifest.get("code", {}).get("dirty", False)
-            if manifest.get("status") == "finished" and clean:
+            if read_manifest(path, _Status)["status"] != FINISHED:
+                continue
+            manifest = read_manifest(path, _Finished)
+            if dirty or not manifest.get("code", {}).get("dirty", False):
                 found.setdefault(manifest["experiment"]["name"], []).append(
                     RunDirectory(path.parent)
                 )
@@ -45,8 +60,8 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """
     rows = []
     for run, manifest, differing in _with_differences(runs):
-        evaluation = read_json(run.evaluation)["rows"]
-        searched = next(row["search"] for row in evaluation if row["name"] == FOUND) or {}
+        evaluation = read_evaluation(run)
+        searched = _found(run, evaluation).get("search") or {}
         row = {
             "run": manifest["hash"],
             **differing,
@@ -71,11 +86,12 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     was found, and the gain of this over that in nats per token, paired."""
     rows = []
     for run, manifest, differing in _with_differences(runs):
-        evaluation = read_json(run.evaluation)["rows"]
+        evaluation = read_evaluation(run)
         of_run = {"run": manifest["hash"]}
         of_run |= {key.rpartition(".")[2]: as_text(value) for key, value in differing.items()}
         of_run |= {"recipes": str(manifest["evaluations"]), "seconds": f"{manifest['seconds']:.0f}"}
         for text in evaluation[0]["texts"]:
+            _found(run, evaluation)
             numbers = _of(evaluation, text)
             row = {**of_run, "held-out text": _short(text), "dense": _with_error(numbers[DENSE])}
             fixed = [name for name in numbers if name not in OWN_ROWS]
@@ -144,7 +160,7 @@ def _with_differences(
     runs: Sequence[RunDirectory],
 ) -> list[tuple[RunDirectory, dict[str, Any], dict[str, Any]]]:
     """Each run with its manifest and what of its configuration is not the same in all of them."""
-    manifests = [read_json(run.manifest) for run in runs]
+    manifests = [read_manifest(run.manifest, _Finished) for run in runs]
     flat = [_flat(manifest["experiment"]) for manifest in manifests]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     varying = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
@@ -152,6 +168,15 @@ def _with_differences(
         (run, manifest, {key: settings.get(key) for key in varying})
         for run, manifest, settings in zip(runs, manifests, flat, strict=True)
     ]
+
+
+def _found(run: RunDirectory, evaluation: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The row of what was found, beside one of the dense model."""
+    names = [row["name"] for row in evaluation]
+    for name in (DENSE, FOUND):
+        if name not in names:
+            raise ConfigError(f"{run.evaluation}: has no row called {name!r}. {MEND}")
+    return evaluation[names.index(FOUND)]
 
 
 def _of(evaluation: Sequence[Mapping[str, Any]], text: str) -> dict[str, Mapping[str, Any]]:

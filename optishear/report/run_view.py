@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,14 +9,14 @@ import pandas as pd
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.records.run_directory import RunDirectory
+from optishear.records.run_files import Row, read_evaluation, read_front
 from optishear.report.convergence_figure import Outcome
 from optishear.report.evaluations import evaluations_table
 from optishear.report.front_figure import FrontView
 from optishear.report.style import Quantity
 
 
-FORMAT = "optishear-front/1"
 # Rows of evaluation.json that are no baselines: the start, and the pick in both modes.
 OWN_ROWS = ("dense", "found", "found, block by block")
 
@@ -63,7 +62,7 @@ def read_run(run: RunDirectory) -> RunView:
     )
     names = [quantity.name for quantity in quantities]
     keys = [entry["key"] for entry in front["entries"]]
-    evaluations = _at_the_fronts_rung(run, keys)
+    evaluations = _at_the_fronts_rung(run, keys, names)
     outcomes = [
         None if row[0] is None else tuple(row)
         for row in evaluations[[f"value.{name}" for name in names]]
@@ -72,6 +71,8 @@ def read_run(run: RunDirectory) -> RunView:
         .to_numpy()
         .tolist()
     ]
+    if not keys:
+        raise ConfigError(f"{run.front}: holds no recipe, so there is nothing to draw.")
     layout, picked = ModelLayout.from_json(front["layout"]), keys.index(front["picked"])
     view = FrontView(
         quantities=quantities,
@@ -94,21 +95,7 @@ def read_run(run: RunDirectory) -> RunView:
     )
 
 
-def read_front(run: RunDirectory) -> Mapping[str, Any]:
-    """The content of front.json, refused where this version cannot read it."""
-    front = read_json(run.front)
-    found = front.get("format") if isinstance(front, dict) else None
-    if found != FORMAT:
-        raise ConfigError(f"{run.front}: format is {found!r}, this version reads {FORMAT!r}.")
-    if front["picked"] not in [entry["key"] for entry in front["entries"]]:
-        raise ConfigError(
-            f"{run.front}: the picked recipe {front['picked']!r} is none of its "
-            f"{len(front['entries'])} entries. Run the search again to write it anew."
-        )
-    return front
-
-
-def _at_the_fronts_rung(run: RunDirectory, keys: list[str]) -> pd.DataFrame:
+def _at_the_fronts_rung(run: RunDirectory, keys: list[str], objectives: list[str]) -> pd.DataFrame:
     """The evaluations of the rung that the front is from, which is the one with most tokens."""
     if not run.journal.exists():
         raise ConfigError(f"{run.journal}: is not there, and the figures show what is in it.")
@@ -120,17 +107,19 @@ def _at_the_fronts_rung(run: RunDirectory, keys: list[str]) -> pd.DataFrame:
             f"{run.journal}: {len(missing)} of the {len(keys)} recipes in {run.front.name} were "
             f"not evaluated here, first {missing[0]!r}. Run the search again to go on."
         )
+    if missing := [name for name in objectives if f"value.{name}" not in table]:
+        raise ConfigError(f"{run.journal}: has no {missing[0]!r}, which {run.front.name} is of.")
     return table
 
 
 def _baselines(run: RunDirectory, names: list[str]) -> dict[str, tuple[float, ...]]:
     if not run.evaluation.exists():
         return {}
-    rows = read_json(run.evaluation)["rows"]
+    rows = read_evaluation(run, Row)
     return {
         row["name"]: _point(row["search"], names)
         for row in rows
-        if row["name"] not in OWN_ROWS and row["search"] and set(names) <= set(row["search"])
+        if row["name"] not in OWN_ROWS and row.get("search") and set(names) <= set(row["search"])
     }
 
 

@@ -9,14 +9,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import Field
+
+from optishear.reading.shapes import Shape, shaped
 from optishear.records.journal import has_writer
 from optishear.records.reader import JournalReader
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.records.run_directory import MEND, RunDirectory
+from optishear.records.run_files import FINISHED, read_manifest
 from optishear.report.progress import Goal, Progress, State, goal_of
 
 
-RUNNING, FINISHED = "running", "finished"
+RUNNING = "running"
 SHOWN = ("key", "rung", "values", "reason", "seconds")  # of an entry, to one who looks on
+
+
+class _Finished(Shape):
+    evaluations: int = Field(ge=0)
 
 
 @dataclass(frozen=True)
@@ -85,10 +93,10 @@ class RunWatch:
 
     def look(self) -> Look:
         """The run as it is now. A `ConfigError` for a damaged journal or manifest."""
-        manifest = read_json(self.run.manifest)  # before the journal, which only grows
+        manifest = read_manifest(self.run.manifest)  # before the journal, which only grows
         new = self.reader.new()
         self._read += new
-        goal = _goal(manifest, self._read)
+        goal = _goal(manifest, self._read, str(self.run.manifest))
         if goal != self._goal:  # at the start, and when it turns out how many were asked for
             self._goal, self._progress, new = goal, None, self._read
             self.entries = []
@@ -110,7 +118,7 @@ class RunWatch:
         return datetime.fromtimestamp(self.run.journal.stat().st_mtime, UTC)
 
 
-def _goal(manifest: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Goal:
+def _goal(manifest: Mapping[str, Any], entries: list[Mapping[str, Any]], where: str) -> Goal:
     """As the experiment says it, with what only the run can know."""
     goal = goal_of(manifest["experiment"])
     if rungs := manifest.get("rungs"):
@@ -119,5 +127,6 @@ def _goal(manifest: Mapping[str, Any], entries: list[Mapping[str, Any]]) -> Goal
         listed = manifest["experiment"]["search"].get("rungs", ())
         goal = goal.on(sorted({*listed, *(entry["rung"] for entry in entries)}))
     if manifest["status"] == FINISHED:
+        shaped(_Finished, manifest, where, MEND)
         goal = goal.of(manifest["evaluations"])
     return goal

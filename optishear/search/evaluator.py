@@ -97,7 +97,7 @@ def outcome_of(
         if bad := [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v)]:
             values, reason = None, f"not finite: {', '.join(bad)}"
     except NumericalError as error:
-        reason = str(error)
+        reason = str(error) or "no reason given"
     return {"values": values, "reason": reason, "seconds": round(time.monotonic() - started, 4)}
 
 

@@ -145,6 +145,33 @@ def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_fron
     assert got.directory.front.read_bytes() == want.directory.front.read_bytes()
 
 
+def test_a_damaged_file_of_a_finished_run_is_written_again_as_it_was(tmp_path):
+    """From the journal alone: nothing is measured, and what was whole is what it was."""
+    plan = experiment(tmp_path, baselines=["magnitude"])
+    run = search(plan, tmp_path / "r", Silent())
+    paths = {name: getattr(run.directory, name) for name in ("front", "evaluation", "layout")}
+    before = {name: path.read_bytes() for name, path in paths.items()}
+    for path in paths.values():
+        path.write_bytes(path.read_bytes()[:40])
+    run.directory.manifest.write_text("{")
+    told = Told()
+    again = search(plan, tmp_path / "r", told)
+    assert {name: path.read_bytes() for name, path in paths.items()} == before
+    assert (again.manifest["status"], again.manifest["measured_now"]) == ("finished", 0)
+    assert "manifest.json: is not JSON" in told.stages[0]
+    told = Told()
+    search(plan, tmp_path / "r", told)
+    assert "nothing to do" in told.stages[0]
+
+
+class Told(Silent):
+    def __init__(self):
+        self.stages = []
+
+    def stage(self, text):
+        self.stages.append(text)
+
+
 def test_a_run_of_another_measure_is_refused_and_keeps_what_it_has(tmp_path):
     plan = experiment(tmp_path, threads=None)
     run = search(plan, tmp_path / "r", Silent())

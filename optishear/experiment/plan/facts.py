@@ -9,7 +9,8 @@ from typing import Any
 from optishear.config import Experiment
 from optishear.experiment.inputs import refuse_changed_inputs
 from optishear.experiment.prepare import Prepared
-from optishear.experiment.setup import Setup, manifest_of
+from optishear.experiment.results import finished
+from optishear.experiment.setup import Setup
 from optishear.models.placement import devices_of
 from optishear.objectives import make_objective
 from optishear.recipe.recipe import Recipe
@@ -167,9 +168,9 @@ def _told(gene: Gene) -> tuple[str, str]:
 def run_facts(directory: RunDirectory, experiment: Experiment) -> RunFacts:
     """What can be told without a model. Raises the `ConfigError` of a finished run that is one of
     other files than are there now."""
-    manifest = manifest_of(directory)
+    manifest, _ = finished(directory)  # one that is damaged is gone on with
     path = str(directory.path)
-    if manifest.get("status") == "finished":
+    if manifest is not None:
         refuse_changed_inputs(directory, manifest, experiment)
         return RunFacts(path, "finished", manifest["finished"])
     return RunFacts(path, "unfinished" if directory.journal.exists() else "none")

@@ -7,8 +7,10 @@ from typing import Any
 import pandas as pd
 
 from optishear.errors import ConfigError
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.records.run_directory import RunDirectory
+from optishear.records.run_files import FINISHED, read_evaluation, read_front, read_manifest
 from optishear.report.evaluations import evaluations_table
+from optishear.report.page.manifest import FinishedManifest, PageManifest
 from optishear.report.run_view import RunView, read_run
 
 
@@ -35,23 +37,22 @@ class Contents:
 
     @property
     def finished(self) -> bool:
-        return self.manifest["status"] == "finished"
+        return self.manifest["status"] == FINISHED
 
 
 def read_contents(run: RunDirectory) -> Contents:
     """A `ConfigError` where a file that every run has is missing, damaged or not ours."""
-    manifest = read_json(run.manifest)
-    if not isinstance(manifest, dict) or not {"status", "experiment", "hash"} <= set(manifest):
-        raise ConfigError(f"{run.manifest}: is no manifest of a search. Run the search again.")
+    manifest = read_manifest(run.manifest, PageManifest)
+    if manifest["status"] == FINISHED:
+        read_manifest(run.manifest, FinishedManifest)
     if not run.journal.exists():
         raise ConfigError(f"{run.journal}: is not there, and a report is about what is in it.")
-    front = read_json(run.front) if run.front.exists() else None
-    empty = isinstance(front, dict) and not front.get("entries", True)
+    front = read_front(run) if run.front.exists() else None
     return Contents(
         run,
         manifest,
         front,
-        None if front is None or empty else read_run(run),
+        read_run(run) if front and front["entries"] else None,
         evaluations_table(run),
-        read_json(run.evaluation)["rows"] if run.evaluation.exists() else None,
+        read_evaluation(run) if run.evaluation.exists() else None,
     )
