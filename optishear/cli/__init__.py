@@ -16,6 +16,7 @@ from optishear.cli import (
     verify_commands,
     watch_commands,
 )
+from optishear.cli.console import speak_any_encoding
 
 
 app = typer.Typer(
@@ -45,4 +46,5 @@ def main() -> None:
     # Spinning threads cost a small machine half its speed; must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    speak_any_encoding()
     app()

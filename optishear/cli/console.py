@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 import typer
@@ -47,7 +48,29 @@ def say(text: str) -> None:
 
 
 def say_json(data: Any) -> None:
-    print(json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False))
+    print(json_text(data, sys.stdout, indent=1))
+
+
+def json_text(data: Any, stream: Any, indent: int | None = None) -> str:
+    """JSON for this stream, every character in it whole: where the stream's encoding has not all
+    of them, as the escapes that JSON has for that."""
+    return json.dumps(data, indent=indent, ensure_ascii=not _is_utf(stream), allow_nan=False)
+
+
+def speak_any_encoding() -> None:
+    """What a terminal or pipe cannot show is shown there as `?`, in place of a traceback after
+    hours of work for one arrow.
+
+    That hides no error: prose is for the eye, whatever is read by programs is JSON, which loses
+    nothing (`json_text`), and files are UTF-8 everywhere.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _is_utf(stream: Any) -> bool:
+    return (getattr(stream, "encoding", None) or "").lower().startswith("utf")
 
 
 def say_table(

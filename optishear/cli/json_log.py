@@ -19,7 +19,6 @@ Every object has `event` and `time` (UTC, ISO 8601). Events:
   others go on. (A bug's traceback follows it, and is the only text on stderr that is no JSON.)
 """
 
-import json
 import logging
 import sys
 import time
@@ -30,7 +29,7 @@ from typing import Any
 
 import typer
 
-from optishear.cli.console import FAILED_RUN, USER_MISTAKE
+from optishear.cli.console import FAILED_RUN, USER_MISTAKE, json_text
 from optishear.cli.progress import EVERY, SHARE, entry_of
 from optishear.cli.stopping import exit_code, how_it_ended
 from optishear.errors import ConfigError, OptiShearError
@@ -43,7 +42,7 @@ from optishear.search.loop import Found
 
 def emit(event: str, **data: Any) -> None:
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = json.dumps({"event": event, "time": time, **data}, ensure_ascii=False, allow_nan=False)
+    line = json_text({"event": event, "time": time, **data}, sys.stderr)
     print(line, file=sys.stderr, flush=True)
 
 

@@ -1,6 +1,5 @@
 """Commands that follow a run which somebody else makes: watch, dashboard."""
 
-import json
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optishear.cli.console import FAILED_RUN, JsonFlag, note, say, say_json, speaking
+from optishear.cli.console import FAILED_RUN, JsonFlag, json_text, note, say, say_json, speaking
 from optishear.cli.progress_view import line, look_view
 from optishear.cli.run_commands import RunPlace
 from optishear.cli.stopping import Stopped
@@ -146,7 +145,7 @@ def _say_lines(looks: Iterator["Look"], once: bool) -> "Look":
     said: object = None
     for look in looks:
         if (data := look.to_json()) != said:
-            say_json(data) if once else say(json.dumps(data, ensure_ascii=False, allow_nan=False))
+            say_json(data) if once else say(json_text(data, sys.stdout))
             said = data
     return look
 

@@ -41,7 +41,7 @@ def lines_of(path):
 def run(tmp_path_factory):
     """The folder of a run with such a journal, and its lines."""
     run = RunDirectory(tmp_path_factory.mktemp("run") / "made-up" / "abc")
-    run.create()
+    run.path.mkdir(parents=True)
     write_json(run.layout, LAYOUT.to_json())
     return run, lines_of(run.journal)
 

@@ -28,7 +28,8 @@ def run(tmp_path_factory):
     finish(run, **ENDING)
     front = json.loads(run.front.read_text())
     run.layout.write_text(json.dumps(front["layout"]))
-    made_with = {"model": "embedded", "calibration": {"source": "sotu"}, "calibration_hash": "c"}
+    text = {"source": "sotu", "split": "train", "sequences": 4, "seq_len": 64}
+    made_with = {"model": "embedded", "calibration": text, "calibration_hash": "c"}
     storage = {"other_weights": 10, "bytes_per_weight": 4}
     run.front.write_text(json.dumps({**front, "made_with": made_with, "storage": storage}))
     return run
