@@ -24,6 +24,7 @@ from optishear.models.weights import lent
 from optishear.objectives import make_objective
 from optishear.objectives.base import Chunk, Objective, OutputObjective, Reference, SizeObjective
 from optishear.pruning.evidence import Evidence
+from optishear.pruning.factored import Factored
 from optishear.pruning.oneshot import OneShot, block_keys
 from optishear.pruning.result import LayerReport, PruneResult
 from optishear.pruning.solved import SolvedLayers
@@ -46,10 +47,12 @@ class Memory:
 
     - `ranks`: how the weights of a layer rank under a metric that came up before.
     - `prefixes`: hidden states between decoder blocks, of candidates that others may begin like.
+    - `factors`: what solvers made of the Hessians of input sites; the last two are held anyhow.
     """
 
     ranks: int = 0
     prefixes: int = 0
+    factors: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ def measure_on(
             f"the ranks of one metric take {least / 1e6:,.0f} MB and memory.ranks is "
             f"{memory.ranks / 1e6:,.0f} MB: some layers find their thresholds anew each time"
         )
-    evidence = replace(evidence, ranks=RankCache(memory.ranks))
+    ranks, factored = RankCache(memory.ranks), Factored(memory.factors)
+    evidence = replace(evidence, ranks=ranks, factored=factored)
     if by.compiled and memory.prefixes:
         memory = replace(memory, prefixes=0)
         notice("compiled blocks always run from the first one on: no prefixes are kept")

@@ -70,10 +70,12 @@ class MemoryConfig(Strict):
 
     - `ranks`: how weights rank under metrics that came up before.
     - `prefixes`: hidden states between decoder blocks.
+    - `factors`: the factored Hessians of input sites; the last two are held anyhow.
     - `levels`, `levels_on_disk`: solved layers, of those on disk mapped into memory and in all.
     """
 
     ranks: ByteSize = ByteSize(2 * 10**9)
     prefixes: ByteSize = ByteSize(10**9)
+    factors: ByteSize = ByteSize(2 * 10**9)
     levels: ByteSize = ByteSize(4 * 10**9)
     levels_on_disk: ByteSize = ByteSize(20 * 10**9)

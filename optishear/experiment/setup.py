@@ -107,14 +107,14 @@ class Setup:
 
     def job(self, solved: SolvedLayers | None) -> Job:
         """What measuring candidates needs; `solved` is the level database, if there is one."""
-        experiment, calibrated = self.experiment, self.calibrated
+        memory, calibrated = self.experiment.memory, self.calibrated
         return Job(
             calibrated.loaded,
             calibrated.layout,
             calibrated.evidence,
             self.tokens["search"],
             self.yardstick,
-            Memory(experiment.memory.ranks, experiment.memory.prefixes),
+            Memory(memory.ranks, memory.prefixes, memory.factors),
             solved,
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import LayerStats, stats_of
+from optishear.pruning.factored import Factored
 from optishear.recipe.layout import Layer
 from optishear.recipe.quadratic import damping_of, lambda_of
 from optishear.recipe.recipe import Recipe
@@ -26,20 +27,19 @@ class Evidence:
     - `gradients`: only where recipes mix in the Taylor loss.
     - `given`: masks by layer from elsewhere, which take the place of the metric's choice.
     - `ranks`: how weights rank under metrics that came up before; it changes no result.
-
-    Plain quadratics are kept as long as this is: layers of one site and all recipes share them.
+    - `factored`: plain quadratics, which layers of one site and all recipes share; the last few.
     """
 
     stats: Mapping[str, LayerStats]
     gradients: Mapping[str, LayerGradients] = field(default_factory=dict)
     given: Mapping[str, Bool[Tensor, "out in"]] = field(default_factory=dict)
     ranks: RankCache = field(default_factory=lambda: RankCache(0))
-    factored: dict[tuple[str, float], Quadratic] = field(default_factory=dict)
+    factored: Factored = field(default_factory=Factored)
 
     def to(self, device: torch.device | str) -> "Evidence":
         """With statistics on this device; gradients stay where they are stored."""
         stats = {site: stats.to(device) for site, stats in self.stats.items()}
-        return replace(self, stats=stats, factored={})
+        return replace(self, stats=stats, factored=self.factored.anew())
 
     def only(self, layers: Sequence[Layer]) -> "Evidence":
         """What these layers' problems are made of, with nothing factored yet."""
@@ -49,7 +49,7 @@ class Evidence:
             stats={site: stats for site, stats in self.stats.items() if site in sites},
             gradients={name: found for name, found in self.gradients.items() if name in names},
             given={name: keep for name, keep in self.given.items() if name in names},
-            factored={},
+            factored=self.factored.anew(),
         )
 
     def with_masks(self, given: Mapping[str, Bool[Tensor, "out in"]]) -> "Evidence":
@@ -79,7 +79,5 @@ class Evidence:
         )
 
     def _plain(self, layer: Layer, damping: float) -> Quadratic:
-        key = (layer.site, damping)
-        if key not in self.factored:
-            self.factored[key] = reconstruction(stats_of(self.stats, layer), damping)
-        return self.factored[key]
+        make = partial(reconstruction, stats_of(self.stats, layer), damping)
+        return self.factored.get((layer.site, damping), layer.in_features, make)

@@ -16,6 +16,12 @@ MOST_DAMPING = 1.0  # past this the layer counts as unsolvable
 TILE = 192  # columns of one product where a triangle is inverted
 
 
+def most_bytes(width: int) -> int:
+    """Of a Hessian with every factor that it can have: the Cholesky factor in fp64, and in fp32
+    the matrix, its inverse, U and the eigenvectors."""
+    return (8 + 4 * 4) * width**2
+
+
 class Hessian:
     """H = curvature + damping * unit * I, positive definite, factored in fp64 and kept in fp32.
 
@@ -59,9 +65,8 @@ class Hessian:
         wanted, far_end = damping, curvature.double().flip(0, 1)
         diagonal = far_end.diagonal().clone()
         while True:
-            lower, failed = torch.linalg.cholesky_ex(
-                _with_diagonal(far_end, diagonal + damping * unit)
-            )
+            far_end.diagonal().copy_(diagonal + damping * unit)
+            lower, failed = torch.linalg.cholesky_ex(far_end)
             if not failed.item():
                 break
             raised = max(damping * DAMPING_STEP, LEAST_DAMPING)

@@ -55,11 +55,15 @@ def solving_on(cluster: Cluster, dense: DenseLayers) -> SolveAll:
 def _solved_on(
     cluster: Cluster, dense: DenseLayers, levels: Sequence[Level]
 ) -> Generator[tuple[Level, Solved], None, None]:
-    """The dearest layers are begun first, so that nobody waits for one at the end. Those of one
-    input site go to one replica where it is free, which then factors their Hessian once."""
+    """The dearest layers are begun first, so that nobody waits for one at the end, and with each
+    the others of its input site: those go to one replica where it is free, one after the other,
+    which then factors their Hessian once."""
     if not levels:
         return
-    asked = sorted(levels, key=lambda level: -_operations(level[0]))
+    dearest: dict[str, int] = {}
+    for layer, _ in levels:
+        dearest[layer.site] = max(_operations(layer), dearest.get(layer.site, 0))
+    asked = sorted(levels, key=lambda level: (-dearest[level[0].site], level[0].site))
     calls = [
         Call(str(number), "level", level, f"layer {level[0].name}", level[0].site)
         for number, level in enumerate(asked)

@@ -20,16 +20,18 @@ from optishear.models.head import find_head, logits_at_once
 from optishear.models.placement import devices_of
 from optishear.models.weights import place_of
 from optishear.pipeline import HEAD_TOKENS
+from optishear.pruning.factored import held_bytes
 from optishear.recipe.canonical import CHOOSES_ITSELF
+from optishear.recipe.layout import Layer
 from optishear.records.cache import cache_dir
 from optishear.records.run_directory import RunDirectory
 from optishear.search.options import meanings_of
+from optishear.solvers.hessian import most_bytes
 from optishear.solvers.ranks import rank_bytes
 
 
 ACTIVATIONS = 4  # of a block's widest layer, its inputs and outputs, alive at a time
 LOGITS = 3  # chunks alive at a time: logits, what is made of them, the dense side's
-FACTORS = 4  # times a Gram matrix: the Hessian in fp32, its factor in fp64, an inverse
 AT_WORK = 3  # times a layer in fp32: scores, mask and what a solver makes of it
 LEFTOVERS = 3_000_000  # bytes of front, comparison and figures
 FULL = 0.9  # of what is free: from here on it is said to be close
@@ -105,7 +107,12 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
         Held("prefixes (memory.prefixes)", prefixes_bytes(setup, hidden * own)),
     ]
     if Need.GRAM in experiment.needs:
-        found.append(Held("factored Hessians", FACTORS * gram_bytes(layout)))
+        found.append(
+            Held(
+                "factored Hessians (memory.factors)",
+                factored_bytes(layout.layers, experiment.needs, experiment.memory),
+            )
+        )
     if Need.GRADIENTS in experiment.needs:
         samples = min(experiment.gradient_sequences, len(c.calibration.tokens))
         found.append(Held("gradients, mapped", gradient_bytes(layout, samples), mapped=True))
@@ -134,6 +141,14 @@ def statistics_bytes(setup: Setup) -> int:
     vectors = {layer.site: 4 * layer.in_features for layer in layout.layers}
     gram = gram_bytes(layout) if Need.GRAM in setup.experiment.needs else 0
     return sum(vectors.values()) + gram
+
+
+def factored_bytes(layers: Sequence[Layer], needs: frozenset[Need], limits: MemoryConfig) -> int:
+    """Of the input sites' Hessians, as far as `memory.factors` allows, the last few anyhow; and one
+    layer's own where the Taylor loss is mixed in."""
+    widths = {layer.site: layer.in_features for layer in layers}.values()
+    held = held_bytes(widths, int(limits.factors))
+    return held + (most_bytes(max(widths)) if Need.GRADIENTS in needs else 0)
 
 
 def ranks_bytes(setup: Setup) -> int:
@@ -174,7 +189,9 @@ def memory_room(setup: Setup, held: Sequence[Held]) -> Room:
 def memory_advice(held: Sequence[Held], limits: MemoryConfig) -> str:
     """What would help most."""
     largest = max(held, key=lambda item: 0 if item.mapped else item.bytes)
-    caches = [f"memory.{name}" for name in ("ranks", "prefixes") if getattr(limits, name)]
+    caches = [
+        f"memory.{name}" for name in ("ranks", "prefixes", "factors") if getattr(limits, name)
+    ]
     lower = " and ".join(caches) or "batch_tokens"
     return (
         f"The largest part is: {largest.what}, {size_text(largest.bytes)}. Lower {lower}, or use "
