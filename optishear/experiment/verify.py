@@ -255,7 +255,7 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{folder}: is no checkpoint folder, for it has no config.json. Give the folder that "
             f"`optishear prune` or `save_pretrained` wrote."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: is damaged ({error}). Write the checkpoint again.") from None
     if not isinstance(config, dict):
         raise ConfigError(f"{path}: is no configuration of a model. Write the checkpoint again.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,8 +30,10 @@ from optishear.export.place import ANOTHER, STATE_FOLDER
 from optishear.models.catalog import quiet_transformers
 from optishear.models.streamed import Streamed
 from optishear.pruning.result import LayerReport
+from optishear.reading.json_data import json_in
+from optishear.reading.shapes import Shape, shaped
 from optishear.records.atomic import storage_errors, whole_file
-from optishear.records.run_directory import read_json, write_json
+from optishear.records.run_directory import write_json
 
 
 AGAIN = "name another --to; the same command goes on with what was written before"
@@ -65,7 +68,9 @@ class HalfDone:
         self.reports: list[LayerReport] = []
         self.parts: dict[str, dict[str, Any]] = {}
         if self._state.exists():
-            self._go_on(read_json(self._state))
+            mend = f"Empty {folder} and begin again."
+            state = json_in(self._state, mend)
+            self._go_on(shaped(_State, state, str(self._state), mend), mend)
         self._commit()
 
     @property
@@ -143,8 +148,8 @@ class HalfDone:
         }
         write_json(self.folder / "model.safetensors.index.json", index)
 
-    def _go_on(self, state: Mapping[str, Any]) -> None:
-        before = state["identity"]
+    def _go_on(self, state: "_State", mend: str) -> None:
+        before = state.identity
         differ = [
             key
             for key in sorted({*before, *self._identity})
@@ -155,11 +160,16 @@ class HalfDone:
                 f"{self.folder}: holds a half-done pruning with another {', '.join(differ)}. Give "
                 f"the same arguments to go on with it, or name another --to."
             )
-        self.block = int(state["block"])
-        self.reports = [LayerReport(**{**r, "notes": tuple(r["notes"])}) for r in state["reports"]]
+        self.block = state.block
+        self.reports = [
+            LayerReport(**{**report.model_dump(), "notes": tuple(report.notes)})
+            for report in state.reports
+        ]
         dtypes = {str(dtype): dtype for dtype in (self._memory, self._stored)}
-        for part, told in state["parts"].items():
-            self.parts[part] = {**told, "dtype": dtypes[told["dtype"]]}
+        for part, written in state.parts.items():
+            if part not in self._files or written.dtype not in dtypes:
+                raise ConfigError(f"{self._state}: parts.{part}: is none of this model. {mend}")
+            self.parts[part] = {"lossless": written.lossless, "dtype": dtypes[written.dtype]}
             if not (self.folder / self._files[part]).is_file():
                 raise ConfigError(
                     f"{self.folder}: holds a half-done pruning without {self._files[part]}, which "
@@ -174,6 +184,30 @@ class HalfDone:
             "parts": {p: {**told, "dtype": str(told["dtype"])} for p, told in self.parts.items()},
         }
         write_json(self._state, state)
+
+
+class _Part(Shape):
+    lossless: bool
+    dtype: str
+
+
+class _Report(Shape):
+    """A `LayerReport` as the state has it."""
+
+    name: str
+    size: int
+    kept: int
+    cost: float | None
+    damping: float | None
+    notes: list[str]
+    taylor: float | None
+
+
+class _State(Shape):
+    identity: dict[str, Any]
+    block: int = Field(ge=0)
+    reports: list[_Report]
+    parts: dict[str, _Part]
 
 
 @contextmanager

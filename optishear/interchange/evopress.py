@@ -17,9 +17,9 @@ from optishear.interchange.profiles import (
     Deviation,
     check_names,
     deviation,
-    json_of,
     refuse_fused_experts,
 )
+from optishear.reading.json_data import json_in
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import check_sparsity
@@ -145,12 +145,12 @@ def read_grid(path: Path, sparsity: float | None, step: int | None) -> Grid:
     beside = grid_file(path)
     says = {"sparsity": sparsity, "weights_diff": step}
     if None in says.values() and beside.is_file():
-        found = json_of(beside.read_text(encoding="utf-8"), str(beside))
+        found = json_in(beside, "Write it again.")
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise ConfigError(f"{beside}: is not what `optishear export --format evopress` writes.")
         says = {key: found.get(key) if value is None else value for key, value in says.items()}
     of, by = says["sparsity"], says["weights_diff"]
-    if not isinstance(of, int | float) or not isinstance(by, int):
+    if type(of) not in (int, float) or type(by) is not int:
         raise ConfigError(
             f"{path}: EvoPress levels mean nothing by themselves. Give the --sparsity and the "
             f"--weights-diff with which the database was made (prune.py's --sparsity and "

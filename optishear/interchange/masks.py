@@ -25,6 +25,7 @@ from torch import Tensor
 
 from optishear.calibration.origin import Origin
 from optishear.errors import ConfigError
+from optishear.reading.json_data import json_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.recipe import MADE_WITH
@@ -130,10 +131,7 @@ def _open(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path}: is no mask file of optishear. `optishear export CHECKPOINT --format masks` "
             f"writes one; a checkpoint is named by its folder."
         )
-    try:
-        says = json.loads(metadata[KEY])
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: is damaged (its metadata: {error}). Write it again.") from None
+    says = json_of(metadata[KEY], f"{path}: is damaged, its metadata", "Write it again.")
     if not isinstance(says, dict) or says.get("format") != FORMAT:
         told = says.get("format") if isinstance(says, dict) else says
         raise ConfigError(f"{path}: its format is {told!r}, this version reads {FORMAT!r}.")

@@ -2,13 +2,13 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from optishear.errors import ConfigError
+from optishear.reading.json_data import json_of as strict_json
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 
@@ -84,10 +84,7 @@ def rows_of(text: str, where: str) -> list[dict[str, Any]]:
 
 
 def json_of(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConfigError(f"{where}: is no JSON ({error}).") from None
+    return strict_json(text, where, fault="is no JSON")
 
 
 def read_profile(

@@ -87,14 +87,15 @@ def empty_model(folder: Path) -> nn.Module:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        kind = config["model_type"]
+        config = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(kind := config["model_type"], str):
+            raise TypeError(f"model_type is {kind!r}")
     except FileNotFoundError as error:
         raise ConfigError(
             f"{path}: is missing. A model folder holds config.json, safetensors weights and "
             f"tokenizer files, as `save_pretrained` writes them."
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{path}: is not the configuration of a model ({type(error).__name__}: {error}). "
             f"Download or write it again."
@@ -114,10 +115,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return [whole]
     if index.is_file():
         try:
-            shards = sorted(
-                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            shards = sorted(set(shards_by_tensor(index).values()))
+        except ValueError as error:
             raise ConfigError(
                 f"{index}: is not an index of shards ({error}). Get it again."
             ) from error
@@ -132,6 +131,21 @@ def _weight_files(folder: Path) -> list[Path]:
             f"when read. Save the model again with transformers, which writes safetensors."
         )
     raise ConfigError(f"{folder}: has no model.safetensors. Put the weights there.")
+
+
+def shards_by_tensor(index: Path) -> dict[str, str]:
+    """Names of tensors with the files, beside `index`, that have them; `ValueError` for no such
+    index."""
+    try:
+        where = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    if not isinstance(where, dict) or not where:
+        raise ValueError("its weight_map names no tensors")
+    for name in where.values():
+        if not isinstance(name, str) or not name or Path(name).name != name:
+            raise ValueError(f"{name!r} is no file beside it")
+    return where
 
 
 def _stored_dtype(weights: list[Path]) -> tuple[torch.dtype, int]:

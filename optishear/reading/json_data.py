@@ -14,7 +14,14 @@ from optishear.reading.texts import refuse_half_characters, text_of
 HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def json_of(text: str, where: str, mend: str = "Mend it.", *, numbers: bool = True) -> Any:
+def json_of(
+    text: str,
+    where: str,
+    mend: str = "Mend it.",
+    *,
+    numbers: bool = True,
+    fault: str = "is not JSON",
+) -> Any:
     """The data that `text` holds. A `ConfigError` begins with `where` and ends with `mend`.
 
     Refused beside what is no JSON: a key that comes twice, of which one would be lost; half a
@@ -30,7 +37,7 @@ def json_of(text: str, where: str, mend: str = "Mend it.", *, numbers: bool = Tr
             parse_constant=_refused if numbers else float,
         )
     except (ValueError, RecursionError) as error:  # ValueError: also of integers without an end
-        raise ConfigError(f"{where}: is not JSON ({error}). {mend}") from None
+        raise ConfigError(f"{where}: {fault} ({error}). {mend}") from None
     if HALF_CHARACTER.search(text):
         refuse_half_characters(json.dumps(data, ensure_ascii=False), where)
     return data

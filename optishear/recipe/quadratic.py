@@ -57,10 +57,10 @@ def check_quadratic(spec: Mapping[str, Any], where: str, layers: Iterable[str] =
     for key in spec:
         if key not in settings:
             raise ConfigError(f"{where}: {name!r} has no setting {key!r}.")
-    if not _is_number(damping_of(spec)) or not 0 <= damping_of(spec) <= 1:
+    damping = spec.get("damping", USUAL_DAMPING)
+    if not _is_number(damping) or not 0 <= damping <= 1:
         raise ConfigError(
-            f"{where}: damping is {damping_of(spec)!r}, expected a fraction of the mean diagonal "
-            f"in [0, 1]."
+            f"{where}: damping is {damping!r}, expected a fraction of the mean diagonal in [0, 1]."
         )
     lambdas = spec.get("lambda", {})
     if not isinstance(lambdas, Mapping):

@@ -298,6 +298,6 @@ def _rung(look: Look, asked: int | None) -> int:
 def _is_optuna(line: bytes) -> bool:
     try:
         first = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # whatever else is no JSON either
         return False
     return isinstance(first, dict) and "op_code" in first

@@ -14,6 +14,8 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
 from optishear.errors import ConfigError
+from optishear.reading.json_data import json_of
+from optishear.reading.shapes import Shape, shaped
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Key
 from optishear.search.driver import Driver
@@ -106,5 +108,19 @@ class SharedStudy(Mapping[Key, Mapping[str, Any]]):
         for name, text in attributes.items():
             if name.startswith(OUTCOME):
                 rung, key = name.removeprefix(OUTCOME).split()
-                found[key, int(rung)] = json.loads(text)
+                found[key, int(rung)] = _outcome(text, key)
         return found
+
+
+class _Outcome(Shape):
+    values: dict[str, float] | None
+    reason: str
+    seconds: float
+    recipe: dict[str, Any]
+
+
+def _outcome(text: Any, key: str) -> dict[str, Any]:
+    where, mend = f"recipe {key} of the shared study", "Begin another study."
+    data = json_of(str(text), where, mend)
+    shaped(_Outcome, data, where, mend)
+    return data

@@ -267,6 +267,14 @@ def test_another_model_in_a_half_done_folder_is_refused(half, tmp_path):
         prune_streamed(str(other), SPARSEGPT, half, HOW)
 
 
+@pytest.mark.parametrize("damage", ["{", "[]", '{"block": 1}', '{"block": NaN}'])
+def test_a_damaged_state_of_what_is_half_done_says_how_to_begin_again(damage, half, dense):
+    state = half / "optishear_stream" / "state.json"
+    state.write_text(damage)
+    with pytest.raises(ConfigError, match=rf"state\.json: .*Empty {half} and begin again"):
+        prune_streamed(str(dense), SPARSEGPT, half, HOW)
+
+
 def test_a_shard_that_has_gone_since_is_named(half, dense):
     gone = sorted(half.glob("*.safetensors"))[0]
     gone.unlink()

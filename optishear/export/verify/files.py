@@ -1,6 +1,5 @@
 """A checkpoint's weight files as they lie on disk, read one tensor at a time. No model is built."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from optishear.export.verify.check import FAILED, OK, TOLD, Check
-from optishear.models.folder import PICKLED, STORED
+from optishear.models.folder import PICKLED, STORED, shards_by_tensor
 from optishear.models.load import DTYPES
 
 
@@ -159,8 +158,8 @@ def _index(path: Path, damage: list[str]) -> dict[str, str]:
         damage.append(f"there is no {WHOLE}")
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
+        return shards_by_tensor(path)
+    except ValueError as error:
         damage.append(f"{path.name} is no index of shards ({error})")
         return {}
 
