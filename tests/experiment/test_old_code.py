@@ -29,6 +29,14 @@ WORK = {
 """What makes the values of each cache."""
 
 
+class Told(Silent):
+    def __init__(self):
+        self.stages = []
+
+    def stage(self, text):
+        self.stages.append(text)
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("old_code")
@@ -127,6 +135,16 @@ def test_journals_of_the_old_code_are_no_memo_of_the_new(
     known = read_journal(first.directory.journal)[1]
     measured = len(entries) if mended else len(entries) - len(known)
     assert open_run(run).manifest["measured_now"] == measured
+
+
+@pytest.mark.parametrize("mended", [None, "levels"])
+def test_a_finished_run_says_that_other_code_made_it(first, place, mended, monkeypatch):
+    if mended is not None:
+        mend(monkeypatch, mended)
+    told = Told()
+    search(load_experiment(str(place / "mine.yaml")), place / "out", told)
+    assert "nothing to do" in told.stages[0]
+    assert ("the code that measured it was" in told.stages[0]) == (mended is not None)
 
 
 def test_an_unfinished_run_of_the_old_code_is_refused_by_name(first, worked, tmp_path, monkeypatch):
