@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optishear.allocation.base import LayerView, of_blocks, weighted_mean
+from optishear.errors import ConfigError
 from optishear.recipe.profile import Rule
 
 
@@ -17,11 +18,19 @@ def alphapruning(views: Sequence[LayerView], epsilon: float = 0.3) -> Rule:
     """Sparsity of a block = s * r / mean(r), r = (a - min a) / (max a - min a) * 2 eps + 1 - eps,
 
     with a the mean over the block's layers of the Hill exponent of their eigenvalue spectra.
-    epsilon 0.3 as the authors use with Wanda. The mean of r is over weights. Needs no data.
+    epsilon 0.3 as the authors use with Wanda. The mean of r is over weights. Needs no data. A layer
+    that is all zero has no spectrum, so the other layers speak for its block; a block of such
+    layers alone is a `ConfigError`.
     """
     alpha = {}
     for block, members in of_blocks(views).items():
-        alpha[block] = sum(hill_exponent(_spectrum(v.weight)) for v in members) / len(members)
+        exponents = [hill_exponent(_spectrum(v.weight)) for v in members if v.weight.any()]
+        if not exponents:
+            raise ConfigError(
+                f"alphapruning: all weights of block {block} are zero ({members[0].layer.name} and "
+                f"its other layers), so it has no spectrum. Use another rule."
+            )
+        alpha[block] = sum(exponents) / len(exponents)
     low, high = min(alpha.values()), max(alpha.values())
     span = high - low
     ratio = {
@@ -69,7 +78,7 @@ def hill_exponent(eigenvalues: Float[Tensor, " n"]) -> float:
 
 def _spectrum(weight: Float[Tensor, "out in"]) -> Float[Tensor, " n"]:
     """Squared singular values, from the Gram matrix of the shorter side in fp64; on the CPU, where
-    so few numbers are looked at one by one."""
+    so few numbers are looked at one by one. Those that rounding leaves below zero stay so."""
     wide = weight if weight.shape[0] <= weight.shape[1] else weight.T
     wide = wide.double()
-    return torch.linalg.eigvalsh(wide @ wide.T).clamp_min(0).cpu()
+    return torch.linalg.eigvalsh(wide @ wide.T).cpu()

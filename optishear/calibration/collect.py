@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from optishear.calibration.statistics import LayerStats, Need
 from optishear.errors import ConfigError
+from optishear.models.finite import not_finite
 from optishear.models.head import hidden_states
 from optishear.models.weights import Place, place_of
 from optishear.recipe.layout import Layer, ModelLayout
@@ -180,7 +181,4 @@ def check(sums: Mapping[str, LayerStats]) -> None:
         )
     for site, total in sums.items():
         if not total.input_sq.isfinite().all():
-            raise ConfigError(
-                f"Layer {site}: its input over the calibration tokens is not finite. Load the "
-                f"model in bf16 or fp32 if it overflows in fp16, and check the checkpoint."
-            )
+            raise ConfigError(not_finite(f"Layer {site}: its input over the calibration tokens"))

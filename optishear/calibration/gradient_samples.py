@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from optishear.calibration.gradients import Keep, packed
 from optishear.errors import ConfigError
+from optishear.models.finite import not_finite
 from optishear.models.placement import input_device
 from optishear.models.weights import Place, place_of
 from optishear.recipe.layout import Layer, ModelLayout
@@ -66,8 +67,7 @@ def handed_on(model: nn.Module, layers: Sequence[Layer], number: int, keep: Keep
                 sample = packed(place.view(gradient))
             except ValueError:
                 raise ConfigError(
-                    f"Layer {layer.name}: its gradient on calibration sequence {number} is not "
-                    f"finite. Load the model in bf16 or fp32 if it overflows in fp16."
+                    not_finite(f"Layer {layer.name}: its gradient on calibration sequence {number}")
                 ) from None
             if sample is not None:
                 keep(number, layer.name, sample)

@@ -16,6 +16,7 @@ from optishear.errors import ConfigError, OptiShearError
 
 USER_MISTAKE, FAILED_RUN = 2, 1
 
+TextField = typer.Option(help="Where the text is in each row of a .jsonl, .parquet or dataset.")
 JsonFlag = typer.Option(False, "--json", help="Print the result as JSON.")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
+from optishear.cli.console import JsonFlag, TextField, note, say, say_json, say_table, speaking
 from optishear.cli.wording import number_text
 from optishear.cli.writing import writes
 
@@ -34,6 +34,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="wikitext2, c4, SOURCE[@SPLIT], or a .txt, .jsonl, .parquet file."),
     ] = None,
+    text_field: Annotated[str | None, TextField] = None,
     sequences: Annotated[
         int | None,
         typer.Option(
@@ -81,6 +82,8 @@ def evaluate(
     """
     from optishear.errors import ConfigError
 
+    if text_field is not None and not text:
+        raise ConfigError("--text-field: says where the text is in the rows of --text; give both.")
     if to is not None and to.exists():
         raise ConfigError(f"{to}: is there already. Name a new file, or remove it first.")
     bars = sys.stderr.isatty()
@@ -95,9 +98,11 @@ def evaluate(
     from optishear.cli.progress import Stages
     from optishear.experiment.evaluate import Conditions, evaluate_all
     from optishear.experiment.evaluate_json import to_json
+    from optishear.records.manifest import provenance
     from optishear.records.run_directory import write_json
 
-    texts = _texts(models[0], text, sequences, seq_len, usual=asked is None)
+    provenance()  # what is found is kept with it: if it cannot be had, better now
+    texts = _texts(models[0], text, text_field, sequences, seq_len, usual=asked is None)
     on = Conditions(tuple(texts), asked, bos, dtype, device, bars)
     rows = evaluate_all(models, on, beside.split(",") if beside else (), Stages())
     found = to_json(rows, on)
@@ -113,7 +118,12 @@ def evaluate(
 
 
 def _texts(
-    model: str, named: Sequence[str] | None, sequences: int | None, seq_len: int | None, usual: bool
+    model: str,
+    named: Sequence[str] | None,
+    field: str | None,
+    sequences: int | None,
+    seq_len: int | None,
+    usual: bool,
 ) -> "list[TextSpec]":
     """Those that were named; else the model's usual one, unless tasks alone were asked for."""
     from optishear.experiment.evaluate import dense_of
@@ -121,7 +131,10 @@ def _texts(
     from optishear.text.sources import TextSpec
 
     if named:
-        return [text_named(_own_name(name), sequences or 0, seq_len or 512) for name in named]
+        return [
+            text_named(_own_name(name), sequences or 0, seq_len or 512, field=field)
+            for name in named
+        ]
     if not usual:
         return []
     text = usual_text(dense_of(model), "evaluation")

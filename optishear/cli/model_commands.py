@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from optishear.cli.console import JsonFlag, note, say, say_json, speaking
+from optishear.cli.console import JsonFlag, TextField, note, say, say_json, speaking
 from optishear.cli.prune_options import (
     calibration_asked,
     refuse_contradictions,
@@ -74,6 +74,7 @@ def prune(
     text: Annotated[
         str | None, typer.Option(help="Calibration text: SOURCE[@SPLIT] or a file.")
     ] = None,
+    text_field: Annotated[str | None, TextField] = None,
     sequences: Annotated[
         int | None,
         typer.Option(
@@ -157,7 +158,7 @@ def prune(
         )
         refuse_idle(named, moonshot_roles)
         recipe_for, reads_gradients = named.on, Need.GRADIENTS in named.needs
-    calibration = calibration_asked(model, text, sequences, seq_len, found)
+    calibration = calibration_asked(model, text, text_field, sequences, seq_len, found)
     if gradient_sequences is not None:
         refuse_gradients(gradient_sequences, reads_gradients, calibration)
     dtype = dtype or found.dtype or "float32"

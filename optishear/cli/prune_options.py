@@ -68,7 +68,12 @@ def refuse_gradients(samples: int, reads_gradients: bool, calibration: "TextSpec
 
 
 def calibration_asked(
-    model: str, text: str | None, sequences: int | None, seq_len: int | None, found: "Origin"
+    model: str,
+    text: str | None,
+    field: str | None,
+    sequences: int | None,
+    seq_len: int | None,
+    found: "Origin",
 ) -> "TextSpec":
     """What the user names; the rest is as the recipe was found with, else the model's usual."""
     from optishear.experiment.texts import text_named, usual_text
@@ -77,5 +82,7 @@ def calibration_asked(
     count = spec.sequences if sequences is None else sequences
     length = seq_len or spec.seq_len
     if text is not None:
-        return replace(text_named(text, count, length, "train"), seed=spec.seed)
+        return replace(text_named(text, count, length, "train", field), seed=spec.seed)
+    if field is not None:
+        raise ConfigError("--text-field: says where the text is in the rows of --text; give both.")
     return replace(spec, sequences=count, seq_len=length)

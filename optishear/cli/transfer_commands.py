@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
+from optishear.cli.console import JsonFlag, TextField, note, say, say_json, say_table, speaking
 from optishear.cli.run_commands import PickOption
 from optishear.cli.writing import writes
 
@@ -46,6 +46,7 @@ def transfer(
             "file, or `usual` for the other model's usual one."
         ),
     ] = None,
+    text_field: Annotated[str | None, TextField] = None,
     sequences: Annotated[
         int | None,
         typer.Option(
@@ -82,13 +83,15 @@ def transfer(
         raise ConfigError(
             "--device: says where --compare measures. Give that too, or leave it out."
         )
+    if text_field is not None and compare in (None, USUAL):
+        raise ConfigError("--text-field: says where the text is in the rows of a --compare FILE.")
     if to.suffix != ".json":
         raise ConfigError(f"--to {to}: name a file that ends in .json, such as recipe.json.")
     from optishear.cli.progress import Stages
     from optishear.experiment.transfer import Target, source_of_file, source_of_run, transfer_to
 
     source = source_of_run(run, pick) if run is not None else source_of_file(Path(str(recipe)))
-    text = None if compare is None else _text(compare, model, sequences, seq_len)
+    text = None if compare is None else _text(compare, model, text_field, sequences, seq_len)
     target = Target(model, sparsity, dtype, device or "cpu", compare_on=text)
     found, rows = transfer_to(source, target, to, Stages())
     if json_:
@@ -114,13 +117,15 @@ def transfer(
     say(str(to))
 
 
-def _text(name: str, model: str, sequences: int | None, seq_len: int | None) -> "TextSpec":
+def _text(
+    name: str, model: str, field: str | None, sequences: int | None, seq_len: int | None
+) -> "TextSpec":
     from dataclasses import replace
 
     from optishear.experiment.texts import text_named, usual_text
 
     if name != USUAL:
-        return text_named(name, sequences or 0, seq_len or 512)
+        return text_named(name, sequences or 0, seq_len or 512, field=field)
     usual = usual_text(model, "evaluation")
     count = usual.sequences if sequences is None else sequences
     return replace(usual, sequences=count, seq_len=seq_len or usual.seq_len)

@@ -17,7 +17,7 @@ from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.storage import SIZES
-from optishear.search.drivers import check_budget, check_variation
+from optishear.search.drivers import check_budget, check_seed, check_variation
 from optishear.search.pick import Pick, parse_pick
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
@@ -158,6 +158,7 @@ class Experiment(Strict):
         check_budget(
             settings.driver, settings.population, settings.evaluations, len(self.objectives)
         )
+        check_seed(settings.driver, settings.seed)
         check_variation(settings.driver, settings.variation)
 
     def _possible_rungs(self) -> None:

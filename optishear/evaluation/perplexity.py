@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from optishear.errors import NumericalError
 from optishear.evaluation.paired import paired_difference, standard_error
+from optishear.models.finite import not_finite
 from optishear.models.head import find_head, hidden_states
 from optishear.text.tokens import TokenBatches
 
@@ -50,7 +52,8 @@ class HeldOut:
 
 @torch.no_grad()
 def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> HeldOut:
-    """One pass over the text, `batch_tokens` tokens at a time, sums in fp64, read at the end."""
+    """One pass over the text, `batch_tokens` tokens at a time, sums in fp64, read at the end. A
+    loss that is not finite is a `NumericalError`."""
     length = text.tokens.shape[1]
     head = find_head(model, text.tokens[:1])
     device = head.weight.device
@@ -65,5 +68,7 @@ def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> 
                 said = head.logits(h).log_softmax(-1).gather(1, t[:, None])
                 total -= said.sum(dtype=torch.float64)
             totals.append(total)
+    if not bool(torch.stack(totals).isfinite().all()):
+        raise NumericalError(not_finite(f"{type(model).__name__}: its loss on {text.source}"))
     nats = tuple(total / (length - 1) for total in torch.stack(totals).tolist())
     return HeldOut(text.source, length, nats)

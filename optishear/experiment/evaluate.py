@@ -16,6 +16,7 @@ from optishear.evaluation.windows import BOS, check_context, windows
 from optishear.evaluation.zero_shot import Tasks, TaskScore, check_tasks, score
 from optishear.experiment.apply import SILENT, apply_to
 from optishear.experiment.held_out import DENSE, baseline_recipes
+from optishear.experiment.preconditions import check_text, known_ids_only, text_for
 from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared
 from optishear.experiment.watcher import Watcher
 from optishear.export.checkpoint import RECIPE_FILE
@@ -25,7 +26,6 @@ from optishear.models.weights import lent, read
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.text.sources import TextSpec, source_of
-from optishear.text.tokens import token_batches
 
 
 BATCH_TOKENS = 2048
@@ -157,7 +157,7 @@ def _measure_beside(
     prepared, recipes = None, {}
     if methods := [name for name in beside if name != DENSE]:
         assert origin.calibration is not None  # asked of the file before
-        calibration = token_batches(origin.calibration, dense.tokenizer)
+        calibration = text_for(dense, origin.calibration)
         if calibration.hash != origin.calibration_hash:
             raise ConfigError(
                 f"--beside: the calibration text {calibration.source} is not what it was when "
@@ -211,21 +211,22 @@ def _measure(
     name: str, loaded: LoadedModel, on: Conditions, recipe: Recipe | None = None
 ) -> Measured:
     """`recipe` is what the model's weights are in memory, where they are not those of its file."""
+    sparsity = _sparsity(loaded.model)  # first, for it asks whether this is a model to measure
     texts, hashes = [], []
     for spec in on.texts:
         check_context(loaded.model, spec.seq_len)
         tokens = windows(spec, loaded.tokenizer, on.bos)
+        check_text(loaded, tokens)
         texts.append(held_out(loaded.model, tokens, BATCH_TOKENS))
         hashes.append(tokens.hash)
     tasks = ()
     if on.tasks is not None:
-        tasks = tuple(score(loaded.model, loaded.tokenizer, on.tasks, on.bars))
+        with known_ids_only(loaded):
+            tasks = tuple(score(loaded.model, loaded.tokenizer, on.tasks, on.bars))
     key = None if recipe is None else recipe.key
     if key is None and (file := loaded.folder / RECIPE_FILE).is_file():
         key = Recipe.read(file).key
-    return Measured(
-        name, loaded.hash, _sparsity(loaded.model), key, tuple(texts), tuple(hashes), tasks
-    )
+    return Measured(name, loaded.hash, sparsity, key, tuple(texts), tuple(hashes), tasks)
 
 
 def _sparsity(model: nn.Module) -> float:

@@ -25,7 +25,6 @@ from optishear.experiment.setup import (
 from optishear.experiment.watcher import Watcher
 from optishear.objectives import make_objective
 from optishear.pruning.oneshot import prune
-from optishear.records.cache import code_of
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.output import file_for, folder_for
@@ -56,29 +55,27 @@ def search(experiment: Experiment, out: Path, watcher: Watcher, study: str = "")
     manifest, damage = finished(directory)
     if manifest is not None:
         unknown = refuse_changed_inputs(directory, manifest, experiment)
-        older = _older_code(manifest)
-        watcher.stage(f"finished on {manifest['finished']}: nothing to do{unknown}{older}")
+        watcher.stage(f"finished on {manifest['finished']}: nothing to do{unknown}")
         return Run(directory)
     if damage:
         watcher.stage(f"{damage} It is written anew, from the journal where there is one")
+    code = provenance()  # before anything that takes long
     shared = Path(study) if study and "://" not in study else None
     with folder_for(directory.path, "--out"), file_for(shared, "--study"):
         refuse_second_writer(directory.journal)
         workers = workers_of(experiment)
         with threads(workers.threads), cluster(workers, watcher.stage) as running:
-            _run(set_up(experiment, watcher, running), directory, watcher, study)
+            _run(set_up(experiment, watcher, running), directory, watcher, study, code)
     return Run(directory)
 
 
-def _older_code(manifest: Mapping[str, Any]) -> str:
-    """What to say of a finished run that other code made: it stays what it is, but is no news."""
-    made, now = manifest["measure"].get("code", "of an older version"), code_of("measure")
-    if made == now:
-        return ""
-    return f"; the code that measured it was {made} and is now {now}: another --out measures anew"
-
-
-def _run(setup: Setup, directory: RunDirectory, watcher: Watcher, study: str) -> None:
+def _run(
+    setup: Setup,
+    directory: RunDirectory,
+    watcher: Watcher,
+    study: str,
+    code: Mapping[str, Any],
+) -> None:
     experiment, calibrated, space = setup.experiment, setup.calibrated, setup.space
     identity, layers = setup.identity, setup.layer_names
     shared = shared_study(study, experiment, identity) if study else None
@@ -91,7 +88,7 @@ def _run(setup: Setup, directory: RunDirectory, watcher: Watcher, study: str) ->
             "started": now(),
             "measure": identity,
             "inputs": inputs_of(experiment),
-            **provenance(),
+            **code,
         }
         write_json(directory.layout, calibrated.layout.to_json())
         write_json(directory.manifest, manifest)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from optishear.allocation import RULES
 from optishear.config import Experiment
+from optishear.experiment.preconditions import text_for
 from optishear.experiment.prepare import Calibrated, prepare, rule_of
 from optishear.experiment.watcher import Watcher
 from optishear.pipeline import Memory, Yardstick, identity_of
@@ -26,7 +27,7 @@ from optishear.search.space import SearchSpace
 from optishear.search.space_file import build_space
 from optishear.solvers.methods import METHODS
 from optishear.text.disjoint import refuse_shared_text
-from optishear.text.tokens import TokenBatches, token_batches
+from optishear.text.tokens import TokenBatches
 from optishear.workers.calibration import collecting_on, gradients_on
 from optishear.workers.candidates import Job, measuring_on
 from optishear.workers.cluster import Cluster, Workers
@@ -146,7 +147,7 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
         experiment.device_map,
     )
     tokens = {
-        purpose: token_batches(spec, prepared.loaded.tokenizer)
+        purpose: text_for(prepared.loaded, spec)
         for purpose, spec in texts.items()
         if purpose != "calibration"
     }

@@ -19,6 +19,7 @@ from optishear.experiment.apply import (
     holds,
     origin_of,
 )
+from optishear.experiment.preconditions import text_for
 from optishear.experiment.prepare import Calibrated, Prepared
 from optishear.experiment.watcher import Watcher
 from optishear.export.checkpoint import (
@@ -44,9 +45,7 @@ from optishear.pruning.sequential import statistics_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import Recipe
-from optishear.records.cache import KINDS, library_version
 from optishear.solvers.methods import needs_of
-from optishear.text.tokens import token_batches
 from optishear.workers.layers import pruning_with
 
 
@@ -78,7 +77,7 @@ def _prune_streamed(
     watcher.stage(f"reading {model} block by block")
     streamed = stream(model, dtype=how.dtype, device=how.device)
     layout = streamed.layout()
-    tokens = token_batches(how.calibration, streamed.loaded.tokenizer)
+    tokens = text_for(streamed.loaded, how.calibration)
     place = streamed.device.type
     prepared = Prepared(streamed.loaded, layout, tokens, how.batch_tokens, place=place)
     recipe = recipe_for(prepared)
@@ -93,8 +92,7 @@ def _prune_streamed(
         stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
         checked = Checked.of(folder, layout, recipe, stored)
         return checked.noting(found_elsewhere(origin)), False
-    libraries = {name: library_version(name) for name in KINDS["levels"].libraries}
-    identity = {"recipe": recipe.key, **origin.to_json(), "libraries": libraries}
+    identity = {"recipe": recipe.key, **origin.to_json()}
     with half_done(folder, identity, streamed) as half:
         if half.block == 0:
             watcher.stage("copying what is outside of the blocks")

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from optishear.errors import ConfigError
 from optishear.recipe.lookup import is_path
 from optishear.text.files import SUFFIXES
 from optishear.text.sources import SOURCES, TextSpec
 
 
 EMBEDDED = "embedded"
+HUB = ("c4", "wikitext")  # rows with fields, too
 
 
 def usual_text(model: str, split: str) -> TextSpec:
@@ -17,13 +19,28 @@ def usual_text(model: str, split: str) -> TextSpec:
     return TextSpec("wikipedia-passages", split, 32, 512)
 
 
-def text_named(text: str, sequences: int, seq_len: int, usual: str | None = None) -> TextSpec:
+def text_named(
+    text: str,
+    sequences: int,
+    seq_len: int,
+    usual: str | None = None,
+    field: str | None = None,
+) -> TextSpec:
     """`SOURCE` or `SOURCE@SPLIT`, or a file, whose path may have an @ in it.
 
     `usual`: the split where none is named; None is a named source's evaluation split, all of
-    anything else.
+    anything else. `field`: where the text is in a record, `text` if None.
     """
     source, at, split = text.rpartition("@")
     if not at or Path(text).expanduser().is_file() or is_path(split, SUFFIXES):
         source, split = text, usual or ("evaluation" if text in SOURCES else "all")
-    return TextSpec(source, split, sequences, seq_len)
+    if field is not None and not _has_fields(source):
+        raise ConfigError(
+            f"--text-field {field}: {source} is plain text, without rows that have fields."
+        )
+    return TextSpec(source, split, sequences, seq_len, field or "text")
+
+
+def _has_fields(source: str) -> bool:
+    kinds = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
+    return source.startswith("dataset:") or source in HUB or source.lower().endswith(kinds)

@@ -10,6 +10,7 @@ from typing import Any
 from optishear.calibration.origin import Origin, TransferredFrom, read_recipe, write_recipe
 from optishear.errors import ConfigError
 from optishear.experiment.held_out import FOUND, baseline_recipes, compare
+from optishear.experiment.preconditions import text_for
 from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared, prepare
 from optishear.experiment.results import open_run
 from optishear.experiment.texts import usual_text
@@ -22,7 +23,6 @@ from optishear.recipe.transfer import Transferred, transfer
 from optishear.solvers.methods import needs_of
 from optishear.text.disjoint import refuse_overlap, refuse_shared_text
 from optishear.text.sources import TextSpec
-from optishear.text.tokens import token_batches
 
 
 UNIFORM = "uniform, same metric"
@@ -108,7 +108,7 @@ def _compare(
     prepared: Prepared, recipe: Recipe, text: TextSpec, watcher: Watcher
 ) -> list[dict[str, Any]]:
     """The transferred recipe beside the same without its profile, uniform Wanda and dense."""
-    held = token_batches(text, prepared.loaded.tokenizer)
+    held = text_for(prepared.loaded, text)
     refuse_shared_text({"calibration": prepared.calibration, "comparison": held})
     watcher.stage("collecting statistics")
     needs = needs_of(recipe) | needs_of(Recipe({"name": WANDA}, {}))

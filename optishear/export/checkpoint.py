@@ -15,10 +15,11 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.calibration.origin import Origin, write_recipe
-from optishear.errors import StorageError
+from optishear.errors import ConfigError, StorageError
 from optishear.export.place import ANOTHER, RECIPE_FILE, seal
 from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import layout_of
+from optishear.models.finite import not_finite
 from optishear.models.load import LoadedModel, load
 from optishear.models.weights import read
 from optishear.pruning.result import LayerReport
@@ -99,10 +100,13 @@ def write_reports(folder: Path, reports: Sequence[LayerReport]) -> None:
 
 def write_tokenizer_and_dtype(loaded: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
     """Completes what `save_pretrained` wrote: it puts down the dtype in memory, not that of the
-    tensors it was given."""
+    tensors it was given, and the class in memory, where the dense checkpoint may name another."""
     loaded.tokenizer.save_pretrained(folder)
     config = folder / "config.json"
     text = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype_text(dtype)}
+    dense = json.loads((loaded.folder / "config.json").read_text(encoding="utf-8"))
+    if "architectures" in dense:
+        text["architectures"] = dense["architectures"]
     config.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
 
 
@@ -167,7 +171,9 @@ def check_layout(found: ModelLayout, layout: ModelLayout, folder: Path) -> None:
 
 def check_logits(got: Tensor, want: Tensor, folder: Path) -> None:
     """Raises a `StorageError` unless the reopened model's logits are those that it had in memory,
-    bit for bit."""
+    bit for bit; a `ConfigError` where those are not finite."""
+    if not bool(want.isfinite().all()):
+        raise ConfigError(not_finite(f"{folder}: what the pruned model makes of the text"))
     if not torch.equal(want, got):
         raise StorageError(
             f"{folder}: the reopened checkpoint's logits differ from those of the model in memory "

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from optishear.errors import ConfigError
 from optishear.models.discover import decoder_blocks
+from optishear.models.finite import refuse_overflow
 from optishear.models.head import hidden_states
 
 
@@ -119,11 +120,12 @@ class BlockStack:
         Bit for bit, or `to_rounding`, an error of the dtype's epsilon in norm: experts add up in
         any order on a GPU. From the last block to the first, and with another text run in between:
         what an earlier block left lying about (not in what it returned) is then of that text, and
-        shows.
+        shows. What is not finite proves nothing: that is a `ConfigError`.
         """
         with torch.no_grad():
             hidden_states(self.model, tokens.flip(1))
         for block, want in reversed(list(enumerate(states))):
+            refuse_overflow(self.model, want, f"what block {block} makes of the text")
             try:
                 got = self.run(block, tokens, states[block - 1] if block else None)
             except MISSED as error:

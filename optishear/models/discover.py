@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
+from optishear.models import causal
 from optishear.models.head import hidden_states
 from optishear.models.placement import offloaded
 from optishear.models.weights import place_of, refuse_shared
@@ -22,7 +23,6 @@ Kind = tuple[int, str]  # block and role: one layer, or the experts that stand s
 Read = tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype, int]
 Input = tuple[Read, ...]  # every tensor that a layer read in one forward pass, in order
 
-PROBE_TOKENS = 8
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -32,7 +32,8 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
     Blocks are the largest `ModuleList` of like modules. Prunable inside are `nn.Linear`,
     `Conv1D` and every expert of a fused experts module; routers and biases are not. Sites and
     order come from one forward pass over a few tokens. A module list inside a block holds
-    parallel experts: its like layers stand side by side, in the order of their indices.
+    parallel experts: its like layers stand side by side, in the order of their indices. The same
+    pass proves that the model is causal, or it is refused.
 
     An expert that the probe's tokens did not reach is a layer like its siblings. Any other layer
     that was not reached (cross-attention without an encoder; a weight used without calling its
@@ -183,10 +184,11 @@ def _probe(
     try:
         with torch.no_grad():
             vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
-            hidden_states(model, torch.arange(PROBE_TOKENS)[None] % vocabulary)
+            hidden = hidden_states(model, causal.probe(vocabulary))
     finally:
         for hook in hooks:
             hook.remove()
+    causal.refuse_bidirectional(model, hidden)
     plain = {path: seen for path, seen in inputs.items() if owners[path] == [path]}
     return first_read, plain
 

@@ -100,11 +100,18 @@ def _config(folder: Path) -> dict[str, Any]:
             f"{path}: is not the configuration of a model ({type(error).__name__}: {error}). "
             f"Download or write it again."
         ) from error
-    if config.get("quantization_config"):
+    if _quantised(config):
         raise ConfigError(
             f"{path}: this {kind} checkpoint is quantised. Give the dense one it was made from."
         )
     return config
+
+
+def _quantised(config: Any) -> bool:
+    """Whether it has a quantisation, for the whole model or, nested, for one of its parts."""
+    if isinstance(config, dict):
+        return bool(config.get("quantization_config")) or any(map(_quantised, config.values()))
+    return isinstance(config, list) and any(map(_quantised, config))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -150,21 +157,32 @@ def shards_by_tensor(index: Path) -> dict[str, str]:
 
 def _stored_dtype(weights: list[Path]) -> tuple[torch.dtype, int]:
     """The type of most numbers in the files, from their headers, and how many numbers there are;
-    refuses files that are cut off."""
+    refuses files that are cut off, and weights that are no dense floating point: counts and masks
+    may be integers, but weights that are were packed by a quantisation, whatever config.json says.
+    """
     numbers: dict[str, int] = {}
     for path in weights:
         try:
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     part = file.get_slice(key)
+                    if part.get_dtype() not in STORED and _is_weight(key, part.get_dtype()):
+                        raise ConfigError(
+                            f"{path}: {key} is stored as {part.get_dtype()}, which is not dense "
+                            f"floating point ({', '.join(sorted(STORED))}). Give the model that it "
+                            f"was made from."
+                        )
                     size = int(torch.Size(part.get_shape()).numel())
                     numbers[part.get_dtype()] = numbers.get(part.get_dtype(), 0) + size
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{path}: is damaged or cut off ({error}). Get it again.") from error
-    found = max(numbers, key=lambda kind: numbers[kind], default="nothing")
-    if found not in STORED:
-        raise ConfigError(
-            f"{weights[0]}: its weights are stored as {found}, which is not dense floating point "
-            f"({', '.join(sorted(STORED))}). Give the model it was made from."
-        )
+    floating = {kind: count for kind, count in numbers.items() if kind in STORED}
+    if not floating:
+        raise ConfigError(f"{weights[0]}: holds no weights at all. Get it again.")
+    found = max(floating, key=lambda kind: floating[kind])
     return STORED[found], sum(numbers.values())
+
+
+def _is_weight(key: str, kind: str) -> bool:
+    """Small floats (FP8, FP4) and complex numbers are nothing else; integers are by their name."""
+    return kind[0] in "FC" or "weight" in key.rpartition(".")[2]

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
+from optishear.models.finite import refuse_overflow
 from optishear.models.placement import device_at, input_device, value_at
 
 
@@ -206,6 +207,7 @@ def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
     misses = [
         ((head.logits(hidden).double() - logits).norm() / logits.norm()).item() for head in heads
     ]
+    refuse_overflow(model, logits, "its logits")
     # A bf16 head rounds its result up to four times (product, scale, tanh, cap).
     tolerance = max(1e-4, 2 * torch.finfo(weight.dtype).eps)
     for head, miss in zip(heads, misses):

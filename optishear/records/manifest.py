@@ -9,7 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from optishear.errors import ConfigError
 
+
+GIT_SECONDS = 20
 PACKAGES = (
     "torch",
     "transformers",
@@ -61,19 +64,31 @@ def _processor() -> str:
 def _code() -> Mapping[str, Any]:
     """The commit of the checkout that this package runs from; empty for an installed wheel.
 
-    Changes under results/ do not make a tree dirty: a search writes there.
+    Changes under results/ do not make a tree dirty: a search writes there. A tree of which git will
+    not tell is as good as a dirty one, and `unknown` says why; without git it is a `ConfigError`.
     """
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {}
 
-    def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20
-        )
-        return done.stdout.strip() if done.returncode == 0 else ""
+    def git(*words: str) -> subprocess.CompletedProcess[str]:
+        try:
+            return subprocess.run(
+                ["git", "-C", str(root), *words],
+                capture_output=True,
+                text=True,
+                timeout=GIT_SECONDS,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigError(
+                f"{root}: is a git checkout, whose commit a result is recorded with, but git does "
+                f"not answer ({error}). Install git, or install optishear from a wheel."
+            ) from None
 
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--", ".", ":(exclude)results")),
-    }
+    head = git("rev-parse", "HEAD")
+    status = git("status", "--porcelain", "--", ".", ":(exclude)results")
+    for asked in (head, status):
+        if asked.returncode:
+            why = next(iter(asked.stderr.strip().splitlines()), "no reason given")
+            return {"commit": "", "dirty": True, "unknown": why}
+    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}

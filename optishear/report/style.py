@@ -1,5 +1,7 @@
 """How every figure looks: paper sizes, and colours and marks that survive a grey printer."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,11 +82,28 @@ class Quantity:
         return f"{plain(self.name)} {f'{100 * value:.1f} %' if self.percent else number(value)}"
 
 
+def without_backend() -> Any:
+    """matplotlib, imported though MPLBACKEND names a backend that is not installed here (a notebook
+    sets it for whatever it starts). Our figures have a canvas of their own and open no window."""
+    if (known := sys.modules.get("matplotlib")) is not None:
+        return known
+    wished = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib
+    finally:
+        if wished is not None:
+            os.environ["MPLBACKEND"] = wished
+    from matplotlib.backends import backend_registry
+
+    if wished and backend_registry.is_valid_backend(wished):
+        matplotlib.rcParams["backend"] = wished  # for the caller's own figures
+    return matplotlib
+
+
 @contextmanager
 def paper_style() -> Iterator[None]:
     """matplotlib's own defaults and ours inside, the caller's settings again on leaving."""
-    import matplotlib
-
+    matplotlib = without_backend()
     settings: dict[Any, Any] = dict(matplotlib.rcParamsDefault) | SETTINGS
     with matplotlib.rc_context({k: v for k, v in settings.items() if k != "backend"}):
         yield

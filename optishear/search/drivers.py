@@ -15,11 +15,15 @@ from optishear.search.genes import Choice, Gene
 from optishear.search.ladder import Ladder
 
 
+OPTUNA_SEEDS = 2**32  # numpy's RandomState takes no more
+
+
 @dataclass(frozen=True)
 class DriverEntry:
     """How a driver is made, what it is, where it is described, its smallest population, the most
     objectives it takes (None: any number), and whether it can vary genomes by `prefix`. `staged`:
-    whether each of its generations climbs the ladder of fidelities at once, to tell it the top."""
+    whether each of its generations climbs the ladder of fidelities at once, to tell it the top.
+    `seeds_below`: where its engine's seeds end."""
 
     make: Callable[[DriverSettings], Driver]
     about: str
@@ -28,6 +32,7 @@ class DriverEntry:
     most_objectives: int | None = None
     prefix: bool = False
     staged: bool = False
+    seeds_below: int | None = None
 
 
 def make_driver(name: str, settings: DriverSettings) -> Driver:
@@ -35,6 +40,7 @@ def make_driver(name: str, settings: DriverSettings) -> Driver:
     entry = lookup(DRIVERS, name, kind="driver")
     check_population(name, settings.population, settings.objectives)
     check_genes(settings.genes)
+    check_seed(name, settings.seed)
     check_variation(name, settings.variation)
     if settings.variation == "prefix" and settings.gene_blocks is None:
         raise ConfigError(
@@ -82,6 +88,16 @@ def check_population(driver: str, population: int, objectives: int) -> None:
         raise ConfigError(
             f"A population of {population} is too small for {driver} with {objectives} "
             f"objective{plural}: it needs at least {least}."
+        )
+
+
+def check_seed(driver: str, seed: int) -> None:
+    """Refuse a seed which the driver's engine would not take."""
+    below = lookup(DRIVERS, driver, kind="driver").seeds_below
+    if below is not None and not 0 <= seed < below:
+        raise ConfigError(
+            f"search.seed: {seed}, but {driver} takes seeds from 0 to {below - 1} (Optuna's). "
+            f"Choose a smaller one."
         )
 
 
@@ -161,7 +177,7 @@ def _random(settings: DriverSettings) -> Driver:
 DRIVERS: dict[str, DriverEntry] = {
     "evopress": DriverEntry(
         _evopress,
-        "EvoPress: one parent, sparsity moves from one block or layer to any other; one objective; "
+        "EvoPress: one parent, sparsity moves from one block or layer to another; one objective; "
         "other genes mutate, each with a probability of one over all",
         "Sieberling et al. 2024, arXiv 2410.14649",
         most_objectives=1,
@@ -189,25 +205,30 @@ DRIVERS: dict[str, DriverEntry] = {
         _optuna_nsga2,
         "Optuna's NSGA-II: uniform crossover, mutation by drawing anew",
         "Deb et al. 2002, doi:10.1109/4235.996017",
+        seeds_below=OPTUNA_SEEDS,
     ),
     "optuna-nsga3": DriverEntry(
         _optuna_nsga3,
         "Optuna's NSGA-III with its defaults, the search OptiShear was published with",
         "Deb and Jain 2014, doi:10.1109/TEVC.2013.2281535",
+        seeds_below=OPTUNA_SEEDS,
     ),
     "qmc": DriverEntry(
         _qmc,
         "scrambled Sobol points: random search which leaves no holes; learns nothing",
         "Sobol' 1967, doi:10.1016/0041-5553(67)90144-9",
+        seeds_below=OPTUNA_SEEDS,
     ),
     "random": DriverEntry(
         _random,
         "independent uniform genomes: the baseline every other driver has to beat",
         "Bergstra and Bengio 2012, JMLR 13:281",
+        seeds_below=OPTUNA_SEEDS,
     ),
     "tpe": DriverEntry(
         _tpe,
         "Optuna's tree-structured Parzen estimator: few, expensive evaluations of few genes",
         "Bergstra et al. 2011 (NeurIPS); Ozaki et al. 2020, doi:10.1145/3377930.3389817",
+        seeds_below=OPTUNA_SEEDS,
     ),
 }

@@ -15,6 +15,7 @@ from optishear.text.documents import Document, Source, belongs
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 FEWEST_BLOCKS = 10
+OTHER_FIELD = "--text-field NAME, or `field: NAME` beside `source` in an experiment file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +94,18 @@ def text_field(row: Any, field: str, where: str) -> str:
         raise ConfigError(f"{where}: is {type(row).__name__}, not an object with named fields.")
     if field not in row:
         raise ConfigError(
-            f"{where}: has no field {field!r}. It has: {', '.join(sorted(row)) or 'none'}. "
-            f"Set `field` to the one with the text."
+            f"{where}: has no field {field!r}. It has: {', '.join(sorted(row)) or 'none'}. Name "
+            f"the one with the text: {OTHER_FIELD}."
+        )
+    if row[field] is None:
+        raise ConfigError(
+            f"{where}: field {field!r} is null, where text should be. Leave such rows out of "
+            f"the file, or write an empty text there."
         )
     if not isinstance(row[field], str):
         raise ConfigError(
-            f"{where}: field {field!r} is {type(row[field]).__name__}, not text. Set `field` to "
-            f"the one with the text."
+            f"{where}: field {field!r} is {type(row[field]).__name__}, not text. Name another "
+            f"({OTHER_FIELD}), or write it as text."
         )
     return row[field]
 

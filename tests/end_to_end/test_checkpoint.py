@@ -1,5 +1,7 @@
 """Pruned checkpoints: what is written is what was asked for, and what transformers loads."""
 
+import json
+
 import pytest
 import torch
 from tiny_models import TINY, make
@@ -62,6 +64,15 @@ def test_two_of_four_holds_in_every_group(tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
     for layer in layout_of(model).layers:
         assert ((read(model, layer) == 0).view(-1, 4).sum(1) == 2).all()
+
+
+def test_the_architectures_of_the_dense_checkpoint_stay(folder, tmp_path):
+    config = json.loads((folder / "config.json").read_text())
+    named = {"architectures": ["GPT2LMHeadModelOfSomebody"]}
+    (folder / "config.json").write_text(json.dumps(config | named))
+    prune_to(str(folder), wanda(), tmp_path / "pruned", TEXT)
+    written = json.loads((tmp_path / "pruned" / "config.json").read_text())
+    assert written["architectures"] == ["GPT2LMHeadModelOfSomebody"]
 
 
 def test_a_folder_that_is_not_empty_is_left_alone(folder, tmp_path):

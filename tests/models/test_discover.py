@@ -4,7 +4,14 @@ import pytest
 import torch
 from tiny_models import GATED, SIZES, TINY, VOCAB, ListMoE, make
 from torch import nn
-from transformers import AutoModel, AutoModelForSeq2SeqLM, LlamaForCausalLM, T5Config
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    LlamaForCausalLM,
+    T5Config,
+)
+from transformers.models.auto import CONFIG_MAPPING
 
 from optishear.errors import ConfigError
 from optishear.models.discover import layout_of
@@ -297,3 +304,26 @@ def test_a_matrix_tied_to_the_embedding_is_refused():
     model.model.layers[0].mlp.up_proj.weight = model.model.embed_tokens.weight
     with pytest.raises(ConfigError, match=r"embed_tokens\.weight.*up_proj\.weight are one tensor"):
         layout_of(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["bert", "electra"])
+def test_an_encoder_that_looks_ahead_is_refused(kind, dtype):
+    """As its kind of model is initialised: attention has hardly begun to look anywhere."""
+    config = CONFIG_MAPPING[kind](**{**SIZES, "num_attention_heads": 4, "intermediate_size": 40})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    with pytest.raises(ConfigError, match=r"LMHeadModel|ForCausalLM.* is not causal"):
+        layout_of(model)
+
+
+def test_an_encoder_as_a_decoder_is_causal():
+    settings = {**SIZES, "num_attention_heads": 4, "intermediate_size": 40, "is_decoder": True}
+    assert layout_of(make("bert", settings)).blocks == 2
+
+
+@pytest.mark.parametrize("kind", ["mamba", "recurrent_gemma", "bloom"])
+def test_recurrent_models_and_slopes_are_causal(kind):
+    settings = {**GATED, "num_key_value_heads": 1, "state_size": 4, "lru_width": 24, "n_head": 4}
+    assert layout_of(make(kind, {**settings, "num_hidden_layers": 3})).layers

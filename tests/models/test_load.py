@@ -220,6 +220,27 @@ class TestWhatIsRefused:
         with pytest.raises(ConfigError, match=r"stored as I8, which is not dense floating point"):
             load(str(folder))
 
+    def test_a_checkpoint_of_which_a_part_is_quantised(self, folder):
+        edit(folder, text_config={"quantization_config": {"quant_method": "fp8"}})
+        with pytest.raises(ConfigError, match=r"this llama checkpoint is quantised"):
+            load(str(folder))
+
+    @pytest.mark.parametrize(
+        ("name", "dtype", "kind"),
+        [
+            ("model.layers.1.mlp.up_proj.weight", torch.float8_e4m3fn, "F8_E4M3"),
+            ("model.layers.0.self_attn.q_proj.scale", torch.float8_e5m2, "F8_E5M2"),
+            ("model.layers.0.mlp.up_proj.qweight", torch.int32, "I32"),
+            ("model.layers.0.mlp.up_proj.weight_packed", torch.uint8, "U8"),
+        ],
+    )
+    def test_a_few_packed_weights_among_dense_ones(self, folder, name, dtype, kind):
+        weights = load_file(folder / "model.safetensors")
+        weights[name] = torch.ones(3, 2).to(dtype)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ConfigError, match=rf"{name} is stored as {kind}, which is not dense"):
+            load(str(folder))
+
     def test_weights_that_are_cut_off(self, folder):
         content = (folder / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(content[: len(content) // 2])

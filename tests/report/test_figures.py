@@ -150,7 +150,8 @@ class TestFiles:
         )
         shown = run_process(
             [sys.executable, "-W", "error", "-c", program, str(other.path)],
-            env={**os.environ, "PYTHONHASHSEED": "7"}, capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": "7", "MPLBACKEND": "module://of_a_notebook"},
+            capture_output=True, text=True, check=True,
         )  # fmt: skip
 
         assert shown.stdout == "\n\n", "imported what it should not"

@@ -220,6 +220,15 @@ class TestLocalFiles:
         with pytest.raises(ConfigError, match=r"line 1: field 'text' is int, not text"):
             texts_of(str(tmp_path / "a.jsonl"), "all")
 
+    def test_a_row_without_text_is_not_told_to_name_another_field(self, tmp_path):
+        (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
+        pq.write_table(pa.table({"text": ["words", None]}), tmp_path / "a.parquet")
+        for name, where in (("a.jsonl", "line 2"), ("a.parquet", "row 2")):
+            with pytest.raises(ConfigError, match=rf"{where}: field 'text' is null") as raised:
+                texts_of(str(tmp_path / name), "all")
+            assert "Leave such rows out" in str(raised.value)
+            assert "--text-field" not in str(raised.value)
+
     @pytest.mark.parametrize(
         ("name", "content", "sentence"),
         [

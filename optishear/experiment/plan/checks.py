@@ -12,6 +12,7 @@ from optishear.config import Experiment
 from optishear.config.baselines import parse_baseline
 from optishear.errors import StorageError, noting
 from optishear.experiment.held_out import baseline_recipes
+from optishear.experiment.preconditions import OF_A_TEXT, beyond_context
 from optishear.experiment.prepare import Calibrated, Prepared
 from optishear.experiment.setup import Setup, ladder_of
 from optishear.models.discover import layout_of
@@ -21,6 +22,7 @@ from optishear.pruning.evidence import Evidence
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
 from optishear.records.journal import refuse_second_writer
+from optishear.records.manifest import provenance
 from optishear.records.run_directory import RunDirectory
 from optishear.search.drivers import check_genes
 from optishear.search.ladder import Ladder
@@ -92,6 +94,7 @@ def look_at(
 ) -> Looked:
     """Goes through what a search does before it calibrates; each thing is looked at if what it
     needs is sound. `seconds` are those of its stages."""
+    found.of(provenance)
     if directory.journal.with_suffix(".lock").exists():  # asking would make it, and its folder
         found.of(lambda: refuse_second_writer(directory.journal))
     stage(f"loading {experiment.model}")
@@ -113,7 +116,13 @@ def look_at(
     tokens: dict[str, TokenBatches] = {}
     for purpose, spec in experiment.text_specs.items():
         with found.looking():
-            tokens[purpose] = token_batches(spec, loaded.tokenizer)
+            text, before = token_batches(spec, loaded.tokenizer), len(found.mistakes)
+            found.warn(beyond_context(loaded, text))
+            for holds in OF_A_TEXT:
+                with found.looking():
+                    holds(loaded, text)
+            if len(found.mistakes) == before:
+                tokens[purpose] = text
     for pair in combinations(tokens.items(), 2):
         with found.looking():
             refuse_shared_text(dict(pair))

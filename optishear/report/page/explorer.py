@@ -20,7 +20,7 @@ from optishear.report.page.provenance import place
 from optishear.report.page.wording import MEANINGS, quantity_of
 from optishear.report.profile_figure import short_names, sparsities
 from optishear.report.run_view import OWN_ROWS, RunView
-from optishear.report.style import number
+from optishear.report.style import number, without_backend
 
 
 CELLS = 250_000  # of all heat maps; a larger run keeps those of the front and the baselines alone
@@ -188,6 +188,7 @@ def _place(place: float) -> float | None:
 
 def _colours() -> list[str]:
     """matplotlib's cividis: read alike by all eyes, and the same as in the figures."""
+    without_backend()
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
