@@ -20,7 +20,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,13 +60,13 @@ from torch import Tensor
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import LayerStats, Need, stats_of
+from optishear.experiment.keys import gradients_key
 from optishear.experiment.prepare import prepare
 from optishear.metrics import METRICS
 from optishear.models.weights import read
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import Row, parse_pattern
 from optishear.recipe.quadratic import blended_layers
-from optishear.records.cache import cache_dir
 from optishear.solvers.alps import ALPS, admm
 from optishear.solvers.base import LayerProblem
 from optishear.solvers.masks import keep_highest
@@ -76,6 +76,7 @@ from optishear.solvers.quadratic import Quadratic
 from optishear.solvers.refit import exact_refit, refit
 from optishear.solvers.sparsegpt import BLOCK, SparseGPT
 from optishear.text.sources import TextSpec
+from optishear.text.tokens import TokenBatches
 
 
 SPARSITY, FURTHER = 0.5, (0.6, 0.7)
@@ -235,10 +236,9 @@ def model_cases(given: argparse.Namespace) -> Iterator[Case]:
         names = set(blended_layers(known.layout, "attention"))
         attention = ModelLayout(tuple(layer for layer in chosen if layer.name in names))
         tokens = known.calibration.tokens[:GRADIENT_SEQUENCES, :GRADIENT_TOKENS]
-        key = f"{known.loaded.hash} float32 {given.device} {torch.__version__}"
-        gradients = load_or_collect_gradients(
-            cache_dir() / "gradients", key, known.loaded.model, attention, tokens
-        ).layers
+        part = replace(known, layout=attention, calibration=TokenBatches.of(tokens, "shortened"))
+        folder = gradients_key(part, len(tokens)).path
+        gradients = load_or_collect_gradients(folder, known.loaded.model, attention, tokens).layers
     ready: dict[str, tuple[Quadratic, dict[str, float]]] = {}
     for layer in chosen:
         stats = stats_of(known.evidence.stats, layer)

@@ -4,7 +4,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -32,6 +31,7 @@ from optishear.pruning.taylor import TaylorLosses
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.pattern import Row
 from optishear.recipe.recipe import Recipe
+from optishear.records.cache import code_of, library_version
 from optishear.solvers.ranks import RankCache, rank_bytes
 from optishear.text.tokens import TokenBatches
 
@@ -257,20 +257,20 @@ def identity_of(
 
     `gradient_sequences`: None where nothing reads gradients.
     """
-    parameter = next(loaded.model.parameters())
-    identity = {
+    identity: dict[str, Any] = {
         "model": loaded.hash,
         "layout": layout.hash,
         "calibration": calibration.hash,
         "search": search.hash,
         "quantities": list(by.quantities),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "dtype": loaded.dtypes,
         "device": kind_of_device(loaded.model),
         "batch_tokens": by.batch_tokens,
         "threads": torch.get_num_threads(),
-        "optishear": version("optishear"),
-        "torch": torch.__version__,
-        "transformers": version("transformers"),
+        "code": code_of("measure"),
+        "optishear": library_version("optishear"),
+        "torch": library_version("torch"),
+        "transformers": library_version("transformers"),
     }
     if by.compiled:
         identity["compiled"] = True

@@ -1,11 +1,7 @@
 """Takes a model's per-sequence gradients once for one content, and maps them from disk later."""
 
-import hashlib
-import json
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,57 +12,60 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.calibration.gradient_file import (
-    FORMAT,
     GradientStore,
     gradient_bytes,
     read_gradients,
     write_gradients,
 )
 from optishear.calibration.gradient_samples import CollectGradients, sequence_by_sequence
-from optishear.calibration.gradients import Keep
 from optishear.errors import ConfigError, StorageError
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
+from optishear.records.atomic import whole_folder
+from optishear.records.cache import OTHER_CACHE
 
 
 log = logging.getLogger(__name__)
 
 
 def load_or_collect_gradients(
-    cache: Path,
-    key: str,
+    folder: Path,
     model: nn.Module,
     layout: ModelLayout,
     tokens: Int[Tensor, "samples seq"],
     notice: Callable[[str], None] | None = None,
     collect: CollectGradients | None = None,
 ) -> GradientStore:
-    """G_s = dL_s / dW of each sequence s and prunable W, from `cache` where it was done before.
+    """G_s = dL_s / dW of each sequence s and prunable W, from `folder` where it was done before.
 
-    L_s is the mean over a sequence's tokens of the loss of the next one. `key` says which weights;
-    layout and tokens are added here. A damaged folder is collected anew, with a warning. `notice`
+    L_s is the mean over a sequence's tokens of the loss of the next one. `folder` is that of just
+    these gradients (`experiment.keys`). A damaged one is collected anew, with a warning. `notice`
     is told how large the files will be before they are made, and how long it took after. `collect`
     None takes them in this process. Of several processes that want the same, one collects.
     """
-    folder = folder_of(cache, key, layout, tokens)
     fill = partial(collect or sequence_by_sequence(model, layout), tokens)
+    advice = f"{OTHER_CACHE}, or use fewer gradient sequences than {len(tokens)}"
     try:
         if (store := _known(folder)) is not None:
             return store
         _refuse(model, layout, tokens)
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f"{folder.name}.lock"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
             if (store := _known(folder)) is not None:  # another process had the lock
                 return store
-            for left in cache.glob(f"{folder.name}_*"):  # by one that was killed
-                shutil.rmtree(left)
-            _refuse_full_disk(cache, layout, len(tokens))
-            _collect(folder, layout, len(tokens), fill, notice or (lambda text: None))
+            _refuse_full_disk(folder.parent, layout, len(tokens))
+            size = gradient_bytes(layout, len(tokens))
+            told = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+            notice = notice or (lambda text: None)
+            notice(f"collecting gradients of {len(tokens)} sequences: {told} on disk")
+            with whole_folder(folder, advice) as half:
+                seconds = write_gradients(half, layout, len(tokens), fill)
+            notice(f"collected gradients of {len(tokens)} sequences in {seconds:.1f} s")
         return read_gradients(folder)
     except OSError as error:
         raise StorageError(
-            f"Gradients could not be kept in {folder} ({error}). Free some space there, choose "
-            f"another cache folder, or use fewer gradient sequences than {len(tokens)}."
+            f"Gradients could not be kept in {folder} ({error}). Free some space there, or "
+            f"{advice}."
         ) from error
 
 
@@ -81,35 +80,6 @@ def _known(folder: Path) -> GradientStore | None:
         with suppress(FileNotFoundError):  # another process may be removing it, too
             shutil.rmtree(folder)
     return None
-
-
-def _collect(
-    folder: Path,
-    layout: ModelLayout,
-    samples: int,
-    fill: Callable[[Keep], None],
-    notice: Callable[[str], None],
-) -> None:
-    """Beside its place, and then moved there: a folder is whole or not there at all."""
-    size = gradient_bytes(layout, samples)
-    told = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
-    notice(f"collecting gradients of {samples} sequences: {told} on disk")
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}_", dir=folder.parent) as beside:
-        inner = Path(beside) / "store"  # has usual permissions, which a temporary one has not
-        inner.mkdir()
-        seconds = write_gradients(inner, layout, samples, fill)
-        os.replace(inner, folder)
-    notice(f"collected gradients of {samples} sequences in {seconds:.1f} s")
-
-
-def folder_of(
-    cache: Path, key: str, layout: ModelLayout, tokens: Int[Tensor, "samples seq"]
-) -> Path:
-    """Where these gradients lie, if they are there."""
-    ids = tokens.cpu().contiguous().numpy().astype("<i8").tobytes()
-    seen = hashlib.sha256(repr(tuple(tokens.shape)).encode() + ids).hexdigest()
-    wanted = [FORMAT, key, layout.hash, seen, len(tokens)]
-    return cache / hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
 
 
 def _refuse(model: nn.Module, layout: ModelLayout, tokens: Int[Tensor, "samples seq"]) -> None:

@@ -48,6 +48,7 @@ class Origin:
       `calibration_parts` were summed up on their own: both decide last bits.
     - `gradient_sequences`: so many of the calibration text's gave a gradient.
     - `mode`: `one-shot`, statistics of the dense model, or `sequential`, block by block.
+    - `code`: versions of what collects and solves (`records.cache`): other code, other weights.
     - `run`: hash of the experiment that found the recipe.
     - `found_with`: of a checkpoint, what the file of its recipe said of itself.
     """
@@ -62,6 +63,7 @@ class Origin:
     calibration_parts: int | None = None
     gradient_sequences: int | None = None
     mode: str | None = None
+    code: str | None = None
     run: str | None = None
     transferred_from: TransferredFrom | None = None
     imported: ImportedFrom | None = None
@@ -111,6 +113,7 @@ BYTES = (
     "calibration_parts",
     "gradient_sequences",
     "mode",
+    "code",
 )
 """What a checkpoint's bytes depend on, beside its recipe; names and paths are not among it."""
 

@@ -206,7 +206,7 @@ def holds(folder: Path, recipe: Recipe, origin: Origin) -> bool:
     if not path.exists():
         return False
     stored, said = read_recipe(path)
-    needed = ("model_hash", "dtype", "calibration_hash", "mode")
+    needed = ("model_hash", "dtype", "calibration_hash", "mode", "code")
     return stored == recipe and not said.lacks(*needed) and not said.differs(origin, *BYTES)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from optishear.allocation import UNIFORM
 from optishear.config.baselines import parse_baseline
 from optishear.evaluation.perplexity import HeldOut, held_out
-from optishear.experiment.held_out_memo import keep, known, place_of
+from optishear.experiment.held_out_memo import keep, known
+from optishear.experiment.keys import held_out_key
 from optishear.experiment.prepare import Calibrated, Prepared, rule_of
 from optishear.experiment.watcher import Watcher
 from optishear.models.weights import WorkingWeights, lent
@@ -91,12 +92,13 @@ class _Bench:
         self.watcher.stage(f"comparing on held-out text: {name}")
         calibrated, batch_tokens = self.calibrated, self.batch_tokens
         mode = "sequential" if name == SEQUENTIAL else "one-shot"
-        places = [place_of(calibrated, recipe, mode, text, batch_tokens) for text in self.texts]
-        if any(not place.exists() for place in places):
-            self._apply(recipe, mode)
-        results = []
-        for place, text in zip(places, self.texts, strict=True):
-            if (result := known(place)) is None:
+        results, applied = [], False
+        for text in self.texts:
+            place = held_out_key(calibrated, recipe, mode, text, batch_tokens).path
+            if (result := known(place, text.source)) is None:
+                if not applied:
+                    self._apply(recipe, mode)
+                    applied = True
                 result = held_out(calibrated.loaded.model, text, batch_tokens)
                 keep(place, result)
             results.append(result)

@@ -1,15 +1,14 @@
 """The level database of an experiment: what its solvers can be asked for, solved in advance."""
 
-import torch
-
 from optishear.config import Experiment
+from optishear.experiment.keys import levels_key
 from optishear.experiment.prepare import Calibrated
 from optishear.experiment.watcher import Watcher
 from optishear.models.weights import read
 from optishear.pruning.levels import Level, build, level_by_level
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.canonical import MASK
-from optishear.records.cache import cache_dir
+from optishear.records.cache import folder_of
 from optishear.search.levels import levels_of
 from optishear.search.space import SearchSpace
 from optishear.workers.cluster import Cluster
@@ -52,9 +51,10 @@ def wanted_levels(space: SearchSpace) -> list[Level]:
 def level_store(experiment: Experiment, calibrated: Calibrated) -> SolvedLayers:
     """Where the cache keeps this model's and calibration's solved layers."""
     memory = experiment.memory
+    sequences = experiment.gradient_sequences if experiment.needs_gradients else None
     return SolvedLayers(
-        cache_dir() / "levels",
-        identity_of_levels(experiment, calibrated),
+        folder_of("levels"),
+        levels_key(calibrated, sequences).text,
         memory.levels,
         memory.levels_on_disk,
     )
@@ -64,15 +64,3 @@ def dense_layers(calibrated: Calibrated) -> DenseLayers:
     """What solves layers on their own, from their dense weights and the model's statistics."""
     model, layers = calibrated.loaded.model, calibrated.layout.layers
     return DenseLayers({layer.name: read(model, layer) for layer in layers}, calibrated.evidence)
-
-
-def identity_of_levels(experiment: Experiment, calibrated: Calibrated) -> str:
-    """All that a layer's solution depends on beside what the recipe says of it."""
-    parts = [
-        calibrated.identity,
-        f"batches of {calibrated.batch_tokens}",
-        f"{torch.get_num_threads()} threads",
-    ]
-    if experiment.needs_gradients:
-        parts.append(f"{experiment.gradient_sequences} gradient sequences")
-    return ", ".join(parts)

@@ -1,11 +1,10 @@
 """What every candidate of a search shares: model, texts, statistics, the rules' profiles."""
 
-import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -15,7 +14,8 @@ from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.origin import SEQUENTIAL, Origin
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
-from optishear.calibration.store import load_or_collect
+from optishear.calibration.store import load_or_collect, too_large
+from optishear.experiment.keys import gradients_key, rule_key, statistics_key
 from optishear.experiment.preconditions import text_for
 from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
@@ -25,8 +25,8 @@ from optishear.models.weights import read
 from optishear.pruning.evidence import Evidence
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
-from optishear.records.cache import cache_dir
-from optishear.records.run_directory import read_json, write_json
+from optishear.records.atomic import replace_file
+from optishear.records.cache import OTHER_CACHE, code_of, kept
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches
 
@@ -56,21 +56,6 @@ class Prepared:
         tokens = self.calibration.tokens
         return list(tokens.split(max(1, self.batch_tokens // tokens.shape[1])))
 
-    @property
-    def identity(self) -> str:
-        """What all that is cached of calibration depends on, beside what each of it adds."""
-        parameter = next(self.loaded.model.parameters())
-        return (
-            f"{self.loaded.hash} {str(parameter.dtype).removeprefix('torch.')} "
-            f"{self.place or kind_of_device(self.loaded.model)} {self.calibration.hash} "
-            f"{torch.__version__}"
-        )
-
-    @property
-    def statistics_key(self) -> str:
-        parts = f" in {self.parts} parts" if self.parts > 1 else ""
-        return f"{self.identity} {self.batch_tokens}{parts}"
-
     def origin(self, text: TextSpec, mode: str | None, samples: int | None) -> Origin:
         """What files say of whatever is found or made with this; `text` is the calibration's.
 
@@ -80,7 +65,7 @@ class Prepared:
         return Origin(
             model=self.loaded.name,
             model_hash=self.loaded.hash,
-            dtype=str(next(self.loaded.model.parameters()).dtype).removeprefix("torch."),
+            dtype=self.loaded.dtypes,
             device=self.place or kind_of_device(self.loaded.model),
             calibration=text,
             calibration_hash=self.calibration.hash,
@@ -88,12 +73,17 @@ class Prepared:
             calibration_parts=1 if mode == SEQUENTIAL else self.parts,  # block by block: all in one
             gradient_sequences=None if samples is None else min(samples, sequences),
             mode=mode,
+            code=code_of("levels"),
         )
 
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:
         """What the layers of the dense model read, at least as sums of squares."""
         return self.calibrate(frozenset({Need.INPUT_SQ})).evidence.stats
+
+    def statistics_file(self, needs: frozenset[Need]) -> Path | None:
+        """Where these statistics lie, if they are there; None where they are too large to keep."""
+        return None if too_large(self.layout, needs) else statistics_key(self, needs).path
 
     def calibrate(
         self,
@@ -114,8 +104,7 @@ class Prepared:
             refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
         if wanted := needs - {Need.GRADIENTS}:
             stats = load_or_collect(
-                cache_dir() / "statistics",
-                self.statistics_key,
+                self.statistics_file(wanted),
                 model,
                 self.layout,
                 parts_of(self.batches, self.parts),
@@ -125,8 +114,7 @@ class Prepared:
         if Need.GRADIENTS in needs:
             tokens = self.calibration.tokens[:gradient_sequences]
             gradients = load_or_collect_gradients(
-                cache_dir() / "gradients",
-                self.identity,
+                gradients_key(self, gradient_sequences).path,
                 model,
                 self.layout,
                 tokens,
@@ -149,6 +137,11 @@ class Calibrated(Prepared):
     """A dense model with what its layers saw on the calibration text."""
 
     evidence: Evidence = field(kw_only=True)
+
+    @property
+    def gradient_sequences(self) -> int | None:
+        """How many there are gradients of; None where there are none."""
+        return next((g.samples for g in self.evidence.gradients.values()), None)
 
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:
@@ -177,25 +170,20 @@ def prepare(
 
 def rule_of(prepared: Prepared, name: str) -> Rule:
     """A published rule's profile on this model, kept in the cache: spectra take a while."""
-    p = prepared
-    path = rule_path(p, name)
-    if not path.exists():
-        stats = p.input_stats if name in READS_INPUTS else unread(p.layout.layers)
-        views = [
-            LayerView(layer, read(p.loaded.model, layer), stats_of(stats, layer))
-            for layer in p.layout.layers
-        ]
-        rule = RULES[name](views)
-        write_json(path, {"factor": dict(rule.factor), "offset": dict(rule.offset)})
-    # Read back even when just computed, so that a later run has the very same numbers.
-    data = read_json(path)
+    p, path = prepared, rule_key(prepared, name).path
+    if (rule := kept(path, _read_rule)) is not None:
+        return rule
+    stats = p.input_stats if name in READS_INPUTS else unread(p.layout.layers)
+    views = [
+        LayerView(layer, read(p.loaded.model, layer), stats_of(stats, layer))
+        for layer in p.layout.layers
+    ]
+    rule = RULES[name](views)
+    content = {"factor": dict(rule.factor), "offset": dict(rule.offset)}
+    replace_file(path, json.dumps(content).encode(), OTHER_CACHE)
+    return _read_rule(path)  # so that a later run has the very same numbers
+
+
+def _read_rule(path: Path) -> Rule:
+    data = json.loads(path.read_text(encoding="utf-8"))
     return Rule(data["factor"], data["offset"])
-
-
-def rule_path(prepared: Prepared, name: str) -> Path:
-    """Where a rule's profile on this model, and calibration if it reads it, lies if it is there."""
-    p = prepared
-    calibration = p.calibration.hash if name in READS_INPUTS else "any"
-    identity = f"1 {name} {p.loaded.hash} {p.layout.hash} {calibration}"
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:32]
-    return cache_dir() / "rules" / f"{digest}.json"

@@ -25,6 +25,7 @@ from optishear.experiment.setup import (
 from optishear.experiment.watcher import Watcher
 from optishear.objectives import make_objective
 from optishear.pruning.oneshot import prune
+from optishear.records.cache import code_of
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.output import file_for, folder_for
@@ -55,7 +56,8 @@ def search(experiment: Experiment, out: Path, watcher: Watcher, study: str = "")
     manifest, damage = finished(directory)
     if manifest is not None:
         unknown = refuse_changed_inputs(directory, manifest, experiment)
-        watcher.stage(f"finished on {manifest['finished']}: nothing to do{unknown}")
+        older = _older_code(manifest)
+        watcher.stage(f"finished on {manifest['finished']}: nothing to do{unknown}{older}")
         return Run(directory)
     if damage:
         watcher.stage(f"{damage} It is written anew, from the journal where there is one")
@@ -67,6 +69,14 @@ def search(experiment: Experiment, out: Path, watcher: Watcher, study: str = "")
         with threads(workers.threads), cluster(workers, watcher.stage) as running:
             _run(set_up(experiment, watcher, running), directory, watcher, study, code)
     return Run(directory)
+
+
+def _older_code(manifest: Mapping[str, Any]) -> str:
+    """What to say of a finished run that other code made: it stays what it is, but is no news."""
+    made, now = manifest["measure"].get("code", "of an older version"), code_of("measure")
+    if made == now:
+        return ""
+    return f"; the code that measured it was {made} and is now {now}: another --out measures anew"
 
 
 def _run(

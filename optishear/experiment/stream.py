@@ -45,6 +45,7 @@ from optishear.pruning.sequential import statistics_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import Recipe
+from optishear.records.cache import KINDS, library_version
 from optishear.solvers.methods import needs_of
 from optishear.workers.layers import pruning_with
 
@@ -92,7 +93,8 @@ def _prune_streamed(
         stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
         checked = Checked.of(folder, layout, recipe, stored)
         return checked.noting(found_elsewhere(origin)), False
-    identity = {"recipe": recipe.key, **origin.to_json()}
+    libraries = {name: library_version(name) for name in KINDS["levels"].libraries}
+    identity = {"recipe": recipe.key, **origin.to_json(), "libraries": libraries}
     with half_done(folder, identity, streamed) as half:
         if half.block == 0:
             watcher.stage("copying what is outside of the blocks")

@@ -54,8 +54,12 @@ class Tree(Metric):
     - sqr = pow = x^2; log = ln(|x| + 0.001); sqrt = sqrt|x|; exp = e^min(x, 100); skp = x.
     - mms = (x - min) / (max - min), zsn = (x - mean) / std, both over the whole operand.
 
-    Inferred: X_j is the squared norm of input j summed over a sequence's tokens, mean over
-    sequences, as a line has it that their code comments out; its released code hands over no X.
+    - X_j = squared norm of input j summed over a sequence's tokens, mean over sequences, as Wanda's
+      code keeps it (`scaler_row`, no root).
+
+    Source: github.com/pprp/Pruner-Zero, lib/prune.py at db70134, its head when read in November
+    2026, which hands W, G and X to the tree. Their revision 7d64757, before it, handed over W and G
+    only, with the line for X commented out.
 
     Departures: fp64 throughout, where e^100 is finite (theirs is fp32, and its G fp16); a constant
     operand of mms and zsn gives 0, and x / 0 is x / 1e-30 (theirs divide by zero).

@@ -50,6 +50,12 @@ class LoadedModel:
     stored_dtype: torch.dtype
 
     @property
+    def dtypes(self) -> str:
+        """Those that its numbers have now, whatever they are stored in: one, or several with +."""
+        found = {str(p.dtype).removeprefix("torch.") for p in self.model.parameters()}
+        return "+".join(sorted(found))
+
+    @property
     def parameters(self) -> int:
         """How many numbers there are, tied weights counted once: offloaded ones are two tensors."""
         tied: Any = getattr(self.model, "all_tied_weights_keys", {})

@@ -4,14 +4,11 @@ Next to EvoPress's database of whole layers (arXiv 2410.14649), ours holds only 
 filed by what the solution depends on, not by a level's number.
 """
 
-import hashlib
 import json
-import logging
-import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +20,11 @@ from torch import Tensor
 
 from optishear.errors import StorageError
 from optishear.recipe.layout import Layer
+from optishear.records.atomic import replace_file
+from optishear.records.cache import OTHER_CACHE, digest, kept
 from optishear.solvers.base import LayerSolution
 from optishear.solvers.ranks import BITS
 
-
-log = logging.getLogger(__name__)
 
 FORMAT = "1"
 DISK_BYTES = 20 * 10**9
@@ -114,7 +111,7 @@ class SolvedLayers:
         self, folder: Path, identity: str, memory_bytes: int, disk_bytes: int = DISK_BYTES
     ) -> None:
         self.folder, self.memory_bytes, self.disk_bytes = folder, memory_bytes, disk_bytes
-        self.own = folder / _digest(identity)
+        self.own = folder / digest(identity)
         self._mapped: OrderedDict[str, Stored] = OrderedDict()
         self._mapped_bytes = 0
         self._say_whose(identity)
@@ -129,12 +126,7 @@ class SolvedLayers:
             self._mapped.move_to_end(key)
             return self._mapped[key]
         path = self._path(key)
-        try:
-            stored = _read(path, key)
-        except FileNotFoundError:
-            return None
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s is damaged (%s): its layer will be solved anew.", path, error)
+        if (stored := kept(path, partial(_read, key=key), SafetensorError)) is None:
             return None
         self._mapped[key] = stored
         self._mapped_bytes += stored.bytes
@@ -160,37 +152,18 @@ class SolvedLayers:
                 f"closer bounds, or remove folders of other measures there, which take "
                 f"{max(0, others):,} bytes."
             )
-        self._replace(path, data)
+        replace_file(path, data, OTHER_CACHE)
         self._used = after
         if (old := self._mapped.pop(key, None)) is not None:
             self._mapped_bytes -= old.bytes
 
     def _path(self, key: str) -> Path:
-        return self.own / f"{_digest(key)}.safetensors"
+        return self.own / f"{digest(key)}.safetensors"
 
     def _say_whose(self, identity: str) -> None:
         path = self.own / "identity.txt"
         if not path.exists():
-            self._replace(path, f"{identity}\n".encode())
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        """All or nothing: on the disk itself, beside its place, before it is moved there."""
-        try:
-            self.own.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.own, prefix=path.stem, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(name, path)
-            finally:
-                Path(name).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(
-                f"A solved layer could not be written to {path} ({error}). Free some space there, "
-                f"or choose another cache folder."
-            ) from error
+            replace_file(path, f"{identity}\n".encode(), OTHER_CACHE)
 
 
 def stored_bytes(layers: Iterable[Layer], drop: Mapping[str, int], itemsize: int) -> int:
@@ -247,10 +220,6 @@ def _read(path: Path, key: str) -> Stored:
     return Stored(
         (rows, columns), values, bits, about["cost"], about["damping"], tuple(about["notes"])
     )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _size(path: Path) -> int:

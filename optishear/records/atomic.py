@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
-from optishear.errors import StorageError
+from optishear.errors import OptiShearError, StorageError
 
 
 try:
@@ -75,6 +75,8 @@ def storage_errors(where: Path, advice: str) -> Iterator[None]:
     """
     try:
         yield
+    except OptiShearError:
+        raise  # is a sentence already, perhaps of a file inside
     except Exception as error:
         number = _errno(error)
         if number in (errno.ENOSPC, errno.EDQUOT):

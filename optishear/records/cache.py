@@ -23,7 +23,7 @@ from optishear.errors import StorageError
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
-OTHER_CACHE = "set OPTISHEAR_CACHE to a folder on another disk"
+OTHER_CACHE = "set OPTISHEAR_CACHE to choose another cache folder"
 DENSE = ("model", "layout", "dtype", "device", "threads")
 """The dense weights, what they are computed with, and where: sums depend on it in their last bits.
 
@@ -96,6 +96,11 @@ def code_versions(kind: str) -> dict[str, int]:
     return {name: KINDS[name].version for name in sorted(names)}
 
 
+def code_of(kind: str) -> str:
+    """The same for whoever reads a file."""
+    return ", ".join(f"{name} {number}" for name, number in code_versions(kind).items())
+
+
 @dataclass(frozen=True)
 class Key:
     """Where one value lies: equal if all that it depends on is.
@@ -116,8 +121,12 @@ def key(kind: str, parts: Mapping[str, Any]) -> Key:
     known = KINDS[kind]
     if parts.keys() != set(known.parts):
         raise ValueError(f"A key of {kind} has the parts {known.parts}, not {tuple(parts)}.")
-    libraries = {name: _version(name) for name in known.libraries}
-    told = {"kind": kind, "code": code_versions(kind), "libraries": libraries, "parts": dict(parts)}
+    told = {
+        "kind": kind,
+        "code": code_versions(kind),
+        "libraries": {name: library_version(name) for name in known.libraries},
+        "parts": dict(parts),
+    }
     return Key(kind, json.dumps(told, sort_keys=True, allow_nan=False))
 
 
@@ -127,7 +136,8 @@ def digest(text: str) -> str:
 
 
 @cache
-def _version(library: str) -> str | None:
+def library_version(library: str) -> str | None:
+    """The version that is installed here."""
     try:
         return version(library)
     except PackageNotFoundError:  # then it does not compute anything either

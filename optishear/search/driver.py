@@ -51,8 +51,8 @@ class DriverSettings:
     that can vary.
 
     What the space knows of its genes (`SearchSpace` has properties of these names):
-    - `exchangeable`: groups of gene indices; one step up in one gene of a group and one step down
-      in another keep the number of dropped weights.
+    - `exchangeable`: for each gene the weights of which its code is a share that others can take
+      over, 0 where they cannot; the same change of code is the same share in all of them.
     - `gene_blocks`: for each gene the first decoder block that it acts on.
     - `gene_sizes`: for each gene the weights whose share of a budget it wishes for, else 0.
 
@@ -71,7 +71,7 @@ class DriverSettings:
     crossover_eta: float = 15.0
     mutation_prob: float | None = None
     mutation_eta: float = 20.0
-    exchangeable: tuple[tuple[int, ...], ...] = ()
+    exchangeable: tuple[int, ...] = ()
     gene_blocks: tuple[int, ...] | None = None
     gene_sizes: tuple[int, ...] | None = None
     variation: Literal["free", "prefix"] = "free"

@@ -177,7 +177,7 @@ def _random(settings: DriverSettings) -> Driver:
 DRIVERS: dict[str, DriverEntry] = {
     "evopress": DriverEntry(
         _evopress,
-        "EvoPress: one parent, sparsity moves from one block or layer to another; one objective; "
+        "EvoPress: one parent, sparsity moves from one block or layer to any other; one objective; "
         "other genes mutate, each with a probability of one over all",
         "Sieberling et al. 2024, arXiv 2410.14649",
         most_objectives=1,

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from optishear.errors import ConfigError
 from optishear.search.driver import Driver, DriverSettings, Genomes, Values, checked
+from optishear.search.exchange import fewest_steps
 from optishear.search.genes import Gene, Real
 from optishear.search.operators import gene_table, mutated
 
@@ -25,30 +26,39 @@ class EvoPressDriver(Driver):
     """(1 + lambda) elitism; an offspring has min(u, v) flips, u and v uniform in {1, 2, 3}.
 
     Sieberling et al. 2024, "EvoPress: Accurate Dynamic Model Compression via Evolutionary Search"
-    (arXiv 2410.14649). A flip takes one gene a step down and another of its group a step up, which
-    keeps the sparsity exactly. Ties go to the offspring. Theirs are selected in stages on growing
-    numbers of tokens, with the parent in the last: a ladder does that, and tells those who did not
-    reach its top as failed.
+    (arXiv 2410.14649). A flip takes one gene a step down and another a step up, each drawn from all
+    that have room, attention or MLP, and keeps the number of dropped weights exactly. Ties go to
+    the offspring. Theirs are selected in stages on growing numbers of tokens, with the parent in
+    the last: a ladder does that, and tells those who did not reach its top as failed.
 
-    Ours besides: genes in no group (metric, solver, λ) mutate as in `nsga2`; no genome is asked for
-    twice; the first generation are the initial genomes, then offspring of the first of them, or of
-    the middle of all genes where there is none. A generation ends early where `TRIES` in a row find
-    nothing new; an empty one says that all around the parent was asked for.
+    A step of theirs is one number of weights for all layers, so that small layers have few levels.
+    Ours is a share of the gene's own weights. Real genes therefore exchange the weights of the
+    smaller one's step. Whole steps that weigh differently are completed by further genes of any
+    size, drawn like the first two, to the fewest that weigh the same; where those have no room, the
+    flip does nothing.
+
+    Ours besides: genes that exchange nothing (metric, solver, λ) mutate as in `nsga2`; no genome is
+    asked for twice; the first generation are the initial genomes, then offspring of the first of
+    them, or of the middle of all genes where there is none. A generation ends early where `TRIES`
+    in a row find nothing new; an empty one says that all around the parent was asked for.
     """
 
     def __init__(self, settings: DriverSettings) -> None:
-        if not settings.exchangeable:
+        self._weights = np.array(settings.exchangeable or [0] * len(settings.genes))
+        self._exchanging = np.flatnonzero(self._weights)
+        if len(self._exchanging) < 2:
             raise ConfigError(
-                "The evopress driver moves sparsity between genes of equally many weights, but the "
-                "search space has no two of them. Use sparsity.by 'block' or 'layer' (with evenly "
-                "spaced options, if any), or another driver."
+                "The evopress driver moves sparsity from one gene to another, but the search space "
+                "has no two genes that can exchange it. Use sparsity.by 'block' or 'layer' (with "
+                "evenly spaced options, if any), or another driver."
             )
         self._settings = settings
-        self._groups = [np.array(group) for group in settings.exchangeable]
+        self._kinds = tuple(sorted({int(weight) for weight in self._weights if weight}))
+        of_weight = {weight: kind for kind, weight in enumerate(self._kinds)}
+        self._kind = np.array([of_weight.get(int(weight), -1) for weight in self._weights])
         self._steps = np.array([step_of(gene) for gene in settings.genes])
         self._table = gene_table(settings.genes)
-        grouped = np.concatenate(self._groups)
-        self._rest = np.setdiff1d(np.flatnonzero(self._table.free), grouped)
+        self._rest = np.setdiff1d(np.flatnonzero(self._table.free), self._exchanging)
         self._rest_table = gene_table([settings.genes[index] for index in self._rest])
         one_of_all = 1.0 / max(int(self._table.free.sum()), 1)
         given = settings.mutation_prob
@@ -93,21 +103,48 @@ class EvoPressDriver(Driver):
         return self._table.clean(row[None])[0]
 
     def _flip(self, row: Float[np.ndarray, " genes"]) -> None:
-        """One random gene a step down and another of its group a step up, in place.
+        """One random gene a step down and another a step up, in place, and what evens them out.
 
-        A group is as likely as it has genes. Nothing changes where there is no room for both.
+        Nothing changes where there is no room for all of it.
         """
-        sizes = np.array([len(group) for group in self._groups])
-        group = self._groups[self._rng.choice(len(sizes), p=sizes / sizes.sum())]
-        falling = group[self._room(row, -1)[group]]
+        falling = self._exchanging[self._room(row, -1)[self._exchanging]]
         if not len(falling):
             return
-        down = self._rng.choice(falling)
-        rising = group[self._room(row, +1)[group] & (group != down)]
-        if len(rising):
-            up = self._rng.choice(rising)
-            row[down] = np.round(row[down] - self._steps[down], DECIMALS)
-            row[up] = np.round(row[up] + self._steps[up], DECIMALS)
+        down = int(self._rng.choice(falling))
+        rising = self._exchanging[self._room(row, +1)[self._exchanging]]
+        rising = rising[rising != down]
+        if not len(rising):
+            return
+        up = int(self._rng.choice(rising))
+        if isinstance(self._settings.genes[down], Real):
+            self._flow(row, down, up)
+        else:
+            self._step(row, down, up)
+
+    def _flow(self, row: Float[np.ndarray, " genes"], down: int, up: int) -> None:
+        """As many whole weights as the smaller gene's step has, from one real gene to another."""
+        weights = np.floor((self._steps * self._weights)[[down, up]].min() + 1e-6)
+        for gene, side in ((down, -1), (up, 1)):
+            share = np.round(weights / self._weights[gene], DECIMALS)
+            row[gene] = np.round(row[gene] + side * share, DECIMALS)
+
+    def _step(self, row: Float[np.ndarray, " genes"], down: int, up: int) -> None:
+        """One step each, and the fewest further ones that make them weigh the same."""
+        changed = row.copy()
+        changed[down] -= 1
+        changed[up] += 1
+        falling, rising = int(self._kind[down]), int(self._kind[up])
+        missing = list(fewest_steps(self._kinds, falling, rising))
+        missing[falling] += 1
+        missing[rising] -= 1
+        for kind, count in enumerate(missing):
+            side = 1 if count > 0 else -1
+            for _ in range(abs(count)):
+                able = np.flatnonzero((self._kind == kind) & self._room(changed, side))
+                if not len(able):
+                    return
+                changed[self._rng.choice(able)] += side
+        row[:] = changed
 
     def _room(self, row: Float[np.ndarray, " genes"], side: int) -> Bool[np.ndarray, " genes"]:
         """Which genes can take a whole step to this side."""

@@ -104,18 +104,15 @@ class SearchSpace:
         return None if self.budget is None else self._sparsity_sizes
 
     @cached_property
-    def exchangeable(self) -> tuple[tuple[int, ...], ...]:
-        """Groups of sparsity genes of which one step is equally many weights, as gene indices.
+    def exchangeable(self) -> tuple[int, ...]:
+        """For each gene the weights of which its code is a share that others can take over, else 0.
 
-        Only groups of two and more, and no group where the options are not evenly spaced.
+        Those of blocks and layers are, unless the options are not evenly spaced.
         """
         gaps = np.diff(self.layers.options or (0.0,))
         if not np.allclose(gaps, gaps[:1]):
-            return ()
-        groups: dict[int, list[int]] = {}
-        for index, size in enumerate(self._sparsity_sizes):
-            groups.setdefault(size, []).append(index)
-        return tuple(tuple(group) for size, group in groups.items() if size and len(group) > 1)
+            return (0,) * len(self.genes)
+        return self._sparsity_sizes
 
     @cached_property
     def _sparsity_sizes(self) -> tuple[int, ...]:

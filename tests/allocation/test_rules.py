@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import rule_references
 import torch
 from layouts import small_layout
 
@@ -8,6 +9,7 @@ from optishear.allocation.alpha import hill_exponent
 from optishear.allocation.owl import owl
 from optishear.calibration.statistics import LayerStats
 from optishear.errors import ConfigError
+from optishear.recipe.layout import Layer, ModelLayout
 
 
 LAYOUT = small_layout(blocks=4, scale=4)
@@ -27,16 +29,64 @@ def views(outliers=None):
 
 @pytest.mark.parametrize("name", RULES)
 class TestEveryRule:
-    def test_the_mean_over_weights_is_the_sparsity_asked_for(self, name):
-        wishes = RULES[name](views(outliers=1)).wishes(0.6)
-        weights = [layer.size for layer in LAYOUT.layers]
-        mean = np.average([wishes[layer.name] for layer in LAYOUT.layers], weights=weights)
-        assert mean == pytest.approx(0.6, abs=1e-9)
-
     def test_layers_of_one_block_share_their_sparsity(self, name):
         wishes = RULES[name](views(outliers=1)).wishes(0.6)
         for block in range(LAYOUT.blocks):
             assert len({wishes[x.name] for x in LAYOUT.layers if x.block == block}) == 1
+
+
+def uneven_views(seed):
+    """Blocks of different sizes, tails and spectra, so that no two means of them are the same."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for block, (scale, power) in enumerate(((3, 1.0), (8, 2.0), (5, 1.5), (12, 2.5))):
+        for role, out, in_ in (("attn.q", 3, 4), ("mlp.down", 2, 5)):
+            name, shape = f"blocks.{block}.{role}", (out * scale, in_ * scale)
+            weight = torch.randn(shape, generator=generator)
+            weight = weight.sign() * weight.abs() ** power
+            input_sq = torch.rand(shape[1], generator=generator) * 50
+            layer = Layer(name, block, role, *shape, name)
+            found.append(LayerView(layer, weight, LayerStats(50, 5, input_sq)))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(3))
+class TestAgainstTheirFormulas:
+    """Where blocks differ in size; with the papers' constants where none are given."""
+
+    @pytest.mark.parametrize("name", ["owl", "alphapruning"])
+    def test_a_rule_is_what_its_formula_says(self, name, seed):
+        views = uneven_views(seed)
+        wishes = RULES[name](views).wishes(0.6)
+        expected = getattr(rule_references, name)(views, 0.6)
+        assert wishes == pytest.approx({v.layer.name: expected[v.layer.block] for v in views})
+        assert len({round(value, 6) for value in expected.values()}) == 4
+
+    def test_the_hill_exponent_of_any_weight_is_that_of_the_reference(self, seed):
+        for view in uneven_views(seed):
+            values = np.linalg.svd(view.weight.double().numpy(), compute_uv=False) ** 2
+            found = hill_exponent(torch.from_numpy(values))
+            assert found == pytest.approx(rule_references.hill(view.weight.double().numpy()))
+
+    @pytest.mark.parametrize("name", RULES)
+    def test_the_mean_over_weights_is_the_sparsity_asked_for(self, name, seed):
+        views = uneven_views(seed)
+        wishes = RULES[name](views).wishes(0.6)
+        weights = [view.layer.size for view in views]
+        mean = np.average([wishes[view.layer.name] for view in views], weights=weights)
+        assert mean == pytest.approx(0.6, abs=1e-9)
+
+
+def test_alphapruning_prunes_least_where_the_tail_of_the_spectrum_is_heaviest():
+    layout = ModelLayout(LAYOUT.layers[:8:2])
+    found = []
+    for layer, exponent in zip(layout.layers, (3.0, 2.0, 5.0, 4.0), strict=True):
+        n = min(layer.out_features, layer.in_features)
+        values = (1 - (torch.arange(n, dtype=torch.float64) + 0.5) / n) ** (-1 / (exponent - 1))
+        weight = torch.zeros(layer.out_features, layer.in_features)
+        weight[range(n), range(n)] = values.sqrt().float()
+        found.append(LayerView(layer, weight, LayerStats(50, 5, torch.ones(layer.in_features))))
+    wishes = list(RULES["alphapruning"](found).wishes(0.6).values())
+    assert np.argsort(wishes).tolist() == [1, 0, 3, 2]
 
 
 def test_owl_spares_the_block_with_outliers_by_at_most_its_spread():

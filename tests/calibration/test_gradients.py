@@ -17,7 +17,7 @@ from tiny_models import TINY, tokens
 
 from optishear.calibration import gradient_file, gradients
 from optishear.calibration.gradient_samples import sequence_by_sequence
-from optishear.calibration.gradient_store import folder_of, load_or_collect_gradients
+from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.errors import ConfigError, StorageError
 from optishear.models.discover import layout_of
@@ -52,9 +52,9 @@ def layer_gradients():
     return LayerGradients(stored, torch.tensor([1.0, 3e-9, 0.0, 200.0]))
 
 
-def collect(folder, model, sequences=SEQUENCES, key="key", layout=None, notice=None, how=None):
+def collect(cache, model, sequences=SEQUENCES, layout=None, notice=None, how=None):
     layout = layout or layout_of(model)  # which asks the model, too
-    return load_or_collect_gradients(folder, key, model, layout, sequences, notice, how)
+    return load_or_collect_gradients(cache / "g", model, layout, sequences, notice, how)
 
 
 def folders(cache):
@@ -131,7 +131,7 @@ def assert_untouched(model, state):
 
 def test_every_layer_has_the_gradient_of_each_sequence_that_autograd_finds(tmp_path, model):
     layout = layout_of(model)
-    store = load_or_collect_gradients(tmp_path, "key", model, layout, SEQUENCES)
+    store = load_or_collect_gradients(tmp_path / "g", model, layout, SEQUENCES)
     reference = by_autograd(model, layout)
     assert list(store.layers) == [layer.name for layer in layout.layers]
     assert store.samples == 3
@@ -154,7 +154,7 @@ def test_numbers_that_are_far_smaller_than_the_largest_keep_eleven_bits(tmp_path
 def test_a_bf16_model_has_its_gradients_stored_without_rounding(tmp_path, llama):
     model = llama.to(torch.bfloat16)
     layout = layout_of(model)
-    store = load_or_collect_gradients(tmp_path, "key", model, layout, SEQUENCES)
+    store = load_or_collect_gradients(tmp_path / "g", model, layout, SEQUENCES)
     reference = by_autograd(model, layout)
     for name, got in store.layers.items():
         numbers = whole(got)
@@ -263,9 +263,9 @@ def test_taylor_is_quadratic_in_the_change(layer_gradients, change):
 
 def test_the_second_call_reads_what_the_first_collected(tmp_path, model):
     layout = layout_of(model)
-    first = load_or_collect_gradients(tmp_path, "key", model, layout, SEQUENCES)
+    first = load_or_collect_gradients(tmp_path / "g", model, layout, SEQUENCES)
     forbid(model)
-    second = load_or_collect_gradients(tmp_path, "key", model, layout, SEQUENCES)
+    second = load_or_collect_gradients(tmp_path / "g", model, layout, SEQUENCES)
     assert_equal(second, first)
     assert (second.seconds, second.bytes, second.samples) == (first.seconds, first.bytes, 3)
     assert second.folder == first.folder == folders(tmp_path)[0]
@@ -286,18 +286,6 @@ def test_numbers_are_mapped_from_the_file_and_hold_on_to_it(tmp_path, llama):
     del store
     gc.collect()
     assert numbers[-1].isfinite().all()  # still mapped
-
-
-def test_another_key_other_tokens_or_another_layout_is_another_folder(tmp_path, llama, layout):
-    collect(tmp_path, llama)
-    collect(tmp_path, llama, key="other")
-    collect(tmp_path, llama, tokens(3, 12, seed=2))
-    collect(tmp_path, llama, SEQUENCES[:2])
-    collect(tmp_path, llama, SEQUENCES.reshape(4, 9))
-    collect(tmp_path, llama, layout=ModelLayout(layout.layers[:3]))
-    assert len(folders(tmp_path)) == 6
-    forbid(llama)
-    collect(tmp_path, llama, SEQUENCES.int(), layout=layout)  # the same ids in another type
 
 
 def _change_scale(index):
@@ -404,10 +392,9 @@ def test_one_of_two_processes_collects_and_the_other_waits_for_it(tmp_path, llam
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path, llama, layout):
-    place = folder_of(tmp_path, "key", layout, SEQUENCES)
-    (tmp_path / f"{place.name}_killed" / "store").mkdir(parents=True)
+    (tmp_path / ".g.0.half" / "g").mkdir(parents=True)
     (tmp_path / "others_work").mkdir()
-    store = collect(tmp_path, llama)
+    store = collect(tmp_path, llama, layout=layout)
     assert folders(tmp_path) == sorted([store.folder, tmp_path / "others_work"])
 
 

@@ -20,7 +20,7 @@ from optishear.text.sources import TextSpec
 
 TEXT = TextSpec("sotu", "train", 8, 64, "words", 3)
 WHOLE = Origin(
-    "tiny", "abc", "bfloat16", "cpu", TEXT, "ccc", 512, 2, 4, "one-shot", "rrr",
+    "tiny", "abc", "bfloat16", "cpu", TEXT, "ccc", 512, 2, 4, "one-shot", "levels 2", "rrr",
     TransferredFrom("run", "key", "big", "ddd"),
     ImportedFrom("levels.txt", "evopress"),
     Origin("big", "ddd"),
@@ -45,7 +45,7 @@ def test_a_file_of_an_older_version_says_less():
     old = {"model": "tiny", "model_hash": "abc", "dtype": "float32", "calibration": text}
     found = Origin.from_json({**old, "calibration_hash": "ccc", "run": "rrr"}, "x")
     assert found.lacks("model", "calibration", *BYTES) == [
-        "device", "batch_tokens", "calibration_parts", "gradient_sequences", "mode"
+        "device", "batch_tokens", "calibration_parts", "gradient_sequences", "mode", "code"
     ]  # fmt: skip
     assert found.calibration == replace(TEXT, field="text")
 

@@ -7,7 +7,7 @@ from tiny_models import TINY, tokens
 from optishear.calibration import store
 from optishear.calibration.collect import collect
 from optishear.calibration.statistics import Need
-from optishear.calibration.store import load_or_collect
+from optishear.calibration.store import load_or_collect, too_large
 from optishear.errors import StorageError
 from optishear.models.discover import layout_of
 
@@ -38,8 +38,8 @@ def assert_equal(got, want):
 
 @pytest.mark.parametrize("needs", [SQ, BOTH])
 def test_the_second_call_reads_what_the_first_collected(tmp_path, model, layout, needs):
-    first = load_or_collect(tmp_path, "key", model, layout, [BATCHES], needs)
-    second = load_or_collect(tmp_path, "key", model, layout, [], needs)
+    first = load_or_collect(tmp_path / "a", model, layout, [BATCHES], needs)
+    second = load_or_collect(tmp_path / "a", model, layout, [], needs)
     assert_equal(first, collect(model, layout, BATCHES, needs))
     assert_equal(second, first)
 
@@ -47,23 +47,14 @@ def test_the_second_call_reads_what_the_first_collected(tmp_path, model, layout,
 def test_expert_token_counts_survive(tmp_path):
     model = TINY["mixtral"]()
     layout = layout_of(model)
-    first = load_or_collect(tmp_path, "key", model, layout, [[tokens(4, 12)]], SQ)
+    first = load_or_collect(tmp_path / "a", model, layout, [[tokens(4, 12)]], SQ)
     assert len({s.tokens for s in first.values()}) > 1
-    assert_equal(load_or_collect(tmp_path, "key", model, layout, [], SQ), first)
-
-
-def test_another_key_other_needs_or_another_layout_is_another_file(tmp_path, model, layout):
-    load_or_collect(tmp_path, "key", model, layout, [BATCHES], SQ)
-    load_or_collect(tmp_path, "other", model, layout, [BATCHES], SQ)
-    load_or_collect(tmp_path, "key", model, layout, [BATCHES], BOTH)
-    llama = TINY["llama"]()
-    load_or_collect(tmp_path, "key", llama, layout_of(llama), [BATCHES], SQ)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert_equal(load_or_collect(tmp_path / "a", model, layout, [], SQ), first)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "no metadata"])
 def test_a_damaged_file_is_collected_anew_with_a_warning(tmp_path, model, layout, damage, caplog):
-    first = load_or_collect(tmp_path, "key", model, layout, [BATCHES], SQ)
+    first = load_or_collect(tmp_path / "a", model, layout, [BATCHES], SQ)
     (path,) = tmp_path.iterdir()
     data = path.read_bytes()
     if damage == "no metadata":
@@ -72,10 +63,10 @@ def test_a_damaged_file_is_collected_anew_with_a_warning(tmp_path, model, layout
         flipped = data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
         path.write_bytes({"truncated": data[:-5], "emptied": b"", "flipped": flipped}[damage])
     with caplog.at_level("WARNING"):
-        again = load_or_collect(tmp_path, "key", model, layout, [BATCHES], SQ)
+        again = load_or_collect(tmp_path / "a", model, layout, [BATCHES], SQ)
     assert "is damaged" in caplog.text
     assert_equal(again, first)
-    assert_equal(load_or_collect(tmp_path, "key", model, layout, [], SQ), first)
+    assert_equal(load_or_collect(tmp_path / "a", model, layout, [], SQ), first)
 
 
 def test_a_write_that_fails_halfway_leaves_nothing_behind(tmp_path, model, layout, monkeypatch):
@@ -86,20 +77,23 @@ def test_a_write_that_fails_halfway_leaves_nothing_behind(tmp_path, model, layou
 
     monkeypatch.setattr(store, "save_file", full)
     with pytest.raises(StorageError, match="No space left"):
-        load_or_collect(tmp_path, "key", model, layout, [BATCHES], SQ)
+        load_or_collect(tmp_path / "a", model, layout, [BATCHES], SQ)
     assert not list(tmp_path.iterdir())
 
 
-def test_large_gram_matrices_are_not_kept(tmp_path, model, layout, monkeypatch):
+def test_large_gram_matrices_are_not_kept(layout, monkeypatch):
     monkeypatch.setattr(store, "GRAM_BYTES", 2 * 4 * (3 * 24**2 + 40**2) - 1)
-    stats = load_or_collect(tmp_path, "key", model, layout, [BATCHES], BOTH)
-    assert not list(tmp_path.iterdir())
-    assert all(s.gram is not None for s in stats.values())
+    assert too_large(layout, BOTH)
+    assert not too_large(layout, SQ)
     monkeypatch.setattr(store, "GRAM_BYTES", 2 * 4 * (3 * 24**2 + 40**2))
-    load_or_collect(tmp_path, "key", model, layout, [BATCHES], BOTH)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert not too_large(layout, BOTH)
+
+
+def test_what_is_not_kept_is_collected_all_the_same(model, layout):
+    stats = load_or_collect(None, model, layout, [BATCHES], BOTH)
+    assert all(s.gram is not None for s in stats.values())
 
 
 def test_the_cache_folder_is_made_when_it_is_missing(tmp_path, model, layout):
-    load_or_collect(tmp_path / "a" / "b", "key", model, layout, [BATCHES], SQ)
-    assert len(list((tmp_path / "a" / "b").glob("*.safetensors"))) == 1
+    load_or_collect(tmp_path / "a" / "b", model, layout, [BATCHES], SQ)
+    assert len(list((tmp_path / "a").iterdir())) == 1

@@ -1,5 +1,6 @@
 """Stopped or out of room while it writes, prune leaves nothing; what it wrote, it knows again."""
 
+import errno
 import os
 import shutil
 import signal
@@ -194,3 +195,13 @@ def test_what_a_user_puts_beside_the_weights_does_not_matter(once, prune):
     assert "already there" in prune(once).stderr
     done = subprocess.run(["sha256sum", "--check", "--quiet", "optishear.sha256"], cwd=once)
     assert done.returncode == 0
+
+
+def test_a_disk_that_is_full_at_a_small_file_is_told_once(prune, tmp_path, monkeypatch):
+    def no_room(self, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", no_room)
+    said = prune(tmp_path / "pruned", code=1).stderr
+    assert said.count("the disk is full") == 1
+    assert not names_below(tmp_path)

@@ -70,7 +70,7 @@ def test_the_taylor_objective_is_what_the_gradients_say(run, experiment, tmp_pat
     prepared = prepare("embedded", "float32", "cpu", texts["calibration"])
     model = load("embedded").model
     store = load_or_collect_gradients(
-        tmp_path, "apart", model, prepared.layout, prepared.calibration.tokens[:2]
+        tmp_path / "apart", model, prepared.layout, prepared.calibration.tokens[:2]
     )
     total = 0.0
     with pruned(

@@ -123,7 +123,7 @@ def test_a_lambda_below_one_moves_weights_towards_less_taylor_loss(dense, tmp_pa
         prune_to(dense, plan.on, tmp_path / str(lam), how(sequential=False))
         small = load(str(tmp_path / str(lam))).model
         tokens = token_batches(TEXT, load(dense).tokenizer).tokens[:2]
-        store = load_or_collect_gradients(tmp_path / "g", "key", model, layout, tokens)
+        store = load_or_collect_gradients(tmp_path / "g", model, layout, tokens)
         losses[lam] = sum(
             store.layers[layer.name].taylor(read(small, layer) - read(model, layer))
             for layer in layout.layers

@@ -222,3 +222,33 @@ def test_an_n_of_m_pattern_takes_no_steps():
     layout = llama_layout(1)
     with pytest.raises(ConfigError, match="every layer has 4 steps already"):
         project(dict.fromkeys(layout.sizes, 0.5), layout, NofM(4), Bounds(steps=8), None)
+
+
+class TestRounding:
+    """Of a budget: what is left over after rounding down goes to the largest remainders."""
+
+    @pytest.mark.parametrize(
+        ("exact", "rounded"),
+        [
+            ((10.75, 20.125, 5.5, 30.625), (11, 20, 5, 31)),
+            ((10.125, 20.875, 5.25, 30.75), (10, 21, 5, 31)),
+            ((10.5, 20.0, 5.5, 31.0), (11, 20, 5, 31)),  # a tie goes to the first
+        ],
+    )
+    def test_the_largest_remainders_get_what_is_left(self, exact, rounded):
+        layout = layout_of_sizes([(4, 16)] * 4)
+        wish = {name: count / 64 for name, count in zip(layout.sizes, exact, strict=True)}
+        found = project(wish, layout, Row(), Bounds(), sum(rounded))
+        assert tuple(found.values()) == rounded
+
+    @given(sizes, st.lists(st.floats(0.2, 0.8), min_size=10, max_size=10))
+    def test_no_layer_is_rounded_up_before_one_with_a_larger_remainder(self, shapes, raw):
+        layout = layout_of_sizes(shapes)
+        wish = dict(zip(layout.sizes, raw, strict=False))
+        exact = {layer.name: wish[layer.name] * layer.size for layer in layout.layers}
+        found = project(wish, layout, WholeLayer(), Bounds(), round(sum(exact.values())))
+        shift = (sum(found.values()) - sum(exact.values())) / layout.total
+        near = {layer.name: exact[layer.name] + shift * layer.size for layer in layout.layers}
+        up = [near[name] % 1 for name, count in found.items() if count > near[name] + 1e-6]
+        down = [near[name] % 1 for name, count in found.items() if count < near[name] - 1e-6]
+        assert min(up, default=1.0) >= max(down, default=0.0) - 1e-6

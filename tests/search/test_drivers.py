@@ -27,7 +27,7 @@ MIXED = (
     Choice("pattern", (True, "x")),
     *(Real(f"ratio{i}", 0.2, 1.2) for i in range(5)),
 )
-RATIOS = tuple(range(3, 8))  # of MIXED
+EXCHANGING = (0, 0, 0, 70, 70, 70, 70, 70)  # of MIXED: weights of each gene, 0 for no ratio
 COUNTABLE = (
     Choice("metric", tuple("abc")),
     Integer("n", 2, 8),
@@ -48,7 +48,7 @@ def objectives_of(name):
 def settings_for(name, **changes):
     plain = DriverSettings(genes_for(name), objectives_of(name), population=12, seed=3)
     if name == "evopress":
-        plain = replace(plain, exchangeable=(RATIOS,))
+        plain = replace(plain, exchangeable=EXCHANGING)
     return replace(plain, **changes)
 
 

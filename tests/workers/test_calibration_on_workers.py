@@ -67,7 +67,7 @@ def collect(cluster, model, place):
     if cluster is not None:
         loaded = LoadedModel(model, None, "tiny", place, "hash", model.dtype)
         on_workers = gradients_on(cluster, loaded, layout)
-    store = load_or_collect_gradients(place, "key", model, layout, SEQUENCES, None, on_workers)
+    store = load_or_collect_gradients(place / "g", model, layout, SEQUENCES, None, on_workers)
     index = json.loads((store.folder / INDEX).read_text())
     return store.folder.name, index["layers"], (store.folder / NUMBERS).read_bytes()
 

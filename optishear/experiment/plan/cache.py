@@ -5,13 +5,11 @@ from dataclasses import dataclass
 
 from optishear.allocation import RULES
 from optishear.calibration.gradient_file import gradient_bytes
-from optishear.calibration.gradient_store import folder_of
 from optishear.calibration.statistics import Need
-from optishear.calibration.store import path_of
+from optishear.experiment.keys import gradients_key, rule_key
 from optishear.experiment.plan.footprint import bytes_at, statistics_bytes
-from optishear.experiment.prepare import Calibrated, rule_path
+from optishear.experiment.prepare import Calibrated
 from optishear.experiment.setup import Setup, space_of
-from optishear.records.cache import cache_dir
 from optishear.search.space import SearchSpace
 
 
@@ -43,15 +41,13 @@ def calibrated_now(
     found = []
     if Need.GRADIENTS in needs:
         tokens = prepared.calibration.tokens[:samples]
-        place = folder_of(cache_dir() / "gradients", prepared.identity, layout, tokens)
+        place = gradients_key(prepared, samples).path
         state = THERE if place.exists() else MADE
         start = clock()
         prepared.calibrate(frozenset({Need.GRADIENTS}), samples, notice)
         size = bytes_at(place) or gradient_bytes(layout, len(tokens))
         found.append(Cached(f"gradients of {len(tokens)} sequences", size, state, clock() - start))
-    kept = path_of(
-        cache_dir() / "statistics", prepared.statistics_key, layout, needs - {Need.GRADIENTS}
-    )
+    kept = prepared.statistics_file(needs - {Need.GRADIENTS})
     state = NEVER if kept is None else THERE if kept.exists() else MADE
     start = clock()
     calibrated = prepared.calibrate(needs, samples, notice)
@@ -63,7 +59,7 @@ def spaced_now(
     setup: Setup, calibrated: Calibrated, clock: Callable[[], float]
 ) -> tuple[SearchSpace, Cached]:
     """The search space with the published rules' profiles."""
-    places = [rule_path(calibrated, name) for name in RULES]
+    places = [rule_key(calibrated, name).path for name in RULES]
     state = THERE if all(place.exists() for place in places) else MADE
     start = clock()
     space = space_of(setup.experiment, calibrated)
