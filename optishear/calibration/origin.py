@@ -42,7 +42,8 @@ class Origin:
     """What weights depend on beside the recipe. None is what nobody wrote down or nothing read.
 
     - `model`, `model_hash`: the dense model by name, and its content.
-    - `dtype`, `device`: in which and on what kind of which its weights were at work.
+    - `dtype`, `device`: in which and on what kind of which its weights were at work. `save_dtype`:
+      of a checkpoint, the type that was asked for in its files, or `stored`.
     - `calibration`: the text, with the seed that its windows were drawn with; its hash is of the
       windows as token ids. `batch_tokens` of them went through the model at once, and
       `calibration_parts` were summed up on their own: both decide last bits.
@@ -57,6 +58,7 @@ class Origin:
     model_hash: str | None = None
     dtype: str | None = None
     device: str | None = None
+    save_dtype: str | None = None
     calibration: TextSpec | None = None
     calibration_hash: str | None = None
     batch_tokens: int | None = None
@@ -108,6 +110,7 @@ BYTES = (
     "model_hash",
     "dtype",
     "device",
+    "save_dtype",
     "calibration_hash",
     "batch_tokens",
     "calibration_parts",

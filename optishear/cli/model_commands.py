@@ -99,7 +99,17 @@ def prune(
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option(help="float32, bfloat16 or float16; if left out the recipe's, else float32."),
+        typer.Option(
+            help="To compute in: float32, bfloat16 or float16; if left out the recipe's, else "
+            "float32."
+        ),
+    ] = None,
+    save_dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="To write in: stored (each tensor as in the dense files), float32, bfloat16 or "
+            "float16; if left out the recipe's, else stored."
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[
@@ -147,6 +157,7 @@ def prune(
     from optishear.experiment.named import NamedMethod
     from optishear.experiment.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.experiment.stream import prune_streamed, room_note
+    from optishear.models.load import AS_STORED
     from optishear.solvers.methods import needs_of
 
     recipe_for = None if ready is None else lambda _prepared: ready
@@ -171,6 +182,7 @@ def prune(
         found.batch_tokens or BATCH_TOKENS,
         found.calibration_parts or 1,
         None if found == Origin() else found,
+        save_dtype or found.save_dtype or AS_STORED,
         workers_for(workers, device, ray_address),
     )
     if stream and recipe_for is not None:

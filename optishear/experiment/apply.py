@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Bool
@@ -21,12 +22,14 @@ from optishear.experiment.prepare import (
 )
 from optishear.experiment.texts import usual_text
 from optishear.experiment.watcher import Silent, Watcher
-from optishear.export.checkpoint import Checked, dtype_text, write_checkpoint
+from optishear.export.checkpoint import Checked, dtype_text, rewritten_of, write_checkpoint
 from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refuse_filled
-from optishear.models.load import LoadedModel, load
+from optishear.models.load import AS_STORED, LoadedModel, load
+from optishear.models.stored import StoredTensors, dtypes_of
 from optishear.models.weights import WorkingWeights, lent
 from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.pruning.result import LayerReport
+from optishear.pruning.rounded import rounded
 from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
@@ -34,6 +37,9 @@ from optishear.text.sources import TextSpec
 from optishear.workers.cluster import Workers
 from optishear.workers.layers import pruning_with
 
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE_TOKENS = 256  # of the calibration text: the reopened checkpoint must give equal logits
 
@@ -52,6 +58,8 @@ class How:
     - `batch_tokens`, `calibration_parts`: how statistics are summed up, which decides last bits;
       the parts where not `sequential`.
     - `found_with`: what the file of the recipe says of itself.
+    - `save_dtype`: of all tensors written, or `AS_STORED`: each in that of the dense files. `dtype`
+      is only what is computed in.
     - `workers`: solve the layers; they change no bit where each has this process' threads.
     """
 
@@ -63,6 +71,7 @@ class How:
     batch_tokens: int = BATCH_TOKENS
     calibration_parts: int = 1
     found_with: Origin | None = None
+    save_dtype: str = AS_STORED
     workers: Workers = field(default_factory=lambda: Workers.of(1))
 
 
@@ -86,8 +95,10 @@ def apply_to(
     watcher: Watcher = SILENT,
     prune_layers: PruneLayers = prune,
 ) -> list[LayerReport]:
-    """Writes the recipe's weights into the lent model; collects what that needs."""
+    """Writes the recipe's weights into the lent model, those that change rounded to what the files
+    hold; collects what that needs."""
     needs, layout = needs_of(recipe), prepared.layout
+    prune_layers = rounded(prune_layers, stored_dtypes(prepared))
     if not sequential:
         watcher.stage("collecting statistics")
         calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage)
@@ -106,6 +117,15 @@ def apply_to(
         given=given,
         progress=watcher.pruned,
         prune_layers=prune_layers,
+    )
+
+
+def stored_dtypes(prepared: Prepared) -> dict[str, tuple[torch.dtype, ...]]:
+    """By layer the types in which its weight is written."""
+    loaded = prepared.loaded
+    stored = StoredTensors.of(loaded.folder)
+    return dtypes_of(
+        cast("PreTrainedModel", loaded.model), prepared.layout, stored, loaded.saved_as
     )
 
 
@@ -144,6 +164,7 @@ def _prune_to(
         how.calibration,
         how.batch_tokens,
         how.calibration_parts,
+        saved_as=how.save_dtype,
     )
     masks: dict[str, Bool[Tensor, "out in"]] = {}
     if mask_from is not None:
@@ -164,6 +185,7 @@ def _prune_to(
         checked = Checked.of(folder, prepared.layout, recipe, dtype_text(stored))
         return checked.noting(found_elsewhere(origin)), False
     probe = prepared.calibration.tokens[:1, :PROBE_TOKENS]
+    rewritten = rewritten_of(prepared.loaded, prepared.layout)
     with (
         pruning_with(how.workers, watcher.stage) as prune_layers,
         lent(prepared.loaded.model, prepared.layout) as working,
@@ -180,7 +202,7 @@ def _prune_to(
         )
         watcher.stage("writing and checking the checkpoint")
         checked = write_checkpoint(
-            prepared.loaded, prepared.layout, recipe, folder, origin, probe, reports
+            prepared.loaded, rewritten, prepared.layout, recipe, folder, origin, probe, reports
         )
     return checked.noting(found_elsewhere(origin)), True
 
@@ -192,7 +214,7 @@ def origin_of(prepared: Prepared, recipe: Recipe, how: How) -> Origin:
         samples = min(how.gradient_sequences, len(prepared.calibration.tokens))
     mode = SEQUENTIAL if how.sequential else ONE_SHOT
     origin = prepared.origin(how.calibration, mode, samples)
-    return replace(origin, found_with=how.found_with)
+    return replace(origin, found_with=how.found_with, save_dtype=how.save_dtype)
 
 
 def found_elsewhere(origin: Origin) -> str | None:
@@ -206,7 +228,7 @@ def holds(folder: Path, recipe: Recipe, origin: Origin) -> bool:
     if not path.exists():
         return False
     stored, said = read_recipe(path)
-    needed = ("model_hash", "dtype", "calibration_hash", "mode", "code")
+    needed = ("model_hash", "dtype", "save_dtype", "calibration_hash", "mode", "code")
     return stored == recipe and not said.lacks(*needed) and not said.differs(origin, *BYTES)
 
 
@@ -221,14 +243,18 @@ def pruned(
     gradient_sequences: int = GRADIENT_SEQUENCES,
     batch_tokens: int = BATCH_TOKENS,
     calibration_parts: int = 1,
+    save_dtype: str = AS_STORED,
 ) -> Iterator[LoadedModel]:
-    """The model with the recipe applied, for as long as the context is open.
+    """The model with the recipe applied, for as long as the context is open: the numbers that
+    `prune` writes, in `dtype`.
 
     `calibration` None is the model's usual text (for `embedded` its own train split, else the
     Wikipedia passages).
     """
     text = calibration or usual_text(model, "train")
-    prepared = prepare(model, dtype, device, text, batch_tokens, calibration_parts)
+    prepared = prepare(
+        model, dtype, device, text, batch_tokens, calibration_parts, saved_as=save_dtype
+    )
     recipe.check(prepared.layout)
     with lent(prepared.loaded.model, prepared.layout) as working:
         apply_to(prepared, working, recipe, sequential, gradient_sequences)

@@ -21,7 +21,7 @@ from optishear.experiment.prepare import GRADIENT_SEQUENCES, Prepared
 from optishear.experiment.watcher import Watcher
 from optishear.export.checkpoint import RECIPE_FILE
 from optishear.models.discover import layout_of
-from optishear.models.load import LoadedModel, load
+from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.weights import lent, read
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
@@ -147,7 +147,8 @@ def _measure_beside(
 ) -> Iterator[Measured]:
     origin, place = made.origin, made.file.parent
     watcher.stage(f"loading {origin.model}")
-    dense = load(str(origin.model), dtype=on.dtype, device=on.device)
+    saved_as = origin.save_dtype or AS_STORED
+    dense = load(str(origin.model), dtype=on.dtype, device=on.device, saved_as=saved_as)
     if dense.hash != origin.model_hash:
         raise ConfigError(
             f"--beside: {origin.model} has the hash {dense.hash}, but {place} was made from "

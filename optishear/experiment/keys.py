@@ -61,7 +61,7 @@ def held_out_key(
 def _dense(prepared: Prepared) -> dict[str, Any]:
     loaded = prepared.loaded
     values = (
-        loaded.hash,
+        loaded.identity,
         prepared.layout.hash,
         loaded.dtypes,
         prepared.place or kind_of_device(loaded.model),

@@ -19,7 +19,7 @@ from optishear.experiment.keys import gradients_key, rule_key, statistics_key
 from optishear.experiment.preconditions import text_for
 from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
-from optishear.models.load import LoadedModel, load
+from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.placement import kind_of_device, refuse_offloaded
 from optishear.models.weights import read
 from optishear.pruning.evidence import Evidence
@@ -156,9 +156,10 @@ def prepare(
     batch_tokens: int = BATCH_TOKENS,
     parts: int = 1,
     device_map: DeviceMap = "",
+    saved_as: str = AS_STORED,
 ) -> Prepared:
     """Loads the model and cuts its calibration text."""
-    loaded = load(model, dtype=dtype, device=device, device_map=device_map)
+    loaded = load(model, dtype=dtype, device=device, device_map=device_map, saved_as=saved_as)
     return Prepared(
         loaded,
         layout_of(loaded.model),

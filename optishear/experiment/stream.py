@@ -18,6 +18,7 @@ from optishear.experiment.apply import (
     found_elsewhere,
     holds,
     origin_of,
+    stored_dtypes,
 )
 from optishear.experiment.preconditions import text_for
 from optishear.experiment.prepare import Calibrated, Prepared
@@ -30,6 +31,7 @@ from optishear.export.checkpoint import (
     check_zeros,
     dtype_text,
     logits_of,
+    rewritten_of,
 )
 from optishear.export.half_done import HalfDone, half_done, sweep
 from optishear.export.place import STATE_FOLDER, place_for, refuse_changed, refuse_filled, seal
@@ -41,6 +43,7 @@ from optishear.models.streamed import Streamed, stream
 from optishear.models.weights import lent, read
 from optishear.pruning.evidence import Evidence
 from optishear.pruning.oneshot import PruneLayers, apply
+from optishear.pruning.rounded import rounded
 from optishear.pruning.sequential import statistics_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
@@ -76,7 +79,7 @@ def _prune_streamed(
     finished: bool,
 ) -> tuple[Checked, bool]:
     watcher.stage(f"reading {model} block by block")
-    streamed = stream(model, dtype=how.dtype, device=how.device)
+    streamed = stream(model, dtype=how.dtype, device=how.device, saved_as=how.save_dtype)
     layout = streamed.layout()
     tokens = text_for(streamed.loaded, how.calibration)
     place = streamed.device.type
@@ -95,12 +98,12 @@ def _prune_streamed(
         return checked.noting(found_elsewhere(origin)), False
     libraries = {name: library_version(name) for name in KINDS["levels"].libraries}
     identity = {"recipe": recipe.key, **origin.to_json(), "libraries": libraries}
-    with half_done(folder, identity, streamed) as half:
+    rewritten = rewritten_of(streamed.loaded, layout)
+    with half_done(folder, identity, rewritten) as half:
         if half.block == 0:
             watcher.stage("copying what is outside of the blocks")
-            for part in streamed.outside:
-                with streamed.resident(part):
-                    half.write(part)
+            for part in half.outside:
+                half.write(part)
         stack = _proved(streamed, _probe(prepared))
         dense = prepared.calibrate(
             needs_of(recipe) & {Need.GRADIENTS},
@@ -113,16 +116,16 @@ def _prune_streamed(
         done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
         watcher.stage(f"pruning block by block{done}")
         with pruning_with(how.workers, watcher.stage) as prune_layers:
-            want = _prune(
-                streamed, stack, dense, recipe, how.sequential, half, watcher, prune_layers
-            )
+            made = rounded(prune_layers, stored_dtypes(prepared))
+            want = _prune(streamed, stack, dense, recipe, how.sequential, half, watcher, made)
         watcher.stage("checking the checkpoint")
-        half.finish()
+        notes = half.finish()
         _check(folder, layout, recipe, how, _probe(prepared), want)
         seal(folder)
         write_recipe(folder / RECIPE_FILE, recipe, origin)
     sweep(folder)
-    checked = Checked.of(folder, layout, recipe, dtype_text(half.dtype), half.reports)
+    stored = dtype_text(rewritten.dtype)
+    checked = Checked.of(folder, layout, recipe, stored, half.reports, notes)
     return checked.noting(found_elsewhere(origin)), True
 
 

@@ -17,6 +17,7 @@ from optishear.export.verify.dense import (
     check_kept,
     check_others,
     check_tied,
+    compare,
 )
 from optishear.export.verify.files import (
     StoredFiles,
@@ -27,6 +28,7 @@ from optishear.export.verify.files import (
     survey,
 )
 from optishear.export.verify.model import (
+    Opened,
     check_groups,
     check_keys,
     check_recipe,
@@ -34,8 +36,10 @@ from optishear.export.verify.model import (
     check_zeros_of,
     open_plainly,
 )
+from optishear.models.as_stored import AsStored
 from optishear.models.discover import layout_of
-from optishear.models.load import LoadedModel, load
+from optishear.models.folder import ModelFolder
+from optishear.models.load import AS_STORED
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import GIVEN
@@ -69,7 +73,7 @@ def verify(
     - `again`: prune anew as the recipe says, on `device`, and compare bit for bit.
 
     Raises a `ConfigError` where the folder is no checkpoint or `against` cannot be loaded.
-    Memory: two models at a time, in the type that they are stored in.
+    Memory: the model, and a block of both beside it; with `again` two models.
     """
     config = _config(folder)
     found: dict[str, Check] = {}
@@ -98,9 +102,9 @@ def _look(
     tell(check_files(stored))
     if stored.damage:
         return "The weights cannot be read."
-    tell(check_dtype(stored, config, ours=(folder / RECIPE_FILE).exists()))
-    finite = tell(check_finite(stored)).status == OK
     recipe, origin = _recipe(folder, tell)
+    tell(check_dtype(stored, config, origin.save_dtype))
+    finite = tell(check_finite(stored)).status == OK
     watcher.stage("opening it with transformers")
     dtype = dtype_name(stored)
     try:
@@ -120,15 +124,19 @@ def _look(
     if not finite:
         return "Some weights are NaN or infinite."
     tell(check_reload(folder, model, dtype))
-    why = _beside_dense(model, layout, recipe, origin, against, stored, watcher, tell)
+    why = _beside_dense(
+        folder, config, opened, layout, recipe, origin, against, stored, watcher, tell
+    )
     if again:
         watcher.stage("pruning anew")
-        tell(_again(folder, model, layout, recipe, origin, against, device))
+        tell(_again(folder, stored, layout, recipe, origin, against, device))
     return why
 
 
 def _beside_dense(
-    model: Any,
+    folder: Path,
+    config: Mapping[str, Any],
+    opened: Opened,
     layout: ModelLayout,
     recipe: Recipe | None,
     origin: Origin,
@@ -137,42 +145,48 @@ def _beside_dense(
     watcher: Watcher,
     tell: Callable[[Check], Check],
 ) -> str:
-    name = against or origin.model
+    model, name = opened.model, against or origin.model
     if name is None:
         tell(check_tied(model, None, stored))
         return "Nothing says which the dense model is: name it with --against."
     watcher.stage(f"comparing with {name}")
-    made_in = origin.dtype or dtype_name(stored)
     try:
-        dense = load(name, dtype=made_in)
+        found = ModelFolder.of(name)
+        dense = AsStored(found.path, found.weights)
     except ConfigError as error:
         if against is not None:
             raise
         tell(check_tied(model, None, stored))
         return f"The dense model cannot be had, name it with --against: {error}"
-    same = tell(_dense_check(model, layout, dense, origin, against)).status
+    here = found.hash()
+    same = tell(_dense_check(model, layout, dense, name, here, origin, against)).status
     if same == FAILED:
         tell(check_tied(model, None, stored))
         return "It is not the dense model that this was made of."
     solver = None if recipe is None else str(recipe.solver.get("name"))
-    tell(check_kept(model, dense.model, layout, solver))
-    tell(check_others(model, dense.model, layout))
-    tell(check_tied(model, dense.model, stored))
+    tell(check_dtype(stored, config, origin.save_dtype, dense.files))
+    tell(check_keys(opened, dense.unknown))
+    beside = compare(AsStored(folder.resolve(), stored.files), dense, layout)
+    tell(check_kept(beside, solver))
+    tell(check_others(beside))
+    tell(check_tied(model, dense, stored))
     return ""
 
 
 def _dense_check(
     model: Any,
     layout: ModelLayout,
-    dense: LoadedModel,
+    dense: AsStored,
+    name: str,
+    here: str,
     origin: Origin,
     against: str | None,
 ) -> Check:
-    check = check_architecture(model, layout, dense.model, layout_of(dense.model))
-    said = origin.model_hash or dense.hash
-    if check.status == FAILED or said == dense.hash:
+    check = check_architecture(model, layout, dense)
+    said = origin.model_hash or here
+    if check.status == FAILED or said == here:
         return check
-    told = f"The recipe was made with a model of hash {said}, {dense.name} has {dense.hash}."
+    told = f"The recipe was made with a model of hash {said}, {name} has {here}."
     if against is None:
         return Check(check.name, FAILED, told)
     return Check(check.name, check.status, check.found, (told,))  # as asked for
@@ -192,7 +206,7 @@ def _recipe(folder: Path, tell: Callable[[Check], Check]) -> tuple[Recipe | None
 
 def _again(
     folder: Path,
-    model: Any,
+    stored: StoredFiles,
     layout: ModelLayout,
     recipe: Recipe | None,
     origin: Origin,
@@ -218,13 +232,16 @@ def _again(
         origin.gradient_sequences or GRADIENT_SEQUENCES,
         origin.batch_tokens or BATCH_TOKENS,
         origin.calibration_parts or 1,
+        origin.save_dtype or AS_STORED,
     ) as anew:
         hash_ = token_batches(origin.calibration, anew.tokenizer).hash
-        apart = {}
-        for layer in layout.layers:
-            ours = read(model, layer)
-            theirs = read(anew.model, layer).to(ours.device, ours.dtype)
-            apart[layer.name] = int((ours != theirs).sum())
+        apart, ours = {}, AsStored(folder.resolve(), stored.files)
+        for block, names in enumerate(ours.parts[1:]):
+            with ours.reading(names):
+                for layer in (layer for layer in layout.layers if layer.block == block):
+                    theirs = read(anew.model, layer).cpu()
+                    same = read(ours.model, layer).to(theirs.dtype) == theirs
+                    apart[layer.name] = int((~same).sum())
     if hash_ != origin.calibration_hash:
         return Check(
             AGAIN,

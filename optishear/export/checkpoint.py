@@ -4,23 +4,26 @@ Dense safetensors with zeros in place: what transformers, vLLM and others read. 
 than the dense checkpoint, and no faster by itself.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Int
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from optishear.calibration.origin import Origin, write_recipe
 from optishear.errors import ConfigError, StorageError
-from optishear.export.place import ANOTHER, RECIPE_FILE, seal
-from optishear.models.catalog import quiet_transformers
+from optishear.export.carried import carry
+from optishear.export.place import ANOTHER, HASHES_FILE, RECIPE_FILE, seal
+from optishear.export.rewritten import Rewritten
 from optishear.models.discover import layout_of
 from optishear.models.finite import not_finite
 from optishear.models.load import LoadedModel, load
+from optishear.models.stored import StoredTensors
 from optishear.models.weights import read
 from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
@@ -35,13 +38,13 @@ if TYPE_CHECKING:
 
 REPORT_FILE = "optishear_layers.json"
 
-AT_ONCE = 2**22  # numbers compared at a time: an embedding is a large part of the memory
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What the reopened checkpoint was found to hold; `notes` are the layers' own, and
-    whatever else its maker has to say."""
+    """What the reopened checkpoint was found to hold; `notes` are the layers' own, on what was not
+    carried over, and whatever else its maker has to say. `dtype` is that of most numbers."""
 
     folder: Path
     sparsity: float
@@ -58,11 +61,13 @@ class Checked:
         recipe: Recipe,
         dtype: str,
         reports: Sequence[LayerReport] = (),
+        notes: Sequence[str] = (),
     ) -> "Checked":
         """A folder whose checks were passed, with its size."""
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-        notes = tuple(f"{report.name}: {note}" for report in reports for note in report.notes)
-        return cls(folder, layout.sparsity(recipe.drop), dtype, len(layout.layers), size, notes)
+        told = (f"{report.name}: {note}" for report in reports for note in report.notes)
+        layers = len(layout.layers)
+        return cls(folder, layout.sparsity(recipe.drop), dtype, layers, size, (*told, *notes))
 
     def noting(self, note: str | None) -> "Checked":
         """The same with a note before the others; None is none."""
@@ -71,6 +76,7 @@ class Checked:
 
 def write_checkpoint(
     loaded: LoadedModel,
+    rewritten: Rewritten,
     layout: ModelLayout,
     recipe: Recipe,
     folder: Path,
@@ -80,17 +86,23 @@ def write_checkpoint(
 ) -> Checked:
     """Saves the model as it is now, then reopens it and compares; half a checkpoint is never left.
 
-    It is written in the dtype in which the dense checkpoint was stored if that loses nothing, else
-    in the dtype in memory. `probe` are tokens on which the logits of both must be equal. `reports`
-    are written beside it: what each layer lost, at which cost and damping, and why it was raised.
+    What is written is what `Rewritten` says. `probe` are tokens on which the logits of both must be
+    equal. `reports` are written beside it: what each layer lost, at which cost and damping, and why
+    it was raised.
     """
     with whole_folder(folder.resolve(), ANOTHER) as half:
-        dtype = _save(loaded, half)
+        notes = _save(rewritten, half)
         write_reports(half, reports)
         _check(loaded, layout, recipe, half, probe)
         seal(half)
         write_recipe(half / RECIPE_FILE, recipe, origin)
-    return Checked.of(folder, layout, recipe, dtype, reports)
+    return Checked.of(folder, layout, recipe, dtype_text(rewritten.dtype), reports, notes)
+
+
+def rewritten_of(loaded: LoadedModel, layout: ModelLayout) -> Rewritten:
+    """What the files of this model's checkpoint are to be; a `ConfigError` where that cannot be."""
+    model = cast("PreTrainedModel", loaded.model)
+    return Rewritten(model, layout, StoredTensors.of(loaded.folder), loaded.saved_as)
 
 
 def write_reports(folder: Path, reports: Sequence[LayerReport]) -> None:
@@ -98,48 +110,65 @@ def write_reports(folder: Path, reports: Sequence[LayerReport]) -> None:
         write_json(folder / REPORT_FILE, [asdict(report) for report in reports])
 
 
-def write_tokenizer_and_dtype(loaded: LoadedModel, folder: Path, dtype: torch.dtype) -> None:
-    """Completes what `save_pretrained` wrote: it puts down the dtype in memory, not that of the
-    tensors it was given, and the class in memory, where the dense checkpoint may name another."""
-    loaded.tokenizer.save_pretrained(folder)
-    config = folder / "config.json"
-    text = json.loads(config.read_text(encoding="utf-8")) | {"dtype": dtype_text(dtype)}
-    dense = json.loads((loaded.folder / "config.json").read_text(encoding="utf-8"))
-    if "architectures" in dense:
-        text["architectures"] = dense["architectures"]
-    config.write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
-
-
 def dtype_text(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def loses_nothing(tensors: Iterable[Tensor], dtype: torch.dtype) -> bool:
-    """Whether all of them that are floating point are the same numbers in `dtype`."""
-    return all(
-        torch.equal(piece, piece.to(dtype).to(piece.dtype))
-        for tensor in tensors
-        if tensor.is_floating_point() and tensor.dtype != dtype
-        for piece in tensor.reshape(-1).split(AT_ONCE)
+def write_beside(rewritten: Rewritten, folder: Path) -> list[str]:
+    """All that a checkpoint has beside its weights and our own files; notes on what it has not."""
+    stored = rewritten.stored
+    return carry(
+        stored.folder,
+        folder,
+        stored.files,
+        (RECIPE_FILE, REPORT_FILE, HASHES_FILE),
+        rewritten.dtype,
+        rewritten.saved_as,
     )
 
 
-def _save(loaded: LoadedModel, folder: Path) -> str:
-    """Returns the name of the dtype in which the weights were written."""
-    model, wanted = cast("PreTrainedModel", loaded.model), loaded.stored_dtype
-    lossless = loses_nothing(model.state_dict().values(), wanted)
-    dtype = wanted if lossless else next(model.parameters()).dtype
-    state, converted = {}, {}
-    for key, tensor in model.state_dict().items():
-        # Tied weights are one tensor after the conversion too, or the file would hold them twice.
-        same = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if same not in converted:
-            converted[same] = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        state[key] = converted[same]
-    with quiet_transformers():
-        model.save_pretrained(folder, state_dict=state)
-    write_tokenizer_and_dtype(loaded, folder, dtype)
-    return dtype_text(dtype)
+def write_index(folder: Path, files: Iterable[str]) -> None:
+    """Which of these files has which tensor."""
+    where: dict[str, str] = {}
+    size = 0
+    for name in files:
+        with safe_open(folder / name, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                where[key] = name
+                size += file.get_tensor(key).nbytes
+    write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": where})
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """As a safetensors file that transformers reads."""
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(whole, path, metadata={"format": "pt"})
+
+
+def _save(rewritten: Rewritten, folder: Path) -> list[str]:
+    """Cut into files as the dense checkpoint is, one of them and one block at a time in memory."""
+    files = rewritten.stored.files
+    whole = len(files) == 1 and files[0].name == WHOLE
+    names = [WHOLE if whole else shard_name(number, len(files)) for number in range(len(files))]
+    block, path = {}, None
+    for name, file in zip(names, files, strict=True):
+        keys = [key for key, where in rewritten.stored.file_of.items() if where == file]
+        tensors = rewritten.outside(key for key in keys if rewritten.block_of(key) is None)
+        inside = [key for key in keys if rewritten.block_of(key) is not None]
+        for key in sorted(inside, key=lambda key: (rewritten.block_of(key) or "", key)):
+            if rewritten.block_of(key) != path:
+                path = rewritten.block_of(key) or ""
+                block = rewritten.block(path)
+            tensors[key] = block[key]
+        save_tensors(tensors, folder / name)
+    if not whole:
+        write_index(folder, names)
+    return write_beside(rewritten, folder)
+
+
+def shard_name(number: int, of: int) -> str:
+    """Of the shard of this number, from 0."""
+    return f"model-{number + 1:05d}-of-{of:05d}.safetensors"
 
 
 @torch.no_grad()

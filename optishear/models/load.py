@@ -4,7 +4,8 @@ import logging
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,12 @@ from optishear.models.catalog import quiet_transformers
 from optishear.models.device_map import DeviceMap, check_device_map, devices_in, placed
 from optishear.models.discover import decoder_blocks
 from optishear.models.folder import ModelFolder, empty_model
-from optishear.models.placement import offload_folder, refuse_parted, values
+from optishear.models.placement import (
+    offload_folder,
+    refuse_offloaded,
+    refuse_parted,
+    values,
+)
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.storage import Storage
@@ -33,6 +39,10 @@ DTYPES: dict[str, torch.dtype] = {
     "float32": torch.float32,
 }
 
+SAFE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+AS_STORED = "stored"  # every tensor is written in the type that it has in the dense files
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
@@ -40,6 +50,7 @@ class LoadedModel:
 
     - `hash`: of its files, see `ModelFolder.hash`.
     - `stored_dtype`: of most numbers in the checkpoint, whatever the model was loaded as.
+    - `saved_as`: the type to which all weights were rounded, or `AS_STORED`.
     """
 
     model: nn.Module
@@ -48,6 +59,12 @@ class LoadedModel:
     folder: Path
     hash: str
     stored_dtype: torch.dtype
+    saved_as: str = AS_STORED
+
+    @property
+    def identity(self) -> str:
+        """Of its weights: the files', and what they were rounded to."""
+        return self.hash if self.saved_as == AS_STORED else f"{self.hash} as {self.saved_as}"
 
     @property
     def dtypes(self) -> str:
@@ -67,17 +84,24 @@ class LoadedModel:
 
 
 def load(
-    name: str, *, dtype: str = "float32", device: str = "cpu", device_map: DeviceMap = ""
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    device_map: DeviceMap = "",
+    saved_as: str = AS_STORED,
 ) -> LoadedModel:
     """The causal language model called `name`, ready to be pruned (see `catalog.folder_of`).
 
     With a `device_map` transformers and accelerate spread it over devices, and `device` says
     nothing. Experts of a mixture are computed one by one (transformers' "eager" experts), so that
-    what each of them sees can be watched. Raises `ConfigError`, naming the file and what to do,
+    what each of them sees can be watched. `saved_as`: the model is the one that a checkpoint saved
+    in this type holds. Raises `ConfigError`, naming the file and what to do,
     where the name, type, device or checkpoint cannot be used; `StorageError` where the disk is
     full.
     """
     wanted = lookup(DTYPES, dtype, kind="dtype")
+    check_saved_as(dtype, saved_as)
     if device_map:
         check_device_map(device_map)
     for each in (device, *devices_in(device_map)):
@@ -88,9 +112,15 @@ def load(
     else:
         model, tokenizer = open_folder(folder.path, wanted)
     refuse_non_finite(values(model), folder.path)
+    if saved_as != AS_STORED:
+        refuse_offloaded(model, f"To round all weights to {saved_as}")
+        for weight, tensor in model.state_dict().items():
+            tensor.copy_(as_saved(weight, tensor, saved_as))
     if not device_map:
         model.to(device_of(device))
-    return LoadedModel(model, tokenizer, name, folder.path, folder.hash(), folder.stored_dtype)
+    return LoadedModel(
+        model, tokenizer, name, folder.path, folder.hash(), folder.stored_dtype, saved_as
+    )
 
 
 def _spread(folder: ModelFolder, dtype: torch.dtype, device_map: DeviceMap) -> tuple[Any, Any]:
@@ -118,28 +148,25 @@ def open_folder(folder: Path, dtype: torch.dtype, **more: Any) -> tuple[Any, Any
     `from_pretrained`."""
     import transformers
 
-    safe = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet_transformers():
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **safe)
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=dtype,
-                use_safetensors=True,
-                experts_implementation="eager",
-                output_loading_info=True,
-                **safe,
-                **more,
-            )
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # each architecture and tokenizer of transformers has its own kinds
-        first = next(iter(str(error).strip().splitlines()), "no reason given")
-        raise ConfigError(
-            f"{folder}: transformers {transformers.__version__} cannot load it "
-            f"({type(error).__name__}: {first}). See to its config.json and tokenizer files; "
-            f"models that bring code of their own are not run."
-        ) from error
+    with _explained(folder):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **SAFE)
+    return open_model(folder, dtype, **more), tokenizer
+
+
+def open_model(folder: Path, dtype: torch.dtype, **more: Any) -> Any:
+    """The model alone."""
+    import transformers
+
+    with _explained(folder):
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            experts_implementation="eager",
+            output_loading_info=True,
+            **SAFE,
+            **more,
+        )
     model, told = loaded
     missing = sorted(told["missing_keys"])
     if missing:
@@ -149,8 +176,33 @@ def open_folder(folder: Path, dtype: torch.dtype, **more: Any) -> tuple[Any, Any
         )
     if told["unexpected_keys"]:
         extra = sorted(told["unexpected_keys"])
-        logger.warning("%s: %d unused tensors, the first %s", folder, len(extra), extra[0])
-    return model.requires_grad_(False).eval(), tokenizer
+        logger.warning(
+            "%s: %d tensors that %s does not know, the first %s; pruning carries them over",
+            folder,
+            len(extra),
+            type(model).__name__,
+            extra[0],
+        )
+    return model.requires_grad_(False).eval()
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Whatever transformers cannot load becomes a `ConfigError` that says why."""
+    import transformers
+
+    try:
+        with quiet_transformers():
+            yield
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # each architecture and tokenizer of transformers has its own kinds
+        first = next(iter(str(error).strip().splitlines()), "no reason given")
+        raise ConfigError(
+            f"{folder}: transformers {transformers.__version__} cannot load it "
+            f"({type(error).__name__}: {first}). See to its config.json and tokenizer files; "
+            f"models that bring code of their own are not run."
+        ) from error
 
 
 def device_of(device: str) -> torch.device:
@@ -169,6 +221,37 @@ def device_of(device: str) -> torch.device:
     elif place.type != "cpu":
         raise ConfigError(f"Device {device!r} is not supported; write cpu, cuda or cuda:1.")
     return place
+
+
+def check_saved_as(dtype: str, saved_as: str) -> None:
+    """A `ConfigError` where a checkpoint cannot be computed in the one and saved in the other."""
+    if saved_as == AS_STORED:
+        return
+    lookup({**DTYPES, AS_STORED: None}, saved_as, kind="dtype to save in")
+    if {dtype, saved_as} == {"bfloat16", "float16"}:
+        raise ConfigError(
+            f"--save-dtype {saved_as}: {dtype} does not hold its numbers. Compute in it too, or in "
+            f"float32."
+        )
+
+
+def as_saved(name: str, tensor: Tensor, saved_as: str) -> Tensor:
+    """A tensor of the model rounded to what a checkpoint saved in this type has of it."""
+    if saved_as == AS_STORED or not tensor.is_floating_point():
+        return tensor
+    saved = tensor.to(DTYPES[saved_as])
+    refuse_too_large(name, tensor, saved)
+    return saved.to(tensor.dtype)
+
+
+def refuse_too_large(name: str, tensor: Tensor, saved: Tensor) -> None:
+    """A `ConfigError` where a number became infinite when it was brought to the type saved in."""
+    if (count := _non_finite(saved)) and not _non_finite(tensor):
+        dtype = str(saved.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"{name}: {count} of its numbers are too large for {dtype}, in which they are to be "
+            f"saved. Give a wider --save-dtype."
+        )
 
 
 def refuse_non_finite(tensors: Iterable[tuple[str, Tensor]], folder: Path) -> None:

@@ -16,7 +16,14 @@ from transformers import PreTrainedModel
 from optishear.errors import ConfigError
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.folder import ModelFolder
-from optishear.models.load import DTYPES, LoadedModel, device_of, open_folder
+from optishear.models.load import (
+    AS_STORED,
+    DTYPES,
+    LoadedModel,
+    check_saved_as,
+    device_of,
+    open_folder,
+)
 from optishear.models.shards import Shards
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
@@ -40,7 +47,7 @@ class Streamed:
         model = loaded.model
         assert isinstance(model, PreTrainedModel)
         self.loaded, self.device, self._model = loaded, device, model
-        self._shards = Shards(model, weights, device)
+        self._shards = Shards(model, weights, device, loaded.saved_as)
         prefix, blocks = decoder_blocks(model)
         self.blocks = [f"{prefix}.{index}" for index in range(len(blocks))]
         self._names: dict[str, list[str]] = {path: [] for path in self.blocks}
@@ -83,27 +90,6 @@ class Streamed:
             self._open[path] -= 1
             if not self._open[path]:
                 self._shards.empty(self._names[path])
-
-    @property
-    def saved(self) -> list[str]:
-        """The parts of which a checkpoint holds something: tied weights are there once."""
-        return [path for path in (*self.outside, *self.blocks) if self._saved_of(path)]
-
-    def tensors(self, path: str) -> dict[str, Tensor]:
-        """What a checkpoint holds of this part, which is resident, by the model's names."""
-        state = self._model.get_submodule(path).state_dict(prefix=f"{path}." if path else "")
-        return {name: state[name] for name in self._saved_of(path)}
-
-    def as_stored(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """These by the names and in the shapes that a checkpoint has for them."""
-        return self._shards.as_stored(tensors)
-
-    def _saved_of(self, path: str) -> list[str]:
-        left_out = {
-            *self._model.all_tied_weights_keys,
-            *(self._model._keys_to_ignore_on_save or ()),
-        }
-        return [name for name in self._names[path] if name not in left_out]
 
     def _when_called(self, path: str) -> Callable[..., Any]:
         def call(own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -150,17 +136,22 @@ class Streamed:
                 )
 
 
-def stream(name: str, *, dtype: str = "float32", device: str = "cpu") -> Streamed:
+def stream(
+    name: str, *, dtype: str = "float32", device: str = "cpu", saved_as: str = AS_STORED
+) -> Streamed:
     """The model called `name`, with nothing of it in memory; refuses what `load` refuses.
 
     That its weights are finite is only seen when they are read.
     """
     wanted = lookup(DTYPES, dtype, kind="dtype")
+    check_saved_as(dtype, saved_as)
     place = device_of(device)
     folder = ModelFolder.of(name)
     model, tokenizer = open_folder(folder.path, wanted, device_map={"": "meta"})
     _give_buffers(model, wanted, place)
-    loaded = LoadedModel(model, tokenizer, name, folder.path, folder.hash(), folder.stored_dtype)
+    loaded = LoadedModel(
+        model, tokenizer, name, folder.path, folder.hash(), folder.stored_dtype, saved_as
+    )
     return Streamed(loaded, folder.weights, place)
 
 

@@ -1,7 +1,7 @@
 """Apply recipes to every layer on its own, with statistics of the dense model: the search's way."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from hashlib import sha256
 
 import torch
@@ -22,10 +22,12 @@ from optishear.solvers.methods import solver_of
 
 REPORTS = 2**16  # of single layers, a few numbers each, that are remembered
 
+Solution = LayerSolution | Stored
+
 # What `prune` does, in whatever order the layers are done.
 PruneLayers = Callable[
     [Sequence[Layer], WorkingWeights, Evidence, Recipe],
-    Iterator[tuple[Layer, LayerSolution | Stored]],
+    Generator[tuple[Layer, Solution], None, None],
 ]
 
 
@@ -35,7 +37,7 @@ def prune(
     working: WorkingWeights,
     evidence: Evidence,
     recipe: Recipe,
-) -> Iterator[tuple[Layer, LayerSolution]]:
+) -> Generator[tuple[Layer, LayerSolution], None, None]:
     """New weights layer by layer, written as they come, made of the dense ones.
 
     Raises `NumericalError` naming the layer that cannot be solved.

@@ -83,7 +83,7 @@ def pruning_on(cluster: Cluster) -> PruneLayers:
 
     def prune_layers(
         layers: Sequence[Layer], working: WorkingWeights, evidence: Evidence, recipe: Recipe
-    ) -> Iterator[tuple[Layer, Stored]]:
+    ) -> Generator[tuple[Layer, Stored], None, None]:
         weights = {layer.name: working.dense(layer.name) for layer in layers}
         dense = DenseLayers(weights, evidence.only(layers))
         # Closed here, and not when an error's traceback is let go of: Ray may have ended by then.

@@ -87,7 +87,7 @@ def test_half_a_checkpoint_is_never_left(folder, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("transformers.GPT2LMHeadModel.save_pretrained", full)
+    monkeypatch.setattr("optishear.export.checkpoint.save_file", full)
     with pytest.raises(StorageError, match="No space left"):
         prune_to(str(folder), wanda(), tmp_path / "pruned", TEXT)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dense"]

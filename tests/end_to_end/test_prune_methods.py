@@ -89,11 +89,12 @@ def test_a_mask_from_another_checkpoint_is_kept_and_its_weights_refitted(dense, 
         assert not torch.equal(a, c)
 
 
-def test_updated_weights_are_written_in_the_dtype_that_loses_nothing(tmp_path):
-    """A bf16 checkpoint, pruned in fp32: masks keep its dtype, new weights need the wider one."""
+def test_updated_weights_are_written_in_the_stored_dtype_or_in_the_one_asked_for(tmp_path):
+    """A bf16 checkpoint, pruned in fp32: it is no larger afterwards, unless that is wanted."""
     dense = str(saved("llama", tmp_path / "dense", torch.bfloat16))
-    for method, dtype in (("wanda", "bfloat16"), ("optima", "float32")):
-        checked, _ = prune_to(dense, NamedMethod(method, 0.5).on, tmp_path / method, how())
+    for save_dtype, dtype in (("stored", "bfloat16"), ("float32", "float32")):
+        made = how(save_dtype=save_dtype)
+        checked, _ = prune_to(dense, NamedMethod("optima", 0.5).on, tmp_path / dtype, made)
         assert checked.dtype == dtype
 
 

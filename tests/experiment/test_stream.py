@@ -22,10 +22,11 @@ from optishear.experiment.named import NamedMethod
 from optishear.experiment.stream import prune_streamed, room_note
 from optishear.experiment.verify import verify
 from optishear.experiment.watcher import Silent
+from optishear.export import half_done
 from optishear.export.half_done import STATE_FOLDER, HalfDone
+from optishear.export.rewritten import Rewritten
 from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.hidden_files import HiddenFiles
-from optishear.models.streamed import Streamed
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import METHODS, needs_of
 from optishear.text.sources import TextSpec
@@ -110,13 +111,13 @@ def test_every_way_writes_what_the_whole_model_would_be(method, how, dense, tmp_
     both(dense, method.on, tmp_path, how)
 
 
-def test_a_recipe_from_a_file_and_a_dtype_that_only_the_last_block_needs(dense, tmp_path):
-    """The first blocks keep all their weights and would do in bf16; the last is updated in fp32."""
+def test_a_recipe_from_a_file_that_changes_the_last_block_alone(dense, tmp_path):
+    """The first blocks keep all their weights; the last is updated in fp32 and written in bf16."""
     made = []
     prune_to(str(dense), lambda p: made.append(SPARSEGPT(p)) or made[0], tmp_path / "some", HOW)
     drop = {name: n if ".2." in name else 0 for name, n in made[0].drop.items()}
     recipe = Recipe.from_json({**made[0].to_json(), "drop": drop}, "test")
-    assert both(dense, lambda _: recipe, tmp_path).dtype == "float32"
+    assert both(dense, lambda _: recipe, tmp_path).dtype == "bfloat16"
 
 
 def test_a_metric_that_reads_gradients_and_no_inputs(dense, tmp_path):
@@ -164,12 +165,12 @@ def prune_until(owner, name, count, dense, folder, monkeypatch, recipe_for=SPARS
 
 POINTS = [
     (HalfDone, "write", 2),  # outside of the blocks
-    (HalfDone, "write", 5),  # the second block is pruned, not written
+    (HalfDone, "write", 4),  # the second block is pruned, not written
     (HalfDone, "done", 2),  # it is written, not counted
     (HiddenFiles, "__setitem__", 5),  # its states are half written
     (HiddenFiles, "tidy", 3),  # it is counted, the old states are still there
     (HalfDone, "finish", 1),
-    (HalfDone, "_write_index", 1),
+    (half_done, "write_index", 1),
 ]
 
 
@@ -337,12 +338,12 @@ def test_blocks_that_cannot_be_run_apart_are_refused_in_a_sentence(dense, tmp_pa
 
 
 def test_a_shard_that_reads_back_otherwise_is_found(dense, tmp_path, monkeypatch):
-    tensors = Streamed.tensors
+    block = Rewritten.block
 
     def off(self, part):
-        return {name: tensor * 1.5 for name, tensor in tensors(self, part).items()}
+        return {name: tensor * 1.5 for name, tensor in block(self, part).items()}
 
-    monkeypatch.setattr(Streamed, "tensors", off)
+    monkeypatch.setattr(Rewritten, "block", off)
     with pytest.raises(StorageError, match="logits differ"):
         prune_streamed(str(dense), WANDA, tmp_path / "to", HOW)
     assert not (tmp_path / "to" / "optishear_recipe.json").exists()

@@ -192,7 +192,7 @@ def test_one_tensor_of_another_dtype_is_found(good, tmp_path):
     edit(folder, lambda tensors: tensors | {UP: tensors[UP].float()})
     found = answers(folder)
     assert failing(found) == ["dtype"]
-    assert found["dtype"].details == (f"{UP}: float32",)
+    assert found["dtype"].details == (f"{UP}: float32, and not bfloat16",)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])

@@ -10,10 +10,12 @@ from tiny_models import TINY
 from transformers.models.llama.modeling_llama import LlamaForCausalLM, LlamaModel
 
 from optishear.errors import ConfigError
+from optishear.export.rewritten import Rewritten
 from optishear.models.blocks import BlockStack
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.load import load
 from optishear.models.shards import Shards
+from optishear.models.stored import StoredTensors
 from optishear.models.streamed import stream
 
 
@@ -47,11 +49,12 @@ def test_it_is_what_load_gives_and_its_parts_are_the_checkpoint(kind, dtype, tmp
         if name not in model.state_dict():
             assert torch.equal(buffer, buffers[name]), name
             assert buffer.dtype == buffers[name].dtype
-    found = {}
-    for part in streamed.saved:
+    rewritten = Rewritten(model, streamed.layout(), StoredTensors.of(folder))
+    found = rewritten.outside(n for n in tensors_of(folder) if rewritten.block_of(n) is None)
+    for part in rewritten.blocks:
         with streamed.resident(part), streamed.resident(streamed.outside[0]):
-            found |= streamed.as_stored(streamed.tensors(part))
-    want = {name: tensor.to(loaded.model.dtype) for name, tensor in tensors_of(folder).items()}
+            found |= rewritten.block(part)
+    want = tensors_of(folder)
     assert found.keys() == want.keys()
     assert all(torch.equal(found[name], want[name]) for name in want)
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -108,7 +111,7 @@ def test_a_tied_pair_that_is_written_twice_is_taken_as_load_takes_it(equal, tmp_
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     streamed = stream(str(folder))
     assert torch.equal(logits(streamed.loaded.model), logits(load(str(folder)).model))
-    assert ("lm_head" in streamed.saved) != equal
+    assert ("lm_head.weight" in streamed._shards.tied) == equal
 
 
 def test_a_checkpoint_of_the_body_alone_is_found_without_its_prefix(tmp_path):

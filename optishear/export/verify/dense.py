@@ -1,52 +1,110 @@
 """A pruned model beside the dense one: what may have changed, what must not have."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from optishear.errors import ConfigError
 from optishear.export.verify.check import FAILED, OK, TOLD, Check
 from optishear.export.verify.files import StoredFiles
+from optishear.models.as_stored import AsStored
+from optishear.models.stored import parameter_of
 from optishear.models.weights import place_of, read
 from optishear.recipe.layout import Layer, ModelLayout
+from optishear.solvers.ranks import BITS
 
 
 MASK_ONLY = "mask"  # the solver that leaves the kept weights as they are
 
 
-def check_architecture(
-    model: nn.Module, layout: ModelLayout, dense: Any, own: ModelLayout
-) -> Check:
+@dataclass(frozen=True)
+class Beside:
+    """What a walk through both checkpoints' files found, one part of each in memory at a time.
+
+    - `change`, `changed`: by layer, of its weights that are not zero: ‖new − dense‖ / ‖dense‖, and
+      how many are another number.
+    - `wrong`: sentences about other tensors. `others`: how many of them there are.
+    - `rounded`: types that hold less than the dense files' did, which were compared rounded.
+    """
+
+    change: dict[str, float]
+    changed: dict[str, int]
+    wrong: list[str]
+    others: int
+    rounded: tuple[str, ...]
+
+    @property
+    def how(self) -> str:
+        return f"rounded to {', '.join(self.rounded)}" if self.rounded else "bit for bit"
+
+
+def check_architecture(model: Any, layout: ModelLayout, dense: AsStored) -> Check:
     """The same class and the same prunable layers."""
-    ours, theirs = type(model).__name__, type(dense).__name__
+    ours, theirs = type(model).__name__, type(dense.model).__name__
     if ours != theirs:
         return Check("dense model", FAILED, f"It is a {ours}, the dense model a {theirs}.")
-    if layout != own:
-        pairs = zip(layout.layers, own.layers, strict=False)
-        differ = ((a, b) for a, b in pairs if a != b)
-        first = next((f"{_shape(a)} is {_shape(b)} there" for a, b in differ), "one has more")
-        return Check("dense model", FAILED, f"Its layers are not the dense model's: {first}.")
+    for layer in layout.layers:
+        try:
+            place = place_of(dense.model, layer.name)
+            shape = tuple(place.view(place.parameter).shape)
+        except (ConfigError, IndexError):
+            return _other_layers(f"{layer.name} is not there")
+        if shape != (layer.out_features, layer.in_features):
+            there = f"{layer.name} [{shape[0]} x {shape[1]}] there"
+            return _other_layers(f"{_shape(layer)} is {there}")
+    if more := sorted(dense.model.state_dict().keys() - model.state_dict().keys()):
+        return _other_layers(f"{more[0]} is only there")
     return Check("dense model", OK, f"{ours} with the same {len(layout.layers)} layers.")
 
 
-def check_kept(
-    model: nn.Module, dense: nn.Module, layout: ModelLayout, solver: str | None
-) -> Check:
+def _other_layers(why: str) -> Check:
+    return Check("dense model", FAILED, f"Its layers are not the dense model's: {why}.")
+
+
+def compare(ours: AsStored, dense: AsStored, layout: ModelLayout) -> Beside:
+    """Of two checkpoints of one architecture, as their files hold them."""
+    change: dict[str, float] = {}
+    changed: dict[str, int] = {}
+    wrong: list[str] = []
+    rounded: set[str] = set()
+    others = 0
+    layers: dict[str, list[Layer]] = {}
+    for layer in layout.layers:
+        layers.setdefault(parameter_of(dense.model, layer.name), []).append(layer)
+    for names in dense.parts:
+        with dense.reading(names) as old, ours.reading(names) as new:
+            for name in names:
+                if name in dense.tied:
+                    continue
+                for layer in layers.get(name, ()):
+                    change[layer.name], changed[layer.name] = _moved(
+                        read(ours.model, layer), read(dense.model, layer)
+                    )
+                if name not in layers:
+                    others += 1
+                    wrong += _apart(name, new[name], old[name])
+                rounded |= _rounded(new[name], old[name])
+    held = set(ours.files.file_of)
+    for key, old in dense.files.read(dense.unknown):
+        others += 1
+        if key in held:
+            [(_, new)] = ours.files.read([key])
+            wrong += _apart(key, new, old)
+            rounded |= _rounded(new, old)
+        else:
+            wrong.append(f"{key}: is not there")
+    return Beside(change, changed, wrong, others, tuple(sorted(rounded)))
+
+
+def check_kept(beside: Beside, solver: str | None) -> Check:
     """Whether weights that are not zero are the dense ones, as the solver's name promises.
 
-    None: no recipe says which solver it was. The relative change is ‖new − dense‖ / ‖dense‖ over a
-    layer's kept weights.
+    None: no recipe says which solver it was.
     """
-    change: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for layer in layout.layers:
-        new = read(model, layer)
-        old = read(dense, layer).to(new.dtype)
-        kept = new != 0
-        counts[layer.name] = int((kept & (new != old)).sum())
-        apart, size = (x[kept].double().norm().item() for x in (new - old, old))
-        change[layer.name] = apart / size if size else float(apart > 0)
+    change, counts = beside.change, beside.changed
     changed = sorted((n for n in counts if counts[n]), key=lambda name: -change[name])
     worst = tuple(f"{n}: {counts[n]} changed, relative change {change[n]:.3g}" for n in changed)
     values = sorted(change.values())
@@ -55,7 +113,7 @@ def check_kept(
         f"{values[len(values) // 2]:.3g} in the middle one, at most {values[-1]:.3g}."
     )
     if not changed:
-        told = f"All are the dense ones bit for bit in {len(counts)} layers."
+        told = f"All are the dense ones {beside.how} in {len(counts)} layers."
     status = OK
     if solver is None:
         status = TOLD
@@ -66,36 +124,58 @@ def check_kept(
     return Check("kept weights", status, told, worst, change)
 
 
-def check_others(model: Any, dense: Any, layout: ModelLayout) -> Check:
-    """Embeddings, norms, head, biases, routers: the dense ones bit for bit, as they are stored.
+def check_others(beside: Beside) -> Check:
+    """Embeddings, norms, head, biases, routers, what the model does not know: the dense ones.
 
     What is one tensor in the dense model counts once; whether it still is one is another check.
     """
-    pruned = {id(place_of(dense, layer.name).parameter) for layer in layout.layers}
-    ours = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-    theirs = [(n, p) for n, p in dense.named_parameters() if id(p) not in pruned]
-    theirs += [(n, b) for n, b in dense.named_buffers()]
-    wrong = []
-    for name, old in theirs:
-        new = ours.get(name)
-        if new is None or new.shape != old.shape:
-            wrong.append(f"{name}: is not there in the same shape")
-        elif not torch.equal(new, old.to(new.dtype)):
-            count = int((new != old.to(new.dtype)).sum())
-            wrong.append(f"{name}: {count} of {new.numel()} numbers differ")
-    if wrong:
-        found = f"{len(wrong)} of {len(theirs)} tensors that are not pruned differ from the dense."
-        return Check("other tensors", FAILED, found, tuple(wrong))
-    return Check("other tensors", OK, f"All {len(theirs)} are the dense ones bit for bit.")
+    if beside.wrong:
+        found = (
+            f"{len(beside.wrong)} of {beside.others} tensors that are not pruned differ from the "
+            f"dense."
+        )
+        return Check("other tensors", FAILED, found, tuple(beside.wrong))
+    return Check("other tensors", OK, f"All {beside.others} are the dense ones {beside.how}.")
 
 
-def check_tied(model: Any, dense: nn.Module | None, stored: StoredFiles) -> Check:
+def _moved(new: Tensor, old: Tensor) -> tuple[float, int]:
+    kept = new != 0
+    count = int((kept & _differ(new, old)).sum())
+    new, old = new[kept].double(), old.to(new.dtype)[kept].double()
+    apart, size = (new - old).norm().item(), old.norm().item()
+    return apart / size if size else float(apart > 0), count
+
+
+def _apart(name: str, new: Tensor, old: Tensor) -> list[str]:
+    if new.shape != old.shape:
+        return [f"{name}: is not there in the same shape"]
+    count = int(_differ(new, old).sum())
+    return [f"{name}: {count} of {new.numel()} numbers differ"] if count else []
+
+
+def _differ(new: Tensor, old: Tensor) -> Tensor:
+    """Bit for bit in one type; of two types as numbers of the new one."""
+    if new.dtype != old.dtype:
+        return new != old.to(new.dtype)
+    if not new.is_floating_point():
+        return new != old
+    return new.view(BITS[new.itemsize]) != old.view(BITS[old.itemsize])
+
+
+def _rounded(new: Tensor, old: Tensor) -> set[str]:
+    """The new type, if it does not hold all numbers of the old one."""
+    if torch.promote_types(new.dtype, old.dtype) == new.dtype:
+        return set()
+    return {str(new.dtype).removeprefix("torch.")}
+
+
+def check_tied(model: Any, dense: AsStored | None, stored: StoredFiles) -> Check:
     """What is one tensor in the dense model still is, or two with equal numbers.
 
     Without a dense model: the embedding and the head, if config.json says that they are tied.
     """
     here = dict(model.named_parameters(remove_duplicate=False))
-    groups = [_embeddings(model)] if dense is None else list(_tied(dense))
+    groups = [_embeddings(model)] if dense is None else list(_tied(dense.model))
     groups = [group for group in groups if len(group) > 1]
     apart, told = [], []
     for first, *rest in groups:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from optishear.export.checkpoint import INDEX, WHOLE
 from optishear.export.verify.check import FAILED, OK, TOLD, Check
 from optishear.models.folder import PICKLED, STORED, shards_by_tensor
-from optishear.models.load import DTYPES
-
-
-WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+from optishear.models.load import AS_STORED, DTYPES
+from optishear.models.stored import StoredTensors
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,11 @@ def survey(folder: Path) -> StoredFiles:
 
 
 def dtype_name(stored: StoredFiles) -> str:
-    """Of most numbers in the files, by the name that `load` takes; float32 where it has none."""
-    [(kind, _)] = stored.kinds.most_common(1) or [("F32", 0)]
+    """Of the type that holds all numbers in the files, by the name that `load` takes; float32 where
+    it has none."""
+    found = [STORED.get(kind, torch.float32) for kind in stored.kinds] or [torch.float32]
     names = {dtype: name for name, dtype in DTYPES.items()}
-    return names.get(STORED.get(kind, torch.float32), "float32")
+    return names.get(reduce(torch.promote_types, found), "float32")
 
 
 def check_files(stored: StoredFiles) -> Check:
@@ -111,8 +112,18 @@ def check_files(stored: StoredFiles) -> Check:
     return Check("files", OK, f"Safetensors only: {', '.join(sizes)}.")
 
 
-def check_dtype(stored: StoredFiles, config: Mapping[str, Any], ours: bool) -> Check:
-    """The type in config.json, and one for all tensors; other tools (not `ours`) may mix them."""
+def check_dtype(
+    stored: StoredFiles,
+    config: Mapping[str, Any],
+    saved_as: str | None,
+    dense: StoredTensors | None = None,
+) -> Check:
+    """The type in config.json is that of most numbers, and each tensor has the type it should.
+
+    - `saved_as`: the type that was asked for, or `AS_STORED`: that of the dense files. None where
+      nothing says so.
+    - `dense`: its files, where they can be looked at.
+    """
     kinds = stored.kinds
     names = {kind: str(dtype).removeprefix("torch.") for kind, dtype in STORED.items()}
     [(kind, _)] = kinds.most_common(1) or [("nothing", 0)]
@@ -124,14 +135,44 @@ def check_dtype(stored: StoredFiles, config: Mapping[str, Any], ours: bool) -> C
     ]
     if said != most:
         return Check("dtype", FAILED, f"config.json says {said}, the tensors are {most}.")
-    if others:
+    wanted = {
+        tensor.name: _wanted(tensor.name, saved_as, dense)
+        for tensor in stored.tensors
+        if tensor.kind in kinds
+    }
+    wrong = [
+        f"{tensor.name}: {names.get(tensor.kind, tensor.kind)}, and not {want}"
+        for tensor in stored.tensors
+        if (want := wanted.get(tensor.name)) and want != names.get(tensor.kind)
+    ]
+    if wrong:
+        asked = saved_as not in (None, AS_STORED)
+        which = "were to be saved in" if asked else "have in the dense files"
         return Check(
             "dtype",
-            FAILED if ours else TOLD,
-            f"{len(others)} of {len(stored.tensors)} tensors are not {most} as config.json says.",
+            TOLD if saved_as is None else FAILED,
+            f"{len(wrong)} of {len(stored.tensors)} tensors are of another type than they {which}.",
+            tuple(wrong),
+        )
+    if others:
+        alike = bool(wanted) and all(wanted.values())
+        return Check(
+            "dtype",
+            OK if alike else TOLD,
+            f"{most}: config.json and most tensors; {len(others)} of {len(stored.tensors)} are of "
+            f"another type{', as in the dense files' if alike else ''}.",
             tuple(others),
         )
     return Check("dtype", OK, f"{most}: config.json and all {len(stored.tensors)} tensors.")
+
+
+def _wanted(name: str, saved_as: str | None, dense: StoredTensors | None) -> str | None:
+    """The type that a tensor should have, where that can be said."""
+    if saved_as not in (None, AS_STORED):
+        return saved_as
+    if dense is None or name not in dense.file_of:
+        return None
+    return str(dense.dtype(name)).removeprefix("torch.")
 
 
 def check_finite(stored: StoredFiles) -> Check:

@@ -1,5 +1,6 @@
 """The model that transformers makes of a folder, beside its recipe where there is one."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,22 @@ def open_plainly(folder: Path, dtype: str) -> Opened:
     return Opened(model, missing, unexpected)
 
 
-def check_keys(opened: Opened) -> Check:
-    """Every tensor that the architecture has is there, and no other."""
-    wrong = {"missing": opened.missing, "of no use": opened.unexpected}
+def check_keys(opened: Opened, carried: Collection[str] | None = None) -> Check:
+    """Every tensor that the architecture has is there, and no other but those of the dense files.
+
+    - `carried`: tensors that the dense files have without use for this architecture; None where
+      they cannot be looked at.
+    """
+    unknown = tuple(name for name in opened.unexpected if name not in (carried or ()))
+    wrong = {"missing": opened.missing, "of no use": unknown}
+    if carried is None and unknown and not opened.missing:
+        return Check(
+            "keys",
+            TOLD,
+            f"All tensors of {type(opened.model).__name__}, and {len(unknown)} that it does not "
+            f"know; the dense files, which may have them too, are not at hand.",
+            unknown,
+        )
     if any(wrong.values()):
         counts = " and ".join(f"{len(names)} {what}" for what, names in wrong.items() if names)
         return Check(
@@ -76,7 +90,13 @@ def check_keys(opened: Opened) -> Check:
             f"Of the tensors that config.json calls for there are {counts}.",
             tuple(f"{name}: {what}" for what, names in wrong.items() for name in names),
         )
-    return Check("keys", OK, f"All tensors of {type(opened.model).__name__}, and no other.")
+    other = f"{len(opened.unexpected)} that only the dense files know"
+    return Check(
+        "keys",
+        OK,
+        f"All tensors of {type(opened.model).__name__}, and "
+        f"{other if opened.unexpected else 'no other'}.",
+    )
 
 
 def check_reload(folder: Path, model: Any, dtype: str) -> Check:

@@ -1,0 +1,50 @@
+"""What solvers change is rounded to what a file holds, so that the model in memory is the file."""
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+
+import torch
+
+from optishear.errors import ConfigError
+from optishear.models.weights import WorkingWeights
+from optishear.pruning.evidence import Evidence
+from optishear.pruning.oneshot import PruneLayers, Solution
+from optishear.recipe.layout import Layer
+from optishear.recipe.recipe import Recipe
+
+
+def rounded(
+    prune_layers: PruneLayers, dtypes: Mapping[str, tuple[torch.dtype, ...]]
+) -> PruneLayers:
+    """`prune_layers`, whose changed weights then are numbers of all the types of their layer.
+
+    A weight that is what it was is left alone: it is in the files already. So the blocks after it
+    see what they will see when the checkpoint is loaded.
+    """
+
+    def prune_rounded(
+        layers: Sequence[Layer], working: WorkingWeights, evidence: Evidence, recipe: Recipe
+    ) -> Generator[tuple[Layer, Solution], None, None]:
+        with closing(prune_layers(layers, working, evidence, recipe)) as made:
+            for layer, solution in made:
+                for dtype in dtypes[layer.name]:
+                    _round(layer.name, working, dtype)
+                yield layer, solution
+
+    return prune_rounded
+
+
+@torch.no_grad()
+def _round(name: str, working: WorkingWeights, dtype: torch.dtype) -> None:
+    new = working.view(name)
+    if torch.promote_types(dtype, new.dtype) == dtype:
+        return
+    dense = working.dense(name).to(new.device)
+    near = new.to(dtype).to(new.dtype)
+    if count := int((near.isinf() & new.isfinite()).sum()):
+        raise ConfigError(
+            f"{name}: {count} of its new weights are too large for "
+            f"{str(dtype).removeprefix('torch.')}, in which it is stored. Give a wider "
+            f"--save-dtype."
+        )
+    new.copy_(torch.where(new == dense, new, near))
