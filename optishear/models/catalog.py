@@ -29,7 +29,11 @@ logger = logging.getLogger(__name__)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-HUB_FILES = ("*.json", "*.safetensors", "tokenizer.model", "spiece.model", "*.txt", "*.jinja")
+HUB_FILES = (
+    "*.json", "*.safetensors", "tokenizer.model", "spiece.model", "*.txt", "*.jinja",
+    "*.md", "LICEN[SC]E*", "NOTICE*",
+)  # fmt: skip
+"""What a model is made of, and what a pruned one takes along of it. No code."""
 
 
 @dataclass(frozen=True)
