@@ -58,7 +58,6 @@ class Origin:
     model_hash: str | None = None
     dtype: str | None = None
     device: str | None = None
-    save_dtype: str | None = None
     calibration: TextSpec | None = None
     calibration_hash: str | None = None
     batch_tokens: int | None = None
@@ -69,6 +68,7 @@ class Origin:
     run: str | None = None
     transferred_from: TransferredFrom | None = None
     imported: ImportedFrom | None = None
+    save_dtype: str | None = None
     found_with: "Origin | None" = None
 
     def to_json(self) -> dict[str, Any]:

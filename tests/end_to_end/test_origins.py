@@ -112,7 +112,9 @@ def test_prune_goes_by_what_the_recipe_says_of_itself(run, recipe, place, tmp_pa
     made, notes = pruned(recipe, place / "model", tmp_path / "p")
     found = run.front.origin
     assert notes == []
-    assert made == replace(found, run=None, gradient_sequences=None, found_with=found)
+    assert made == replace(
+        found, run=None, gradient_sequences=None, save_dtype="stored", found_with=found
+    )
     again = json.loads(invoke("verify", tmp_path / "p", "--again", "--json").stdout)
     assert {check["name"]: check["status"] for check in again["checks"]}["again"] == "ok"
     words = ["prune", "--model", place / "model", "--recipe", recipe, "--to", tmp_path / "p"]
