@@ -139,6 +139,8 @@ EXPECTED = {
         ],
         "--dtype": [Reaches(WANDA, "--dtype bfloat16", usual="--dtype float32"),
                     Reaches(RECIPE, "--dtype float32", usual="--dtype bfloat16")],
+        "--save-dtype": [Reaches(WANDA, "--save-dtype float16", usual="--save-dtype stored"),
+                         Reaches(RECIPE, "--save-dtype float16", usual="--save-dtype stored")],
         "--device": [Reaches(WANDA, "--device cuda")],
         "--workers": [Reaches(WANDA, "--workers 2")],
         "--ray-address": [Reaches(f"{WANDA} --workers 2", "--ray-address a:1"),

@@ -18,6 +18,7 @@ HOW = How(TextSpec("embedded", "train", 3, 16), gradient_sequences=2)
 CHANGES = {
     "calibration": TextSpec("embedded", "train", 3, 16, seed=1),
     "dtype": "bfloat16",
+    "save_dtype": "bfloat16",
     "sequential": False,
     "gradient_sequences": 3,
     "batch_tokens": 16,
