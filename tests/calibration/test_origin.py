@@ -23,6 +23,7 @@ WHOLE = Origin(
     "tiny", "abc", "bfloat16", "cpu", TEXT, "ccc", 512, 2, 4, "one-shot", "levels 2", "rrr",
     TransferredFrom("run", "key", "big", "ddd"),
     ImportedFrom("levels.txt", "evopress"),
+    "stored",
     Origin("big", "ddd"),
 )  # fmt: skip
 RECIPE = Recipe({"name": "wanda"}, {"layer": 3})
@@ -45,7 +46,8 @@ def test_a_file_of_an_older_version_says_less():
     old = {"model": "tiny", "model_hash": "abc", "dtype": "float32", "calibration": text}
     found = Origin.from_json({**old, "calibration_hash": "ccc", "run": "rrr"}, "x")
     assert found.lacks("model", "calibration", *BYTES) == [
-        "device", "batch_tokens", "calibration_parts", "gradient_sequences", "mode", "code"
+        "device", "save_dtype", "batch_tokens", "calibration_parts", "gradient_sequences", "mode",
+        "code",
     ]  # fmt: skip
     assert found.calibration == replace(TEXT, field="text")
 
