@@ -72,6 +72,7 @@ class Inputs:
 
     folder: Path
     model_hash: str = "a model"
+    saved_as: str = "stored"
     layout: ModelLayout = LAYOUT
     dtype: torch.dtype = torch.float32
     place: str = ""
@@ -97,7 +98,9 @@ class Inputs:
     @property
     def calibrated(self) -> Calibrated:
         model = Embedding().to(self.dtype)
-        loaded = LoadedModel(model, None, "m", self.folder, self.model_hash, self.dtype)
+        loaded = LoadedModel(
+            model, None, "m", self.folder, self.model_hash, self.dtype, self.saved_as
+        )
         samples = self.gradient_sequences
         gradients = {"q": LayerGradients(torch.zeros(3, samples, 2).half(), torch.ones(samples))}
         return Calibrated(
@@ -187,6 +190,10 @@ def texts(purpose: str, changed: set[str]) -> dict[str, tuple[Callable[[Inputs],
 
 CHANGES: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
     "the model": (given(model_hash="its next revision"), ALL),
+    "the type saved in": (
+        given(saved_as="float16"),
+        ALL - {"measure", "evaluation"},  # a search saves nothing
+    ),
     "the layout": (given(layout=small_layout(blocks=2)), ALL),
     "the dtype": (given(dtype=torch.bfloat16), ALL),
     **texts("text", {*SEEN, "gradients"}),
