@@ -29,6 +29,7 @@ IN_PLACE = {  # products that torch's counter does not know
     torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1],
     torch.ops.aten.baddbmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * a[2] * b[2],
     torch.ops.aten.addr_: lambda _, a, b, **__: 2 * a[0] * b[0],
+    torch.ops.aten.addmv_: lambda _, a, b, **__: 2 * a[0] * a[1],
 }
 PDHG_PACKAGES = ("mpax", "jax", "jaxlib")
 
@@ -38,12 +39,17 @@ class Timing:
     """`flops`: of the matrix products that ran, 2 m n k each, as torch counts them."""
 
     seconds: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)  # of the process: what others do is not in it
     result: Any = None
     flops: int = 0
 
     @property
     def median(self) -> float:
         return statistics.median(self.seconds)
+
+    @property
+    def median_cpu(self) -> float:
+        return statistics.median(self.cpu)
 
 
 def in_turns(
@@ -62,10 +68,11 @@ def in_turns(
         for name, run in contenders.items():
             timings[name].result = None  # its memory goes back before the next one is made
             synchronize(device)
-            started = time.perf_counter()
+            started, before = time.perf_counter(), time.process_time()
             result = run()
             synchronize(device)
             timings[name].seconds.append(time.perf_counter() - started)
+            timings[name].cpu.append(time.process_time() - before)
             timings[name].result = result
     return timings
 

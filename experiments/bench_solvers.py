@@ -4,12 +4,14 @@
     python experiments/bench_solvers.py --synthetic llama-3.1-8b --device cuda --repeats 3
 
 One process. In each layer the contenders take turns, and a time is the median over `--repeats`.
-Four parts, a CSV file each, and a summary.md:
+Some of these parts, a CSV file each, and a summary.md:
 
 - refit: ours against OPTIMA's own solver and against exact Cholesky solutions, all for one Wanda
   mask of 50 % a row.
 - solvers: SparseGPT, at further sparsities with the same factor, and ALPS.
 - moonshot: what blending in the Taylor loss (λ 0.5, attention layers) adds to each solver.
+- sparsegpt: at 60 % and 2:4, factor included, beside the code of `--against`. (Not by itself.)
+- alps: what goes into its eigendecomposition, its iterations and its refit. (Not by itself.)
 - floor: the matrix product that a refit is made of, and how near it comes to that product's speed.
 
 `--synthetic` measures layers of a large model's shapes, with random weights and statistics instead.
@@ -21,13 +23,15 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import bench_against
 import pandas as pd
 import torch
 from bench_common import (
@@ -81,6 +85,7 @@ from optishear.text.tokens import TokenBatches
 
 SPARSITY, FURTHER = 0.5, (0.6, 0.7)
 PARTS = ("refit", "solvers", "moonshot", "floor")
+MORE = ("sparsegpt", "alps")
 HIDDEN, KEY_VALUE, MLP = 4096, 1024, 14336  # Llama-3.1-8B
 SYNTHETIC = {  # role -> (out, in, input site)
     "q_proj": (HIDDEN, HIDDEN, "attention"),
@@ -144,13 +149,13 @@ def main() -> None:
         what_was_run(given),
     ]
     for part, frame in tables.items():
-        for title, columns in VIEWS[part].items():
+        for title, columns in (VIEWS | bench_against.VIEWS)[part].items():
             if not set(columns.split()) <= set(frame):
                 continue  # raPDHG's, where it did not run
             view = with_median(frame[columns.split()])
             show(console, title, view)
             summary += [f"## {title}", markdown(view)]
-        for line in REMARKS[part](frame):
+        for line in (REMARKS | bench_against.REMARKS)[part](frame):
             console.print(line, highlight=False, soft_wrap=True)
             summary.append(line)
     (given.out / "summary.md").write_text("\n\n".join(summary) + "\n")
@@ -171,11 +176,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seq-len", type=int, default=512)
     parser.add_argument("--out", type=Path, default=Path("results/bench_solvers"))
     parser.add_argument("--without-mpax", action="store_true")
+    parser.add_argument("--against", type=Path, help="a checkout of the code of before")
     parser.add_argument("--synthetic", choices=["llama-3.1-8b"])
     parser.add_argument("--scale", type=float, default=1.0, help="of the synthetic layers' widths")
     given = parser.parse_args()
-    if given.repeats < 1 or not set(given.parts) <= set(PARTS):
-        parser.error(f"--repeats is 1 or more, --parts some of {','.join(PARTS)}")
+    if given.repeats < 1 or not set(given.parts) <= {*PARTS, *MORE}:
+        parser.error(f"--repeats is 1 or more, --parts some of {','.join(PARTS + MORE)}")
     if given.synthetic:
         given.parts = ["synthetic"]
     return given
@@ -298,14 +304,20 @@ def contenders_of(
         if clock is not None:
             pdhg = Pdhg(plain.shared.matrix, some, kept, clock)
             found["pdhg"], compiling = pdhg.solve, pdhg.compiling
-    if {"solvers", "moonshot", "synthetic"} & set(given.parts):
+    if "sparsegpt" in given.parts:
+        found |= bench_against.sparsegpt_contenders(weight, case.stats, sides(given.against))
+    if {"solvers", "moonshot", "synthetic", "alps"} & set(given.parts):
         for sparsity in (SPARSITY, *(FURTHER if "solvers" in given.parts else ())):
             problem = case.problem("sparsegpt", sparsity, plain)
             found[f"sparsegpt {sparsity}"] = partial(SparseGPT().solve, problem)
         found["alps"] = lambda: ALPS().solve(case.problem("alps", SPARSITY, plain))
     if "moonshot" in given.parts and case.gradients is not None:
         found |= moonshot_contenders(case, case.gradients, keep)
-    if "floor" in given.parts:
+    if "alps" in given.parts:
+        problem = case.problem("alps", SPARSITY, plain)
+        found["admm"] = lambda: admm(problem)
+        found["select"] = lambda: keep_highest(weight.abs(), problem.drop, problem.pattern)
+    if {"floor", "alps"} & set(given.parts):
         found["product"] = lambda: weight @ plain.shared.matrix
     return found, compiling
 
@@ -323,6 +335,22 @@ def moonshot_contenders(
         "moonshot sparsegpt": lambda: SparseGPT().solve(case.problem("sparsegpt", SPARSITY, mixed)),
         "moonshot alps": lambda: ALPS().solve(case.problem("alps", SPARSITY, mixed)),
     }
+
+
+@cache
+def sides(against: Path | None) -> dict[str, SimpleNamespace]:
+    found = {bench_against.OURS: bench_against.checkout(None)}
+    if against is not None:
+        found = {bench_against.BEFORE: bench_against.checkout(against)} | found
+    return found
+
+
+def sparsegpt_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dict[str, Any]:
+    return bench_against.sparsegpt_columns(timings, case.cost)
+
+
+def alps_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dict[str, Any]:
+    return bench_against.alps_columns(timings, case.factors["scaled_eigen"])
 
 
 def refit_row(case: Case, timings: dict[str, Timing], compiling: list[float]) -> dict[str, Any]:
@@ -458,6 +486,8 @@ def synthetic_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dic
 MEASURES: dict[str, Callable[[Case, dict[str, Timing], list[float]], dict[str, Any]]] = {
     "refit": refit_row,
     "solvers": solvers_row,
+    "sparsegpt": sparsegpt_row,
+    "alps": alps_row,
     "moonshot": moonshot_row,
     "floor": floor_row,
     "synthetic": synthetic_row,
