@@ -315,6 +315,7 @@ def contenders_of(
         found |= moonshot_contenders(case, case.gradients, keep)
     if "alps" in given.parts:
         problem = case.problem("alps", SPARSITY, plain)
+        found["eigen"] = lambda: reconstruction(case.stats).shared.scaled_eigen
         found["admm"] = lambda: admm(problem)
         found["select"] = lambda: keep_highest(weight.abs(), problem.drop, problem.pattern)
     if {"floor", "alps"} & set(given.parts):
@@ -350,7 +351,7 @@ def sparsegpt_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dic
 
 
 def alps_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dict[str, Any]:
-    return bench_against.alps_columns(timings, case.factors["scaled_eigen"])
+    return bench_against.alps_columns(timings)
 
 
 def refit_row(case: Case, timings: dict[str, Timing], compiling: list[float]) -> dict[str, Any]:
