@@ -162,8 +162,8 @@ VIEWS = {
 def alps_remarks(_: pd.DataFrame) -> list[str]:
     return [
         "CPU seconds. Shares are of eigendecomposition (with the Hessian and its damping) + "
-        "iterations + refit; the first serves all layers of a site and all levels. The inverse that "
-        "the refit reads was there."
+        "iterations + refit; the first serves all layers of a site and all levels. The refit finds "
+        "the inverse that it reads."
     ]
 
 
