@@ -29,10 +29,9 @@ from optishear.pruning.result import LayerReport, PruneResult
 from optishear.pruning.solved import SolvedLayers
 from optishear.pruning.taylor import TaylorLosses
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.pattern import Row
 from optishear.recipe.recipe import Recipe
 from optishear.records.cache import code_of, library_version
-from optishear.solvers.ranks import RankCache, rank_bytes
+from optishear.solvers.ranks import RankCache
 from optishear.text.tokens import TokenBatches
 
 
@@ -94,11 +93,6 @@ def measure_on(
     - `solved`: where layers that a solver has made are looked up, and kept.
     - `notice`: told what of `memory` is of no use here.
     """
-    if (least := rank_bytes(layout.layers, Row())) > memory.ranks > 0:
-        notice(
-            f"the ranks of one metric take {least / 1e6:,.0f} MB and memory.ranks is "
-            f"{memory.ranks / 1e6:,.0f} MB: some layers find their thresholds anew each time"
-        )
     ranks, factored = RankCache(memory.ranks), Factored(memory.factors)
     evidence = replace(evidence, ranks=ranks, factored=factored)
     if by.compiled and memory.prefixes:

@@ -17,7 +17,7 @@ from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.metric_forms import GIVEN
-from optishear.recipe.pattern import Pattern, parse_n_of_m, parse_pattern
+from optishear.recipe.pattern import Pattern, parse_asked
 from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
 from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION, USUAL_DAMPING
 from optishear.recipe.recipe import Recipe
@@ -53,11 +53,11 @@ class NamedMethod:
         """What can be checked before a model is loaded."""
         lookup(METHODS, self.method, kind="method")
         lookup(RULES, self.profile, kind="rule of layer sparsities")
-        self._where()
-        if self.profile != UNIFORM and self.pattern and (fixed := parse_n_of_m(self.pattern)):
+        where, _ = self._where()
+        if self.profile != UNIFORM and self.pattern and parse_asked(self.pattern)[1] is not None:
             raise ConfigError(
                 f"--pattern {self.pattern} fixes every layer's N, so --profile {self.profile} has "
-                f"nothing to say. Leave one of them out, or use --pattern n:{fixed[1].m}."
+                f"nothing to say. Leave one of them out, or use --pattern {where.text}."
             )
         lam = self.moonshot_lambda
         if lam is not None and not 0 <= lam <= 1:
@@ -116,14 +116,11 @@ class NamedMethod:
 
     def _where(self) -> tuple[Pattern, float]:
         """The pattern, and the sparsity that goes with it."""
-        fixed = parse_n_of_m(self.pattern) if self.pattern else None
-        if fixed is None:
-            where = parse_pattern(self.pattern or METHODS[self.method].pattern)
+        where, implied = parse_asked(self.pattern or METHODS[self.method].pattern)
+        if implied is None:
             if self.sparsity is None:
                 raise ConfigError(f"--method {self.method} needs --sparsity, for instance 0.5.")
             return where, check_sparsity(self.sparsity, "--sparsity")
-        n, where = fixed
-        implied = 1 - n / where.m
         if self.sparsity is not None and abs(self.sparsity - implied) > 1e-9:
             raise ConfigError(
                 f"--pattern {self.pattern} has a sparsity of {implied:g}, but --sparsity says "

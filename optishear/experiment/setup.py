@@ -26,6 +26,7 @@ from optishear.search.seeds import seed_genomes
 from optishear.search.space import SearchSpace
 from optishear.search.space_file import build_space
 from optishear.solvers.methods import METHODS
+from optishear.solvers.ranks import rank_bytes
 from optishear.text.disjoint import refuse_shared_text
 from optishear.text.tokens import TokenBatches
 from optishear.workers.calibration import collecting_on, gradients_on
@@ -124,7 +125,12 @@ class Setup:
         self, solved: SolvedLayers | None, notice: Callable[[str], None]
     ) -> Iterator[MeasureAll]:
         """What measures candidates while it is open: this process, or the experiment's workers."""
-        job = self.job(solved)
+        job, limit = self.job(solved), self.experiment.memory.ranks
+        if (least := rank_bytes(job.layout.layers, self.space.layers.pattern)) > limit > 0:
+            notice(
+                f"the ranks of one metric take {least / 1e6:,.0f} MB and memory.ranks is "
+                f"{limit / 1e6:,.0f} MB: some layers find their thresholds anew each time"
+            )
         if self.cluster is None:
             with job.measuring(notice) as measure:
                 yield one_by_one(measure)

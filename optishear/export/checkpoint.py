@@ -27,10 +27,10 @@ from optishear.models.stored import StoredTensors
 from optishear.models.weights import read
 from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.pattern import NofM
 from optishear.recipe.recipe import Recipe
 from optishear.records.atomic import whole_folder
 from optishear.records.run_directory import write_json
+from optishear.solvers.masks import in_groups
 
 
 if TYPE_CHECKING:
@@ -229,23 +229,20 @@ def too_few_zeros(weight: Tensor, layer: Layer, recipe: Recipe) -> str | None:
 
 
 def broken_groups(weight: Tensor, layer: Layer, recipe: Recipe) -> str | None:
-    """Under an N:M pattern, what is wrong with the groups of a layer, in a sentence, or None."""
-    pattern = recipe.pattern_object
-    if not isinstance(pattern, NofM):
-        return None
-    each = recipe.drop[layer.name] // pattern.step(layer)
-    zeros = zeros_by_group(weight, pattern.m)
-    if (broken := int((zeros < each).sum())) == 0:
+    """What is wrong with the groups of the recipe's pattern in a layer, in a sentence, or None."""
+    broken = groups = 0
+    worst, wanted, size = 0, 0, 0
+    for cut in recipe.pattern_object.cuts(*weight.shape, recipe.drop[layer.name]):
+        zeros = (in_groups(weight[cut.rows, cut.columns], cut) == 0).sum(1)
+        broken, groups = broken + int((zeros < cut.count).sum()), groups + len(zeros)
+        if cut.count - int(zeros.min()) > wanted - worst:
+            worst, wanted, size = int(zeros.min()), cut.count, cut.height * cut.width
+    if not broken:
         return None
     return (
-        f"{layer.name}: a group of {pattern.m} has {int(zeros.min())} zeros, the recipe asks for "
-        f"{each}; {broken} of {len(zeros)} groups have too few."
+        f"{layer.name}: a group of {size} has {worst} zeros, the recipe asks for {wanted}; "
+        f"{broken} of {groups} groups have too few."
     )
-
-
-def zeros_by_group(weight: Tensor, m: int) -> Int[Tensor, " groups"]:
-    """How many of every m consecutive inputs of a row are zero."""
-    return (weight == 0).reshape(-1, m).sum(1)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from optishear.interchange.profiles import Deviation, deviation, refuse_fused_ex
 from optishear.recipe.canonical import MASK
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.metric_forms import OWN
-from optishear.recipe.pattern import Block, NofM, Row
+from optishear.recipe.pattern import Block, Row
 from optishear.recipe.quadratic import damping_of, uses_gradients
 from optishear.recipe.recipe import Recipe
 
@@ -72,7 +72,7 @@ def llmcompressor_recipe(
     for _, counts in groups:
         got |= counts
     deviates = deviation(recipe.drop, got, layout)
-    lost = tuple(_lost(recipe, modifier))
+    lost = tuple(_lost(recipe, modifier, _m_of(recipe, layout.layers) is not None))
     data = {
         "pruning_stage": {
             f"group_{index}_modifiers": {modifier: settings}
@@ -92,7 +92,8 @@ def _groups(
     if modifier == SPARSEGPT:
         extra = {"block_size": BLOCK, "dampening_frac": damping_of(recipe.quadratic)}
     pattern = recipe.pattern_object
-    if not isinstance(pattern, NofM):
+    m = _m_of(recipe, layers)
+    if m is None:
         rule = sparsegpt_sparsity if modifier == SPARSEGPT else wanda_sparsity
         found = {layer.name: rule(layer, recipe.drop[layer.name]) for layer in layers}
         found = {name: pair for name, pair in found.items() if pair[1]}
@@ -112,13 +113,19 @@ def _groups(
         members = [layer.name for layer in layers if gone[layer.name] == n]
         yield (
             {
-                "sparsity": n / pattern.m,
-                "mask_structure": f"{n}:{pattern.m}",
+                "sparsity": n / m,
+                "mask_structure": f"{n}:{m}",
                 "targets": members,
                 **extra,
             },
             {name: recipe.drop[name] for name in members},
         )
+
+
+def _m_of(recipe: Recipe, layers: Sequence[Layer]) -> int | None:
+    """M, where the recipe's pattern is N:M in all these layers."""
+    found = {recipe.pattern_object.m_of(layer.out_features, layer.in_features) for layer in layers}
+    return found.pop() if len(found) == 1 else None
 
 
 def wanda_sparsity(layer: Layer, drop: int) -> tuple[float, int]:
@@ -153,7 +160,7 @@ def _least(count: Callable[[float], int], wanted: int, start: float) -> float:
     return value
 
 
-def _lost(recipe: Recipe, modifier: str) -> Iterator[str]:
+def _lost(recipe: Recipe, modifier: str, n_of_m: bool) -> Iterator[str]:
     """What llm-compressor will do otherwise, a sentence each."""
     metric, solver, pattern = dict(recipe.metric), dict(recipe.solver), recipe.pattern_object
     if modifier == WANDA and metric != {"name": "wanda"}:
@@ -164,7 +171,7 @@ def _lost(recipe: Recipe, modifier: str) -> Iterator[str]:
     if uses_gradients(recipe.quadratic):
         yield "the quadratic is MOONSHOT's mix of reconstruction and Taylor loss; plain here"
     own = Row() if modifier == WANDA else Block(BLOCK)
-    if not isinstance(pattern, NofM) and pattern != own:
+    if not n_of_m and pattern != own:
         yield f"the pattern is {recipe.pattern}; weights compete under {own.text} instead"
     if modifier == SPARSEGPT:
         yield "where a Hessian cannot be inverted llm-compressor goes on with the identity"

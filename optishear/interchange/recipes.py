@@ -9,7 +9,7 @@ from optishear.interchange import evopress, kinds, profiles, pruner_zero, ratios
 from optishear.recipe.formula import Node, canonical_formula
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
-from optishear.recipe.pattern import Pattern, parse_n_of_m, parse_pattern
+from optishear.recipe.pattern import Pattern, parse_asked
 from optishear.recipe.profile import check_sparsity, uniform
 from optishear.recipe.quadratic import canonical_quadratic
 from optishear.recipe.recipe import Recipe
@@ -115,5 +115,4 @@ def _of_tree(path: Path, layout: ModelLayout, asked: Asked) -> Imported:
 
 def _pattern(text: str) -> Pattern:
     """Every layer has its own N under N:M, so 2:4 means n:4 here."""
-    fixed = parse_n_of_m(text)
-    return parse_pattern(text) if fixed is None else fixed[1]
+    return parse_asked(text)[0]

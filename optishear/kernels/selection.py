@@ -9,33 +9,41 @@ from torch import Tensor
 from optishear.errors import NumericalError
 from optishear.kernels.separable import Separable
 from optishear.kernels.use import on_device_of, usable
-from optishear.recipe.pattern import NofM, Pattern, Row, WholeLayer
+from optishear.recipe.pattern import Pattern
 
 
 LONGEST = 32_768  # columns: 32 fp32 scores for each of a block's 1,024 threads
 WIDEST = 32  # M: 32 comparisons for each weight
 MOST = 2**31 - 1  # weights of a layer, which are counted in int32
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+Groups = tuple[int, int]  # height and width of the tiles that a matrix is made of
 
 
 def fits(pattern: Pattern, *matrices: Tensor) -> bool:
     """Whether there is a kernel for matrices like these; the reference is for all others.
 
-    Not for rows beyond 32,768 columns, M beyond 32, fp64, or columns that do not lie side by side.
+    Only for groups that are whole rows (of 32,768 columns at most), runs of a row that lose equally
+    many (M up to 32), or the whole layer; not for fp64, or columns that do not lie side by side.
     """
+    rows, columns = matrices[0].shape
+    groups = pattern.whole(rows, columns)
+    return groups is not None and _fits(groups, pattern.levels is not None, *matrices)
+
+
+def _fits(groups: Groups, alike: bool, *matrices: Tensor) -> bool:
+    """`alike`: whether all groups lose equally many."""
     weight = matrices[0]
     if not usable(*matrices) or not 0 < weight.numel() <= MOST:
         return False
     if any(m.dtype not in DTYPES or (m.stride(1) != 1 and m.shape[1] > 1) for m in matrices):
         return False
-    match pattern:
-        case Row():
-            return weight.shape[1] <= LONGEST
-        case NofM(m):
-            return m <= WIDEST
-        case WholeLayer():
-            return True
-    return False
+    rows, columns = weight.shape
+    height, width = groups
+    if groups == (rows, columns):
+        return True
+    if height != 1 or columns % width:
+        return False
+    return width <= LONGEST if width == columns else alike and width <= WIDEST
 
 
 def write_without_lowest(
@@ -48,16 +56,19 @@ def write_without_lowest(
 ) -> Bool[Tensor, "out in"]:
     """Writes `weight` to `out` without the `drop` weights that score lowest; what is kept.
 
-    `drop` must suit the pattern (`solvers.masks.cuts`). Of equal scores the lower index goes first.
+    `drop` must suit the pattern (`Pattern.cuts`). Of equal scores the lower index goes first.
     Raises `NumericalError` for scores that are not finite; without `check`, for scores known to be,
     nothing waits for the device.
     """
     if weight.dtype != out.dtype:
         raise ValueError(f"Cannot write {weight.dtype} into {out.dtype}: convert one first.")
+    groups = pattern.whole(*weight.shape)
+    if groups is None:
+        raise TypeError(f"No kernel for the pattern {pattern}.")
     keep = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)
     device = weight.device
     bad = torch.zeros(1, dtype=torch.int32, device=device) if check else _nobody(device)
-    _launch(weight, scores, drop, pattern, out, keep, bad)
+    _launch(weight, scores, drop, groups, out, keep, bad)
     if check and (count := int(bad)):
         raise NumericalError(f"{count} of {weight.numel()} scores are nan or inf.")
     return keep.view(torch.bool)
@@ -68,15 +79,15 @@ def without_lowest(
 ) -> Bool[Tensor, "groups width"] | None:
     """All but the `count` lowest of each row of finite scores; None where no kernel fits."""
     groups, width = scores.shape
+    tile = (1, width)
     if groups == 1:
-        pattern, wide = WholeLayer(), 2048
+        wide = 2048
         scores = scores.view(-1, wide) if width % wide == 0 and scores.is_contiguous() else scores
-    else:
-        pattern = NofM(width) if width <= WIDEST else Row()
-    if not fits(pattern, scores):
+        tile = (scores.shape[0], scores.shape[1])
+    if not _fits(tile, True, scores):
         return None
     keep = torch.empty(scores.shape, dtype=torch.uint8, device=scores.device)
-    _launch(scores, None, groups * count, pattern, None, keep, _nobody(scores.device))
+    _launch(scores, None, groups * count, tile, None, keep, _nobody(scores.device))
     return keep.view(torch.bool).view(groups, width)
 
 
@@ -84,7 +95,7 @@ def _launch(
     weight: Tensor,
     scores: Separable | None,
     drop: int,
-    pattern: Pattern,
+    groups: Groups,
     out: Tensor | None,
     keep: Tensor,
     bad: Tensor,
@@ -97,17 +108,15 @@ def _launch(
     vectors = vectors_of(weight, scores)
     rows, columns = weight.shape
     with on_device_of(weight):
-        match pattern:
-            case Row():
-                each, more = divmod(drop, rows)
-                drop_from_rows(weight, vectors, each, more, out, keep, bad)
-            case NofM(m):
-                each = drop // (rows * columns // m)
-                drop_from_groups(weight, vectors, m, each, out, keep, bad)
-            case WholeLayer():
-                drop_from_layer(weight, vectors, drop, out, keep, bad)
-            case _:
-                raise TypeError(f"No kernel for the pattern {pattern}.")
+        if groups == (rows, columns):
+            drop_from_layer(weight, vectors, drop, out, keep, bad)
+            return
+        width = groups[1]
+        each, more = divmod(drop, rows * columns // width)
+        if width <= WIDEST and not more:
+            drop_from_groups(weight, vectors, width, each, out, keep, bad)
+        else:  # whole rows, as `_fits` has it
+            drop_from_rows(weight, vectors, each, more, out, keep, bad)
 
 
 @cache

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 from optishear.recipe.formula import canonical_formula, parse_formula
-from optishear.recipe.pattern import Block, Pattern, WholeLayer
+from optishear.recipe.pattern import Pattern
 
 
 OWN = "own"  # in a metric's place, where the solver chooses by itself
@@ -54,7 +54,7 @@ def canonical_metric(
     """
     match spec.get("name"):
         case "meta":
-            return _canonical_meta(spec, _rows_compete(pattern), row_inputs)
+            return _canonical_meta(spec, pattern.rows_compete, row_inputs)
         case "power":
             return _canonical_power(spec, pattern)
         case "ria" if spec.get("power", 0.5) == 0.5:
@@ -86,11 +86,6 @@ def distinct_meta_genomes(pattern: Pattern) -> list[dict[str, Any]]:
         metric = canonical_metric(spec, pattern)
         seen[tuple(sorted(metric.items()))] = metric
     return list(seen.values())
-
-
-def _rows_compete(pattern: Pattern) -> bool:
-    """Whether weights of different output rows compete, so that a row's own factor counts."""
-    return isinstance(pattern, WholeLayer | Block)
 
 
 def _canonical_meta(
@@ -162,7 +157,7 @@ def _canonical_power(spec: Mapping[str, Any], pattern: Pattern) -> dict[str, Any
 
 def _simplify(values: tuple[float, ...], pattern: Pattern) -> tuple[float, ...]:
     alpha, beta, gamma, delta, mix = (round(value, 4) + 0.0 for value in values)
-    if mix == 0 and not _rows_compete(pattern):
+    if mix == 0 and not pattern.rows_compete:
         beta = 0.0  # the row's own sum moves no rank inside the row
     if mix == 1 or (mix != 0 and beta == gamma == 0):
         beta, mix = 0.0, (1.0 if gamma else 0.0)

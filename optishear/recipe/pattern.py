@@ -1,104 +1,199 @@
-"""Where a layer's count applies: in every row, the whole layer, a run of columns, groups of M."""
+"""Where a layer's count applies: in every row, the whole layer, a run of columns, groups of M.
+
+All that depends on a pattern is asked of it here; what it answers are numbers and shapes, from
+which masks, ranks, solvers, checks and exports work for whatever pattern there is.
+"""
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import ClassVar
 
 from optishear.errors import ConfigError
+from optishear.recipe.groups import Cut, Grouping, Part, cuts_of, shares
 from optishear.recipe.layout import Layer
 
 
+NOISE = 1e-9  # of a weight: what 1 - N/M may lack
+
+
 class Pattern(ABC):
-    """Weights of a layer compete with each other only inside the groups that a pattern forms."""
+    """Weights of a layer compete with each other only inside the groups that a pattern forms.
+
+    Every group loses its share of the count by size, rounded to the largest remainders, ties to the
+    first group; a weight in no group is never dropped. Concrete patterns are frozen dataclasses of
+    whole numbers: recipes write the name and these, `block:128`.
+
+    - `rows_compete`: whether a group may hold weights of several rows, so that a row's own factor
+      in a metric counts.
+    - `levels`: the number of weights of every group, where all groups of a layer lose equally many:
+      then each layer has so many steps, and searches have a gene that counts them. Else None.
+    - `window`: every group lies in one of the runs of so many columns, from the first column on;
+      None where a group may reach across the layer.
+    """
+
+    name: ClassVar[str]
+    rows_compete: ClassVar[bool] = True
+    levels: ClassVar[int | None] = None
+    window: ClassVar[int | None] = None
+
+    @abstractmethod
+    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
+        """The groups of a layer so large; no weight is in two. They need not fit: others check."""
 
     @property
-    @abstractmethod
     def text(self) -> str:
         """How recipes and files write it; `parse_pattern(p.text) == p`."""
+        return ":".join([self.name, *(str(getattr(self, x.name)) for x in fields(self))])  # type: ignore[arg-type]
 
-    @abstractmethod
     def step(self, layer: Layer) -> int:
         """A layer can only drop multiples of this many weights."""
+        return 1 if self.levels is None else self._of(layer).count
 
-    @abstractmethod
+    def most(self, layer: Layer) -> int:
+        """How many weights of the layer are in groups, and so can be dropped."""
+        return self._of(layer).weights
+
     def uniform(self, layer: Layer, sparsity: float) -> int:
         """How many weights the field's own code drops at this sparsity: never more than asked."""
+        self.check(layer)
+        most, noise = self.most(layer), 0.0 if self.levels is None else NOISE
+        if (sparsity := sparsity * (layer.size / most)) > 1:
+            raise ConfigError(
+                f"{layer.name}: the pattern {self.text!r} can drop {most} of its {layer.size} "
+                f"weights at most. Lower the sparsity, or choose another pattern."
+            )
+        return sum(
+            part.groups * int(part.size * sparsity + noise) for part in self._of(layer).parts
+        )
 
-    @abstractmethod
     def check(self, layer: Layer) -> None:
         """Raises a `ConfigError` where the pattern does not fit the layer's shape."""
+        found = self._of(layer)
+        if not found.weights:
+            raise ConfigError(
+                f"{layer.name}: the pattern {self.text!r} leaves nothing of its "
+                f"{layer.out_features} x {layer.in_features} weights to drop. Choose another."
+            )
+        for part in () if found.fits else found.parts:
+            if not part.fits:
+                rows = f"{len(part.rows)} outputs and " if part.height > 1 else ""
+                tile = f"{part.height} x {part.width}" if part.height > 1 else f"{part.width}"
+                raise ConfigError(
+                    f"{layer.name}: {rows}{len(part.columns)} inputs cannot be divided into groups "
+                    f"of {tile}. Choose a pattern that divides every layer, such as row."
+                )
+
+    def cuts(self, rows: int, columns: int, drop: int) -> list[Cut]:
+        """What each group of a layer so large loses, of `drop` weights in all, in rectangles.
+
+        Raises `ValueError` for an impossible count.
+        """
+        found = _grouping(self, rows, columns)
+        parts = found.parts
+        if not 0 <= drop <= found.weights:
+            raise ValueError(f"Cannot drop {drop} of {found.weights} weights.")
+        counts = shares(parts, drop) if found.fits else None
+        if counts is None or (self.levels is not None and any(more for _, more in counts)):
+            groups = " and ".join(dict.fromkeys(str(part.size) for part in parts))
+            raise ValueError(f"{drop} of {rows}x{columns} weights do not fit groups of {groups}.")
+        return [cut for part, (n, more) in zip(parts, counts) for cut in cuts_of(part, n, more)]
+
+    def groups(self, rows: int, columns: int) -> Grouping:
+        """The `parts` of a layer so large that hold a weight, checked."""
+        return _grouping(self, rows, columns)
+
+    def covers(self, rows: int, columns: int) -> bool:
+        """Whether every weight of a layer so large is in a group."""
+        return _grouping(self, rows, columns).weights == rows * columns
+
+    def whole(self, rows: int, columns: int) -> tuple[int, int] | None:
+        """(height, width) of the groups, where tiles of one size make up a layer so large."""
+        parts = _grouping(self, rows, columns).parts
+        if len(parts) != 1 or (parts[0].rows, parts[0].columns) != (range(rows), range(columns)):
+            return None
+        return parts[0].height, parts[0].width
+
+    def m_of(self, rows: int, columns: int) -> int | None:
+        """M, where the pattern is N:M on a layer so large: of every M consecutive inputs of a row
+        equally many go. None for any other."""
+        return self.levels if self.whole(rows, columns) == (1, self.levels) else None
+
+    def spelt(self, layer: Layer, drop: int) -> str:
+        """As `text`, with the number that a group keeps where all keep equally many: `2:4`."""
+        if self.levels is None:
+            return self.text
+        kept = self.levels - drop // self.step(layer)
+        m = self.m_of(layer.out_features, layer.in_features)
+        return f"{kept} of {self.text}" if m is None else f"{kept}:{m}"
+
+    def _of(self, layer: Layer) -> Grouping:
+        return _grouping(self, layer.out_features, layer.in_features)
+
+
+@lru_cache(maxsize=4096)
+def _grouping(pattern: Pattern, rows: int, columns: int) -> Grouping:
+    """A part that belies what the pattern says of itself is a mistake in the pattern, which no user
+    can put right."""
+    found = tuple(part for part in pattern.parts(rows, columns) if part.weights)
+    for part in found:
+        inside = part.rows[-1] < rows and part.columns[-1] < columns
+        forward = part.rows.step > 0 and part.columns.step > 0
+        crosses = pattern.window is not None and any(
+            strip.columns[0] // pattern.window != strip.columns[-1] // pattern.window
+            for strip in part.strips
+        )
+        alike = pattern.levels in (None, part.size)
+        rows_alone = part.height == 1 or pattern.rows_compete
+        if not (inside and forward and alike and rows_alone) or crosses:
+            raise TypeError(f"{type(pattern).__name__}: {part} is not what the pattern promises.")
+    return Grouping(found)
 
 
 @dataclass(frozen=True)
 class Row(Pattern):
     """Every output row loses equally many; the first (drop mod rows) rows lose one more."""
 
-    @property
-    def text(self) -> str:
-        return "row"
+    name = "row"
+    rows_compete = False
 
-    def step(self, layer: Layer) -> int:
-        return 1
-
-    def uniform(self, layer: Layer, sparsity: float) -> int:
-        return layer.out_features * int(layer.in_features * sparsity)
-
-    def check(self, layer: Layer) -> None:
-        return None
+    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
+        return (Part(range(rows), range(columns), 1, columns),)
 
 
 @dataclass(frozen=True)
 class WholeLayer(Pattern):
     """All weights of the layer compete."""
 
-    @property
-    def text(self) -> str:
-        return "layer"
+    name = "layer"
 
-    def step(self, layer: Layer) -> int:
-        return 1
-
-    def uniform(self, layer: Layer, sparsity: float) -> int:
-        return int(layer.size * sparsity)
-
-    def check(self, layer: Layer) -> None:
-        return None
+    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
+        return (Part(range(rows), range(columns), rows, columns),)
 
 
 @dataclass(frozen=True)
 class Block(Pattern):
     """The weights of every `columns` consecutive input columns compete, over all rows.
 
-    Each block loses its share of the count by size, rounded to the largest remainders, ties to the
-    first block. SparseGPT's own pattern, with 128 columns.
+    SparseGPT's own pattern, with 128 columns.
     """
 
     columns: int
+    name = "block"
+
+    def __post_init__(self) -> None:
+        if self.columns < 1:
+            raise ConfigError(f"pattern {self.text!r}: a block has at least one column.")
 
     @property
-    def text(self) -> str:
-        return f"block:{self.columns}"
+    def window(self) -> int:  # type: ignore[override]
+        return self.columns
 
-    def step(self, layer: Layer) -> int:
-        return 1
-
-    def uniform(self, layer: Layer, sparsity: float) -> int:
-        return sum(
-            int(layer.out_features * min(self.columns, layer.in_features - start) * sparsity)
-            for start in range(0, layer.in_features, self.columns)
-        )
-
-    def check(self, layer: Layer) -> None:
-        return None
-
-    def shares(self, width: int, drop: int) -> list[int]:
-        """How many weights each block loses, of `drop` in a layer so wide."""
-        sizes = [min(self.columns, width - start) for start in range(0, width, self.columns)]
-        shares = [drop * size // width for size in sizes]
-        rest = sorted(range(len(sizes)), key=lambda i: -(drop * sizes[i] % width))
-        for i in rest[: drop - sum(shares)]:
-            shares[i] += 1
-        return shares
+    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
+        starts = range(0, columns, self.columns)
+        runs = [range(start, min(start + self.columns, columns)) for start in starts]
+        return tuple(Part(range(rows), run, rows, len(run)) for run in runs)
 
 
 @dataclass(frozen=True)
@@ -108,53 +203,52 @@ class NofM(Pattern):
     """
 
     m: int
+    name = "n"
+    rows_compete = False
+
+    def __post_init__(self) -> None:
+        if self.m < 2:
+            raise ConfigError(f"pattern {self.text!r}: M must be at least 2.")
 
     @property
-    def text(self) -> str:
-        return f"n:{self.m}"
+    def levels(self) -> int:  # type: ignore[override]
+        return self.m
 
-    def step(self, layer: Layer) -> int:
-        return layer.size // self.m
+    @property
+    def window(self) -> int:  # type: ignore[override]
+        return self.m
 
-    def uniform(self, layer: Layer, sparsity: float) -> int:
-        return self.step(layer) * int(self.m * sparsity + 1e-9)
+    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
+        return (Part(range(rows), range(columns), 1, self.m),)
 
-    def check(self, layer: Layer) -> None:
-        if layer.in_features % self.m:
-            raise ConfigError(
-                f"{layer.name}: {layer.in_features} inputs cannot be divided into groups of "
-                f"{self.m}. Choose an M that divides every layer, or the row pattern."
-            )
+
+PATTERNS: dict[str, type[Pattern]] = {kind.name: kind for kind in (Row, WholeLayer, Block, NofM)}
 
 
 def parse_pattern(text: str) -> Pattern:
-    """`row`, `layer`, `block:B` or `n:M` -> the pattern. (`2:4` is read by `parse_n_of_m`.)"""
-    if text == "row":
-        return Row()
-    if text == "layer":
-        return WholeLayer()
-    if match := re.fullmatch(r"block:(\d+)", text):
-        columns = int(match[1])
-        if columns < 1:
-            raise ConfigError(f"pattern {text!r}: a block has at least one column.")
-        return Block(columns)
-    if match := re.fullmatch(r"n:(\d+)", text):
-        m = int(match[1])
-        if m < 2:
-            raise ConfigError(f"pattern {text!r}: M must be at least 2.")
-        return NofM(m)
-    raise ConfigError(
-        f"pattern {text!r} is unknown. There are: row, layer, block:128 (columns "
-        f"in runs of 128), and N:M such as 2:4 (or n:4, where every layer has its own N)."
-    )
+    """`row`, `layer`, `block:B` or `n:M` -> the pattern. (`2:4` is read by `parse_asked`.)"""
+    name, *numbers = text.split(":")
+    kind = PATTERNS.get(name)
+    known = kind is not None and len(numbers) == len(fields(kind))
+    if kind is None or not known or not all(re.fullmatch("[0-9]+", number) for number in numbers):
+        written = [
+            ":".join([name, *(field.name.upper() for field in fields(kind))])
+            for name, kind in PATTERNS.items()
+        ]
+        raise ConfigError(
+            f"pattern {text!r} is unknown. There are: {', '.join(written)} (for instance block:128 "
+            f"for runs of 128 columns), and N:M such as 2:4 (n:4 where every layer has its own N)."
+        )
+    return kind(*map(int, numbers))
 
 
-def parse_n_of_m(text: str) -> tuple[int, NofM] | None:
-    """`2:4` -> (2, NofM(4)): two kept of every four. None where the text is no N:M pattern."""
-    match = re.fullmatch(r"(\d+):(\d+)", text)
+def parse_asked(text: str) -> tuple[Pattern, float | None]:
+    """What a user writes -> the pattern, and the sparsity of every layer where the text fixes it:
+    `2:4` is n:4 with two kept of every four."""
+    match = re.fullmatch("([0-9]+):([0-9]+)", text)
     if not match:
-        return None
+        return parse_pattern(text), None
     n, m = int(match[1]), int(match[2])
     if not 1 <= n < m:
         raise ConfigError(f"pattern {text!r}: N kept of M needs 1 <= N < M.")
-    return n, NofM(m)
+    return NofM(m), 1 - n / m

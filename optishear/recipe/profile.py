@@ -12,7 +12,7 @@ import numpy as np
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.pattern import NofM, Pattern
+from optishear.recipe.pattern import Pattern
 
 
 NOISE = 1e-9  # of a step: remainders that are no further apart are equal but for rounding
@@ -79,9 +79,9 @@ def project(
 ) -> dict[str, int]:
     """The counts nearest to `wish` (a sparsity a layer; shifted by one constant, then clipped).
 
-    - With a `budget` (weights to drop in all) the total is met to the weight; under an N:M pattern
-      or with `bounds.steps` it is met from below, so closely that no layer could lose one more
-      step (of M, or of these) within it.
+    - With a `budget` (weights to drop in all) the total is met to the weight; under a pattern with
+      levels, such as N:M, or with `bounds.steps` it is met from below, so closely that no layer
+      could lose one more step within it.
     - Without one (`None`) the wishes are only clipped and rounded.
 
     Rounding goes to the largest remainders, ties to the first layer.
@@ -92,11 +92,12 @@ def project(
         raise ConfigError(f"A wished sparsity is not a finite number: {dict(wish)}.")
     step = np.array([step_of(layer, pattern, bounds) for layer in layout.layers])
     most = np.array([layer.size for layer in layout.layers]) // step  # in steps
-    low, high = _step_bounds(bounds, most)
+    within = [_within(x, pattern, bounds, n) for x, n in zip(layout.layers, step.tolist())]
+    low, high = np.array(within, dtype=np.int64).T
     if budget is None:
         steps = np.clip(np.rint(np.clip(raw, 0, 1) * most), low, high).astype(np.int64)
     else:
-        # N:M profiles keep the order that they had, so that a journal's genomes mean the same.
+        # Profiles without steps keep the order that they had, so that journals mean the same.
         noise = 0.0 if bounds.steps is None else NOISE
         steps = _on_budget(raw, step, most, low, high, budget, noise)
     return dict(zip(layout.sizes, (steps * step).tolist(), strict=True))
@@ -110,8 +111,21 @@ def step_of(layer: Layer, pattern: Pattern, bounds: Bounds) -> int:
 def counts_within(layer: Layer, pattern: Pattern, bounds: Bounds) -> range:
     """All the counts that the layer may drop, the least first."""
     step = step_of(layer, pattern, bounds)
-    low, high = bounds.of(layer.size // step)
+    low, high = _within(layer, pattern, bounds, step)
     return range(low * step, (high + 1) * step, step)
+
+
+def _within(layer: Layer, pattern: Pattern, bounds: Bounds, step: int) -> tuple[int, int]:
+    """Least and most steps that the layer may lose: what the bounds and the pattern allow."""
+    low, high = bounds.of(layer.size // step)
+    high = min(high, pattern.most(layer) // step)
+    if low > high:
+        raise ConfigError(
+            f"{layer.name}: no count of the pattern {pattern.text!r} (multiples of {step} of its "
+            f"{layer.size} weights, {pattern.most(layer)} at most) has a sparsity in "
+            f"[{bounds.floor:g}, {bounds.ceiling:g}]. Widen the bounds."
+        )
+    return low, high
 
 
 def check_grid(layout: ModelLayout, pattern: Pattern, bounds: Bounds) -> None:
@@ -121,10 +135,10 @@ def check_grid(layout: ModelLayout, pattern: Pattern, bounds: Bounds) -> None:
     steps = bounds.steps
     if steps is None:
         return
-    if isinstance(pattern, NofM):
+    if pattern.levels is not None:
         raise ConfigError(
             f"sparsity.steps {steps}: under the pattern {pattern.text!r} every layer has "
-            f"{pattern.m} steps already. Leave steps out."
+            f"{pattern.levels} steps already. Leave steps out."
         )
     for layer in layout.layers:
         if layer.size % steps:
@@ -141,16 +155,6 @@ def _other_steps(layout: ModelLayout, steps: int) -> str:
     above = [n for n in range(steps + 1, 4 * steps) if common % n == 0][:1]
     found = " or ".join(map(str, below + above))
     return f"Choose {found}: all layers have them." if found else "Leave steps out."
-
-
-def _step_bounds(bounds: Bounds, most: np.ndarray) -> tuple[np.ndarray, ...]:
-    low, high = np.array([bounds.of(int(count)) for count in most], dtype=np.int64).T
-    if (low > high).any():
-        raise ConfigError(
-            f"No N:{most[0]} pattern has a sparsity in [{bounds.floor}, {bounds.ceiling}]. "
-            f"Widen the bounds."
-        )
-    return low, high
 
 
 def _on_budget(

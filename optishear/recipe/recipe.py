@@ -128,7 +128,7 @@ class Recipe:
                 )
             layer = layout.by_name[name]
             pattern.check(layer)
-            if drop > layer.size or drop % pattern.step(layer):
+            if drop > pattern.most(layer) or drop % pattern.step(layer):
                 raise ConfigError(
                     f"{name}: {drop} of {layer.size} weights cannot be dropped under the pattern "
                     f"{self.pattern!r}. Was the recipe made for another model?"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.pattern import NofM, Pattern
+from optishear.recipe.pattern import Pattern
 from optishear.recipe.recipe import Recipe
 
 
@@ -69,9 +69,10 @@ def sizes(recipe: Recipe, layout: ModelLayout, storage: Storage) -> dict[str, fl
 def _promises(pattern: Pattern, layer: Layer, drop: int) -> bool:
     if drop == layer.size:
         return layer.in_features % 4 == 0
-    if not isinstance(pattern, NofM) or layer.in_features % 4:
+    m = pattern.m_of(layer.out_features, layer.in_features)
+    if m is None or layer.in_features % 4:
         return False
-    kept = pattern.m - drop // pattern.step(layer)
-    if pattern.m % 4 == 0:
+    kept = m - drop // pattern.step(layer)
+    if m % 4 == 0:
         return kept <= 2  # however they lie: a group of four never holds more
-    return pattern.m == 2 and kept <= 1
+    return m == 2 and kept <= 1

@@ -8,7 +8,6 @@ from typing import Any
 from optishear.recipe.canonical import canonical_recipe
 from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer
-from optishear.recipe.pattern import NofM
 from optishear.recipe.profile import counts_within, project
 from optishear.recipe.quadratic import canonical_quadratic
 from optishear.recipe.recipe import Recipe
@@ -103,7 +102,7 @@ def _counts(space: SearchSpace) -> Mapping[str, range | list[int]] | None:
         profiles = [profile(layers.decode({}, space.sparsity))]
     elif layers.options is not None and space.budget is None:
         profiles = [profile(dict.fromkeys(names, option)) for option in layers.options]
-    elif layers.bounds.steps is not None or isinstance(layers.pattern, NofM):
+    elif layers.bounds.steps is not None or layers.pattern.levels is not None:
         return {
             layer.name: counts_within(layer, layers.pattern, layers.bounds)
             for layer in layers.layout.layers

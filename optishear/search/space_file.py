@@ -9,7 +9,7 @@ from optishear.errors import ConfigError
 from optishear.recipe.canonical import MASK, chooser_of, metric_under
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import NAMED_POINTS, OWN, reads_inputs
-from optishear.recipe.pattern import NofM, Pattern, parse_n_of_m, parse_pattern
+from optishear.recipe.pattern import Pattern, parse_asked
 from optishear.recipe.profile import Rule, check_grid
 from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.search.gene_file import parse_templates
@@ -45,23 +45,21 @@ class SpaceSpec(Strict):
 
     @model_validator(mode="after")
     def _sound(self) -> "SpaceSpec":
-        fixed = parse_n_of_m(self.pattern)
-        if fixed is None:
-            parse_pattern(self.pattern)
-        elif self.sparsity.by != "uniform":
+        pattern, fixed = parse_asked(self.pattern)
+        if fixed is not None and self.sparsity.by != "uniform":
             raise ConfigError(
                 f"pattern {self.pattern!r} fixes every layer's N, so there is nothing to search by "
-                f"{self.sparsity.by!r}. Use pattern 'n:{fixed[1].m}' or sparsity.by 'uniform'."
+                f"{self.sparsity.by!r}. Use pattern {pattern.text!r} or sparsity.by 'uniform'."
             )
-        elif self.sparsity.budget not in (None, 1 - fixed[0] / fixed[1].m):
+        if fixed is not None and self.sparsity.budget not in (None, fixed):
             raise ConfigError(
-                f"pattern {self.pattern!r} has a sparsity of {1 - fixed[0] / fixed[1].m:g}, but "
-                f"sparsity.budget is {self.sparsity.budget}. Leave one of them out."
+                f"pattern {self.pattern!r} has a sparsity of {fixed:g}, but sparsity.budget is "
+                f"{self.sparsity.budget}. Leave one of them out."
             )
-        if self.sparsity.steps is not None and isinstance(self.resolved_pattern, NofM):
+        if self.sparsity.steps is not None and pattern.levels is not None:
             raise ConfigError(
                 f"sparsity.steps {self.sparsity.steps}: the pattern {self.pattern!r} has steps of "
-                f"its own, {self.resolved_pattern.m} a layer. Leave steps out."
+                f"its own, {pattern.levels} a layer. Leave steps out."
             )
         self._refuse_what_nothing_reads()
         return self
@@ -91,13 +89,12 @@ class SpaceSpec(Strict):
 
     @property
     def resolved_pattern(self) -> Pattern:
-        fixed = parse_n_of_m(self.pattern)
-        return fixed[1] if fixed else parse_pattern(self.pattern)
+        return parse_asked(self.pattern)[0]
 
     @property
     def resolved_budget(self) -> float | None:
-        fixed = parse_n_of_m(self.pattern)
-        return 1 - fixed[0] / fixed[1].m if fixed else self.sparsity.budget
+        _, fixed = parse_asked(self.pattern)
+        return self.sparsity.budget if fixed is None else fixed
 
     @property
     def metrics(self) -> tuple[dict[str, Any], ...]:

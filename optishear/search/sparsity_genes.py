@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.pattern import NofM, Pattern
+from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, Rule
 from optishear.search.genes import Choice, Gene, Integer, Real
 
@@ -100,13 +100,13 @@ class SparsityGenes:
         return f"block.{layer.block}" if self.by == "block" else layer.name
 
     def _wish_gene(self, name: str) -> Gene:
-        """With steps the gene is how many are dropped; under N:M it is N, the number kept of M."""
+        """With steps the gene is how many are dropped; where the pattern has levels it is how many
+        weights a group keeps, N of N:M."""
         if self.options is not None:
             return Choice(name, self.options)
         if self.bounds.steps is not None:
             return Integer(name, *self.bounds.of(self.bounds.steps))
-        if isinstance(self.pattern, NofM):
-            m = self.pattern.m
+        if (m := self.pattern.levels) is not None:
             least = int(np.ceil((1 - self.bounds.ceiling) * m - 1e-9))
             most = int(np.floor((1 - self.bounds.floor) * m + 1e-9))
             return Integer(name, max(1, least), most)
@@ -115,8 +115,8 @@ class SparsityGenes:
     def _wish(self, value: Any) -> float:
         if self.bounds.steps is not None:
             return value / self.bounds.steps
-        if self.options is None and isinstance(self.pattern, NofM):
-            return 1 - value / self.pattern.m
+        if self.options is None and (m := self.pattern.levels) is not None:
+            return 1 - value / m
         return float(value)
 
     def _wish_code(self, wish: float) -> float:
@@ -124,8 +124,8 @@ class SparsityGenes:
             return float(np.argmin(np.abs(np.array(self.options) - wish)))
         if self.bounds.steps is not None:
             return float(round(wish * self.bounds.steps))
-        if isinstance(self.pattern, NofM):
-            return float(round((1 - wish) * self.pattern.m))
+        if (m := self.pattern.levels) is not None:
+            return float(round((1 - wish) * m))
         return wish
 
     def _depth(self, layer: Layer) -> float:

@@ -13,7 +13,7 @@ from optishear.calibration.statistics import LayerStats, Need
 from optishear.kernels.selection import fits, write_without_lowest
 from optishear.metrics import Metric
 from optishear.recipe.pattern import Pattern
-from optishear.solvers.masks import cuts, keep_highest
+from optishear.solvers.masks import keep_highest
 from optishear.solvers.quadratic import Quadratic
 from optishear.solvers.ranks import RankCache, write_kept
 
@@ -67,7 +67,7 @@ class LayerProblem:
         if self.given is None and fits(self.pattern, self.weight, out):
             scores = metric.separable(self.weight, self.stats)
             if scores is not None:
-                cuts(self.weight.shape, self.drop, self.pattern)  # refuses an impossible count
+                self.pattern.cuts(*self.weight.shape, self.drop)  # refuses an impossible count
                 ranks, key = self.ranks, self._key(metric)
                 check = ranks is None or not ranks.is_finite(key)
                 keep = write_without_lowest(

@@ -5,68 +5,40 @@ stable ascending sort would have it, in every dtype. (A threshold `scores <= t` 
 asked wherever scores repeat, and in bfloat16 they do.)
 """
 
-from typing import NamedTuple
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from optishear.errors import NumericalError
 from optishear.kernels import selection as kernels
-from optishear.recipe.pattern import Block, NofM, Pattern, Row, WholeLayer
+from optishear.recipe.groups import Cut
+from optishear.recipe.pattern import Pattern
 from optishear.solvers.cpu_selection import as_array, without_counts, without_lowest
 
 
 LONG = 256  # in rows so long a GPU selects, with a block of threads a row; shorter ones it sorts
 
 
-class Cut(NamedTuple):
-    """Each of the groups inside scores[rows, columns] loses `count` weights."""
+def in_groups(part: Shaped[Tensor, "rows columns"], cut: Cut) -> Shaped[Tensor, "groups size"]:
+    """A cut's weights, a group a row, in the order of their indices."""
+    rows, columns = part.shape
+    tiles = part.reshape(rows // cut.height, cut.height, columns // cut.width, cut.width)
+    return tiles.transpose(1, 2).reshape(-1, cut.height * cut.width)
 
-    rows: slice
-    columns: slice
-    count: int
 
-
-def cuts(shape: tuple[int, ...], drop: int, pattern: Pattern) -> list[Cut]:
-    """The parts of an [out, in] matrix whose groups are alike, and what each of those loses.
-
-    Raises `ValueError` for an impossible count.
-    """
+def from_groups(
+    groups: Shaped[Tensor, "groups size"], cut: Cut, shape: torch.Size
+) -> Shaped[Tensor, "rows columns"]:
+    """`in_groups` undone."""
     rows, columns = shape
-    if not 0 <= drop <= rows * columns:
-        raise ValueError(f"Cannot drop {drop} of {rows * columns} weights.")
-    everything = slice(None)
-    match pattern:
-        case Row():
-            each, more = divmod(drop, rows)
-            parts = [
-                Cut(slice(more), everything, each + 1),
-                Cut(slice(more, None), everything, each),
-            ]
-            return parts if more else parts[1:]
-        case WholeLayer():
-            return [Cut(everything, everything, drop)]
-        case Block(width):
-            starts = range(0, columns, width)
-            shares = pattern.shares(columns, drop)
-            return [Cut(everything, slice(i, i + width), n) for i, n in zip(starts, shares)]
-        case NofM(m):
-            each, more = divmod(drop, rows * columns // m) if columns % m == 0 else (0, drop)
-            if columns % m or more:
-                raise ValueError(f"{drop} of {rows}x{columns} weights do not fit groups of {m}.")
-            return [Cut(everything, everything, each)]
-    raise TypeError(f"No rule for the pattern {pattern}.")
+    tiles = groups.reshape(rows // cut.height, columns // cut.width, cut.height, cut.width)
+    return tiles.transpose(1, 2).reshape(shape)
 
 
-def in_groups(part: Tensor, pattern: Pattern) -> Tensor:
-    """A cut's [rows, columns] as [groups, weights of a group], in the order of their indices."""
-    match pattern:
-        case Row():
-            return part
-        case NofM(m):
-            return part.reshape(-1, m)
-    return part.reshape(1, -1)
+def everything_kept(shape: torch.Size, pattern: Pattern, device: torch.device) -> Tensor:
+    """True for the weights that are in no group of the pattern; the others are to be written."""
+    make = torch.empty if pattern.covers(*shape) else torch.ones
+    return make(shape, dtype=torch.bool, device=device)
 
 
 def keep_highest(
@@ -76,13 +48,13 @@ def keep_highest(
 
     Raises `NumericalError` for scores that are not finite, `ValueError` for an impossible count.
     """
-    parts = cuts(scores.shape, drop, pattern)
+    cuts = pattern.cuts(*scores.shape, drop)
     refuse_not_finite(scores)
-    keep = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    for rows, columns, count in parts:
-        part = scores[rows, columns]
-        kept = _without_lowest(in_groups(part, pattern), count)
-        keep[rows, columns] = kept.view(part.shape)
+    keep = everything_kept(scores.shape, pattern, scores.device)
+    for cut in cuts:
+        part = scores[cut.rows, cut.columns]
+        kept = _without_lowest(in_groups(part, cut), cut.count)
+        keep[cut.rows, cut.columns] = from_groups(kept, cut, part.shape)
     return keep
 
 

@@ -13,9 +13,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from optishear.recipe.layout import Layer
-from optishear.recipe.pattern import Block, NofM, Pattern, Row
+from optishear.recipe.pattern import Pattern
 from optishear.solvers.cpu_selection import as_array, rank
-from optishear.solvers.masks import cuts, in_groups, keep_highest, refuse_not_finite, stable_order
+from optishear.solvers.masks import (
+    everything_kept,
+    from_groups,
+    in_groups,
+    keep_highest,
+    refuse_not_finite,
+    stable_order,
+)
 
 
 NOTES = 65_536  # keys whose last use a cache remembers, of a few hundred bytes each
@@ -28,13 +35,14 @@ def ranked(scores: Float[Tensor, "out in"], pattern: Pattern) -> Int[Tensor, "ou
     In the narrowest of int8, int16 and int32 that holds a group's places. Raises `NumericalError`
     for scores that are not finite, `ValueError` where the groups do not fit the matrix.
     """
-    parts = cuts(scores.shape, 0, pattern)
+    cuts = pattern.cuts(*scores.shape, 0)
     refuse_not_finite(scores)
     dtype = _rank_dtype(scores.shape, pattern)
-    ranks = torch.empty(scores.shape, dtype=dtype, device=scores.device)
-    for rows, columns, _ in parts:
-        part = scores[rows, columns]
-        ranks[rows, columns] = _places(in_groups(part, pattern), dtype).view(part.shape)
+    ranks = torch.zeros(scores.shape, dtype=dtype, device=scores.device)
+    for cut in cuts:
+        part = scores[cut.rows, cut.columns]
+        places = _places(in_groups(part, cut), dtype)
+        ranks[cut.rows, cut.columns] = from_groups(places, cut, part.shape)
     return ranks
 
 
@@ -48,17 +56,18 @@ def keep_ranked(
 
     Written into `out` where there is one. Raises `ValueError` for an impossible count.
     """
-    parts = cuts(ranks.shape, drop, pattern)
-    keep = out
-    if keep is None:
-        keep = torch.empty(ranks.shape, dtype=torch.bool, device=ranks.device)
-    for rows, columns, count in parts:
-        part, kept = ranks[rows, columns], keep[rows, columns]
+    cuts = pattern.cuts(*ranks.shape, drop)
+    if out is None:
+        keep = everything_kept(ranks.shape, pattern, ranks.device)
+    else:
+        keep = out if pattern.covers(*ranks.shape) else out.fill_(True)
+    for cut in cuts:
+        part, kept = ranks[cut.rows, cut.columns], keep[cut.rows, cut.columns]
         # Above count - 1 rather than from count on: a whole group's count may not fit the dtype.
         if ranks.device.type == "cpu":
-            np.greater(part.numpy(), count - 1, out=kept.numpy())  # ten times torch's speed
+            np.greater(part.numpy(), cut.count - 1, out=kept.numpy())  # ten times torch's speed
         else:
-            torch.gt(part, count - 1, out=kept)
+            torch.gt(part, cut.count - 1, out=kept)
     return keep
 
 
@@ -179,16 +188,7 @@ def _bytes(shape: tuple[int, ...], pattern: Pattern) -> int:
 
 
 def _rank_dtype(shape: tuple[int, ...], pattern: Pattern) -> torch.dtype:
-    rows, columns = shape
-    match pattern:
-        case Row():
-            size = columns
-        case Block(width):
-            size = rows * min(width, columns)
-        case NofM(m):
-            size = m
-        case _:
-            size = rows * columns
+    size = pattern.groups(*shape).largest
     for dtype in (torch.int8, torch.int16, torch.int32):
         if size - 1 <= torch.iinfo(dtype).max:
             return dtype

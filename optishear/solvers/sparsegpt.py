@@ -26,10 +26,10 @@ from torch import Tensor
 from optishear.calibration.statistics import Need
 from optishear.errors import NumericalError
 from optishear.kernels.use import usable
-from optishear.recipe.pattern import Block, NofM, Pattern, Row
+from optishear.recipe.pattern import Pattern
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
+from optishear.solvers.block_choices import choices_by_block, choose
 from optishear.solvers.elimination import Sweep, by_column, columns_first
-from optishear.solvers.masks import keep_counts, keep_highest
 
 
 BLOCK = 128  # columns whose weights compete, and whose updates are lazy, as published
@@ -40,8 +40,9 @@ class SparseGPT(Solver):
     """OBS from left to right; chooses by its own saliency, 1/2 w_j^2 / [H^-1]_jj of what is left.
 
     Under `block:B` (published: 128) all weights of a block compete when its turn comes, under
-    `n:M` those of a group. Under `row` and `layer` each block's count is settled beforehand by the
-    saliencies of the dense weights, and which weights go by those of the moment.
+    `n:M` those of a group. Where groups reach across blocks, as under `row` and `layer`, each
+    block's count is settled beforehand by the saliencies of the dense weights, and which weights go
+    by those of the moment.
 
     Departures from the authors' code: counts are exact where saliencies tie, and the damping's mean
     diagonal counts dead inputs as zero. Weights of dead inputs are set to zero first, as theirs.
@@ -63,11 +64,11 @@ def _sweep(
 ) -> tuple[Float[Tensor, "rows columns"], Bool[Tensor, "rows columns"]]:
     """(weights, what is kept of them) of a layer once every column had its turn."""
     rows, width = weight.shape
-    size = _block_size(pattern)
-    counts = _counts(sweep, weight, drop, pattern, size)
+    group = pattern.m_of(rows, width) or 0
+    size = group * max(1, BLOCK // group) if group else pattern.window or BLOCK
+    choices = None if group else choices_by_block(pattern, weight, drop, size, sweep.saliencies)
     vectors = sweep.vectors
     moved = None if vectors is None else weight.new_zeros(vectors.p.shape[1], rows)
-    group = pattern.m if isinstance(pattern, NofM) else 0
     each = drop // (rows * width // group) if group else 0
     kernel = moved is None and group <= BLOCK and usable(weight)
     weight = weight.contiguous() if kernel else columns_first(weight)
@@ -77,9 +78,9 @@ def _sweep(
         block = slice(start, min(start + size, width))
         part, kept = weight[:, block], keep[:, block]
         passed = torch.empty_like(part)
-        if not group:
+        if choices is not None:
             scores = sweep.saliencies(sweep.current(part, block, moved), block)
-            kept.copy_(_keep(scores, counts[start // size], pattern))
+            choose(scores, choices[start // size], kept)
         if kernel:
             _by_kernel(sweep, part, kept, passed, start, group, each, bad)
         else:
@@ -106,33 +107,3 @@ def _by_kernel(
     block = slice(start, start + part.shape[1])
     drop = torch.full_like(bad, each)
     sweep_block(part, kept, sweep.upper[block, block], passed, group, drop, bad)
-
-
-def _block_size(pattern: Pattern) -> int:
-    match pattern:
-        case Block(columns):
-            return columns
-        case NofM(m):
-            return m * max(1, BLOCK // m)
-    return BLOCK
-
-
-def _counts(
-    sweep: Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern, size: int
-) -> list[Int[Tensor, " groups"]]:
-    """How many weights each block loses: in each row under `row`, otherwise over all of them."""
-    width = weight.shape[1]
-    if isinstance(pattern, NofM):
-        return []
-    if isinstance(pattern, Block):
-        return [weight.new_tensor([n], dtype=torch.long) for n in pattern.shares(width, drop)]
-    gone = ~keep_highest(sweep.saliencies(weight, slice(0, width)), drop, pattern)
-    by_row = [part.sum(1) for part in gone.split(size, dim=1)]
-    return by_row if isinstance(pattern, Row) else [part.sum()[None] for part in by_row]
-
-
-def _keep(
-    scores: Float[Tensor, "rows part"], counts: Int[Tensor, " groups"], pattern: Pattern
-) -> Bool[Tensor, "rows part"]:
-    groups = scores if isinstance(pattern, Row) else scores.reshape(1, -1)
-    return keep_counts(groups, counts).view_as(scores)

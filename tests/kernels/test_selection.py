@@ -224,7 +224,7 @@ def test_what_no_kernel_fits_goes_to_the_reference():
     assert not selection.fits(Block(8), weight)
     assert not selection.fits(NofM(48), weight)
     assert not selection.fits(Row(), weight[:0])
-    assert not selection.fits(Row(), torch.empty(1, 32_769))
+    assert not selection.fits(Row(), torch.empty(2, 32_769))
     transposed = base.LayerProblem(weight.T, 60, Row(), lambda: stats(weight.T), lambda: None)
     got = Mask(Wanda()).solve(transposed)
     with kernels("off"):

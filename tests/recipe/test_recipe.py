@@ -8,7 +8,7 @@ from layouts import small_layout
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer
 from optishear.recipe.lookup import lookup
-from optishear.recipe.pattern import Block, NofM, Row, WholeLayer, parse_n_of_m, parse_pattern
+from optishear.recipe.pattern import Block, NofM, Row, WholeLayer, parse_asked, parse_pattern
 from optishear.recipe.recipe import Recipe
 
 
@@ -74,11 +74,11 @@ def test_a_recipe_of_another_model_is_refused():
 def test_patterns_are_read_as_they_are_written():
     for pattern in (Row(), WholeLayer(), Block(128), NofM(8)):
         assert parse_pattern(pattern.text) == pattern
-    assert parse_n_of_m("2:4") == (2, NofM(4))
-    assert parse_n_of_m("row") is None
+    assert parse_asked("2:4") == (NofM(4), 0.5)
+    assert parse_asked("row") == (Row(), None)
     for text in ("4:4", "0:4"):
         with pytest.raises(ConfigError, match="1 <= N < M"):
-            parse_n_of_m(text)
+            parse_asked(text)
 
 
 def test_an_unknown_name_names_its_neighbour():
@@ -91,7 +91,7 @@ def test_each_block_of_columns_loses_its_share(rows, width, columns, sparsity):
     pattern = Block(columns)
     layer = Layer("l", 0, "l", rows, width, "l")
     drop = pattern.uniform(layer, sparsity)
-    shares = pattern.shares(width, drop)
+    shares = [cut.count for cut in pattern.cuts(rows, width, drop)]
     sizes = [min(columns, width - start) for start in range(0, width, columns)]
     assert sum(shares) == drop <= sparsity * rows * width
     for share, size in zip(shares, sizes, strict=True):

@@ -74,7 +74,8 @@ def groups(pattern, rows, columns, drop):
             return [(group, each) for group in cells.view(-1, m)]
         case Block(width):
             parts = cells.split(width, dim=1)
-            return [(p.flatten(), n) for p, n in zip(parts, pattern.shares(columns, drop))]
+            cuts = pattern.cuts(rows, columns, drop)
+            return [(p.flatten(), cut.count) for p, cut in zip(parts, cuts)]
 
 
 def slow_admm(problem):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_up_patterns import MADE_UP, groups_of
 from problems import KINDS, ROWS, WIDTH, SmallLayer
 
 from optishear.calibration.statistics import Need
@@ -55,7 +56,7 @@ class TestEverySolver:
             assert counts.max() - counts.min() <= 1
         if isinstance(pattern, Block):
             parts = [(~part).sum() for part in solution.keep.split(16, dim=1)]
-            assert parts == pattern.shares(WIDTH, drop)
+            assert parts == [cut.count for cut in pattern.cuts(ROWS, WIDTH, drop)]
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_solves_degenerate_layers_without_touching_their_weights(self, name, lam, kind):
@@ -79,6 +80,22 @@ class TestEverySolver:
             make(name).solve(SmallLayer().problem(SIZE // 2, WholeLayer(), lam)) for _ in range(2)
         )
         assert torch.equal(first.weight, second.weight)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("pattern", MADE_UP, ids=lambda p: p.text)
+def test_every_solver_keeps_to_the_groups_of_a_pattern_that_it_does_not_know(name, pattern):
+    """Wider than SparseGPT's blocks, so that groups reach across them."""
+    layer = SmallLayer(rows=4, width=180)
+    groups = groups_of(pattern, 4, 180)
+    drop = 4 * 90 if pattern.levels else 205
+    for lam in (1.0, 0.5):
+        solution = make(name).solve(layer.problem(drop, pattern, lam))
+        lost = [sum(not solution.keep[cell] for cell in group) for group in groups]
+        assert sum(lost) == int((~solution.keep).sum()) == drop
+        weights = sum(map(len, groups))
+        assert all(abs(n - drop * len(group) / weights) < 1 for n, group in zip(lost, groups))
+        assert (solution.weight[~solution.keep] == 0).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,12 +2,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_patterns import MADE_UP, groups_of
 from problems import tied_scores
 
 from optishear.errors import NumericalError
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.solvers import cpu_selection, masks
 from optishear.solvers.masks import keep_counts, keep_highest
+from optishear.solvers.ranks import RankCache, keep_ranked, ranked
 
 
 def slow_keep(scores, drop, pattern):
@@ -23,7 +25,7 @@ def slow_keep(scores, drop, pattern):
         case Block(width):
             for start in range(0, columns, width):
                 end = min(start + width, columns)
-                share = pattern.shares(columns, drop)[start // width]
+                share = pattern.cuts(rows, columns, drop)[start // width].count
                 strike([(i, j) for i in range(rows) for j in range(start, end)], share)
         case Row():
             for i in range(rows):
@@ -37,6 +39,33 @@ def slow_keep(scores, drop, pattern):
                     group = [(i, j) for j in range(start, start + m)]
                     strike(group, drop // (rows * columns // m))
     return keep
+
+
+@pytest.mark.parametrize("pattern", MADE_UP, ids=lambda p: p.text)
+@pytest.mark.parametrize("shape", [(6, 8), (4, 12)])
+def test_the_groups_of_a_made_up_pattern_lose_their_lowest(pattern, shape):
+    scores, groups = tied_scores(*shape), groups_of(pattern, *shape)
+    weights = sum(map(len, groups))
+    step = len(groups) if pattern.levels else 1
+    for drop in range(0, weights + 1, step):
+        keep, total = torch.ones(shape, dtype=torch.bool), 0
+        shares = [divmod(drop * len(group), weights) for group in groups]
+        order = sorted(range(len(groups)), key=lambda i: -shares[i][1])
+        more = order[: drop - sum(share for share, _ in shares)]
+        for i, group in enumerate(groups):
+            count = shares[i][0] + (i in more)
+            total += count
+            for row, column in sorted(group, key=lambda ij: (scores[ij].item(), ij))[:count]:
+                keep[row, column] = False
+        assert total == drop
+        assert torch.equal(keep_highest(scores, drop, pattern), keep)
+        assert torch.equal(keep_ranked(ranked(scores, pattern), drop, pattern), keep)
+        out = torch.zeros(shape, dtype=torch.bool)
+        assert torch.equal(keep_ranked(ranked(scores, pattern), drop, pattern, out), keep)
+        cache = RankCache(10**6)
+        for _ in range(3):
+            assert torch.equal(cache.keep("a", drop, pattern, lambda: scores), keep)
+        assert (cache.built, cache.hits) == (1, 1)
 
 
 def stable_keep(scores, counts):

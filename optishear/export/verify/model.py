@@ -1,6 +1,6 @@
 """The model that transformers makes of a folder, beside its recipe where there is one."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,13 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
-from optishear.export.checkpoint import broken_groups, logits_of, too_few_zeros, zeros_by_group
+from optishear.export.checkpoint import broken_groups, logits_of, too_few_zeros
 from optishear.export.verify.check import FAILED, OK, TOLD, Check, percent
 from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import is_fused_experts
 from optishear.models.load import DTYPES, load
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.pattern import NofM
 from optishear.recipe.recipe import Recipe
 
 
@@ -173,23 +172,19 @@ def check_zeros_of(model: nn.Module, layout: ModelLayout, recipe: Recipe | None)
 
 
 def check_groups(model: nn.Module, layout: ModelLayout, recipe: Recipe | None) -> Check:
-    """Every group of an N:M recipe; else which N:M patterns hold, and how much is 2:4 already."""
+    """Every group of the recipe's pattern; else which N:M hold, and how much is 2:4 already."""
     n, m = ELIGIBLE
     fits = [layer for layer in layout.layers if layer.in_features % m == 0]
     share = {x.name: _share(read(model, x), n, m) for x in fits}
-    if recipe is not None and isinstance(recipe.pattern_object, NofM):
-        wrong = [broken_groups(read(model, layer), layer, recipe) for layer in layout.layers]
-        wrong = tuple(filter(None, wrong))
+    if recipe is not None:
+        wrong = tuple(_broken(model, layout, recipe))
         if wrong:
             found = f"In {len(wrong)} of {len(layout.layers)} layers groups have too few zeros."
             return Check("n:m groups", FAILED, found, wrong, share)
-        return Check(
-            "n:m groups",
-            OK,
-            f"{_patterns(recipe, layout)}: every group of all {len(layout.layers)} layers.",
-            (),
-            share,
-        )
+        if recipe.pattern_object.levels is not None:
+            spelt = {recipe.pattern_object.spelt(x, recipe.drop[x.name]) for x in layout.layers}
+            found = f"{', '.join(sorted(spelt))}: every group of all {len(layout.layers)} layers."
+            return Check("n:m groups", OK, found, (), share)
     holding = [
         f"{n}:{m}"
         for n, m in KNOWN_PATTERNS
@@ -212,16 +207,21 @@ def check_groups(model: nn.Module, layout: ModelLayout, recipe: Recipe | None) -
     )
 
 
-def _patterns(recipe: Recipe, layout: ModelLayout) -> str:
-    """The N:M of the recipe's layers, the least N first: `1:4, 2:4`."""
-    pattern = recipe.pattern_object
-    kept = {(x.size - recipe.drop[x.name]) // pattern.step(x) for x in layout.layers}
-    return ", ".join(recipe.pattern.replace("n", str(n)) for n in sorted(kept))
+def _broken(model: nn.Module, layout: ModelLayout, recipe: Recipe) -> Iterator[str]:
+    """By layer what is wrong with groups. Where these may lose unequally many, a layer that lacks
+    zeros altogether lacks them in a group, too: the check of zeros says it of that one."""
+    for layer in layout.layers:
+        weight = read(model, layer)
+        alike = recipe.pattern_object.levels is not None
+        if alike or too_few_zeros(weight, layer, recipe) is None:
+            wrong = broken_groups(weight, layer, recipe)
+            yield from () if wrong is None else (wrong,)
 
 
 def _share(weight: Tensor, n: int, m: int) -> float:
     """Of all groups of m, how many keep n at most."""
-    return (zeros_by_group(weight, m) >= m - n).double().mean().item()
+    zeros = (weight == 0).reshape(-1, m).sum(1)
+    return (zeros >= m - n).double().mean().item()
 
 
 def _probe(model: Any) -> Int[Tensor, "1 seq"]:

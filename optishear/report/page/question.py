@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optishear.recipe.pattern import parse_asked
 from optishear.report.page.contents import Contents
 from optishear.report.page.wording import counted, listed, percent
 
@@ -41,8 +42,9 @@ def varied(space: Mapping[str, Any]) -> list[str]:
         parts.append(SEARCHED[by])
     elif sparsity.get("budget") is None:
         parts.append(f"sparsity ({by})")
-    if str(space["pattern"]).startswith("n:"):
-        parts.append(f"N of {space['pattern'].removeprefix('n:')} by layer")
+    pattern, fixed = parse_asked(str(space["pattern"]))
+    if pattern.levels is not None and fixed is None:
+        parts.append(f"N of {pattern.levels} by layer")
     if _open(space.get("solver") or []):
         parts.append("solver")
     if moonshot and moonshot.get("lambda") is None:
