@@ -2,6 +2,7 @@
 
 import ast
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -106,14 +107,10 @@ class TestEveryPattern:
 def test_a_made_up_pattern_has_the_groups_that_it_says(pattern):
     for rows, columns in SHAPES:
         groups = [
-            [
-                (i, j)
-                for i in part.rows[b : b + part.height]
-                for j in part.columns[a : a + part.width]
-            ]
+            list(product(part.rows[i : i + part.height], part.columns[j : j + part.width]))
             for part in pattern.groups(rows, columns).parts
-            for b in range(0, len(part.rows), part.height)
-            for a in range(0, len(part.columns), part.width)
+            for i in range(0, len(part.rows), part.height)
+            for j in range(0, len(part.columns), part.width)
         ]
         assert groups == groups_of(pattern, rows, columns)
 
@@ -133,8 +130,12 @@ def test_a_pattern_in_the_table_is_read_as_it_is_written():
 
 @pytest.mark.parametrize(
     ("pattern", "forms"),
-    [(Row(), "wanda"), (NofM(4), "wanda"), (Odd(), "wanda"), (WholeLayer(), "power")]
-    + [(Block(4), "power"), (Down(2), "power"), (Halves(), "power")],
+    [
+        (Row(), "wanda"),
+        (NofM(4), "wanda"),
+        (Odd(), "wanda"),
+        *((other, "power") for other in (WholeLayer(), Block(4), Down(2), Halves())),
+    ],
 )
 def test_a_row_s_factor_is_left_out_only_where_no_rows_compete(pattern, forms):
     metric = {"name": "power", "alpha": 1.0, "beta": 0.5, "delta": 1.0, "mix": 0.0}
@@ -158,7 +159,7 @@ def test_a_budget_keeps_to_what_the_pattern_can_drop():
 
 
 def test_a_layer_that_a_pattern_does_not_fit_is_a_sentence():
-    with pytest.raises(ConfigError, match="3 outputs and 4 inputs cannot be divided .* of 2 x 1"):
+    with pytest.raises(ConfigError, match=r"3 outputs and 4 inputs cannot be divided .* of 2 x 1"):
         Down(2).check(layer_of(3, 4))
     with pytest.raises(ConfigError, match="leaves nothing of its 3 x 1 weights to drop"):
         Odd().check(layer_of(3, 1))
