@@ -158,8 +158,10 @@ def prune(
     from optishear.experiment.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.experiment.stream import prune_streamed, room_note
     from optishear.models.load import AS_STORED
-    from optishear.solvers.methods import needs_of
+    from optishear.solvers.methods import check_parts, needs_of
 
+    if ready is not None:
+        check_parts(ready, str(recipe))
     recipe_for = None if ready is None else lambda _prepared: ready
     reads_gradients = ready is not None and Need.GRADIENTS in needs_of(ready)
     if method is not None:

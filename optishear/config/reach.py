@@ -3,7 +3,7 @@
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.metrics import make_metric
-from optishear.recipe.canonical import canonical_solver, metric_under
+from optishear.recipe.canonical import metric_under
 from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION
 from optishear.recipe.recipe import Recipe
 from optishear.search.space_file import SpaceSpec
@@ -19,7 +19,7 @@ def check_space(space: SpaceSpec) -> None:
     for index, template in enumerate(space.solvers):
         for solver in variants_of(template):
             try:
-                solver_of(_plan(first_of(space.metrics[0]), solver))
+                solver_of(_plan(space, first_of(space.metrics[0]), solver))
             except ConfigError as error:
                 raise ConfigError(f"space.solver.{index}: {error}") from None
 
@@ -31,11 +31,13 @@ def needs_of_space(space: SpaceSpec) -> frozenset[Need]:
     for template in space.solvers:
         for solver in variants_of(template):
             for metric in (m for metrics in space.metrics for m in variants_of(metrics)):
-                needs |= needs_of(_plan(metric, solver, quadratic))
+                needs |= needs_of(_plan(space, metric, solver, quadratic))
     return frozenset(needs)
 
 
-def _plan(metric: Template, solver: Template, quadratic: str = RECONSTRUCTION) -> Recipe:
+def _plan(
+    space: SpaceSpec, metric: Template, solver: Template, quadratic: str = RECONSTRUCTION
+) -> Recipe:
     """A recipe for no layer in particular."""
-    solver = canonical_solver(solver)
-    return Recipe(metric_under(solver, metric), {}, "row", solver, {"name": quadratic})
+    metric, pattern = metric_under(solver, metric), space.resolved_pattern.text
+    return Recipe(metric, {}, pattern, solver, {"name": quadratic})

@@ -20,7 +20,7 @@ from optishear.models.load import device_of, load
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.transfer import Transferred, transfer
-from optishear.solvers.methods import needs_of
+from optishear.solvers.methods import check_parts, needs_of
 from optishear.text.disjoint import refuse_overlap, refuse_shared_text
 from optishear.text.sources import TextSpec
 
@@ -68,6 +68,7 @@ def source_of_file(path: Path) -> Source:
     """A recipe file. It holds counts by layer name and no layout (which block, which role, how
     big), so the model that it was made for is loaded for that."""
     recipe, origin = read_recipe(path)
+    check_parts(recipe, str(path))
     if origin.model is None:
         raise ConfigError(
             f"{path}: does not say for which model it was made (made_with.model), and a recipe "

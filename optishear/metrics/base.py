@@ -1,8 +1,9 @@
 """A metric says how much each weight of one layer matters."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -36,7 +37,7 @@ def metric_from(table: Mapping[str, type[Metric]], spec: Mapping[str, Any], wher
     """The metric that `{"name": ..., setting: value, ...}` describes, or a `ConfigError`."""
     settings = dict(spec)
     name = settings.pop("name", None)
-    if name not in table:
+    if not isinstance(name, str) or name not in table:
         raise ConfigError(
             f"{where}: no metric is called {name!r}.{did_you_mean(str(name), table)} "
             f"There are: {', '.join(sorted(table))}."
@@ -51,9 +52,17 @@ def metric_from(table: Mapping[str, type[Metric]], spec: Mapping[str, Any], wher
             )
         default = known[key].default
         wanted = (int, float) if isinstance(default, float) else type(default)
-        if default is not MISSING and (not isinstance(value, wanted) or isinstance(value, bool)):
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        wrong = default is not MISSING and not isinstance(value, wanted)
+        if wrong or isinstance(value, bool) or infinite:
             raise ConfigError(
                 f"{where}: {key} of metric {name!r} is {value!r}, expected a "
-                f"{'number' if isinstance(default, float) else type(default).__name__}."
+                f"{'finite number' if isinstance(default, float) else type(default).__name__}."
             )
+    if missing := [key for key, f in known.items() if _required(f) and key not in settings]:
+        raise ConfigError(f"{where}: metric {name!r} needs {', '.join(missing)}.")
     return kind(**settings)
+
+
+def _required(field: Field) -> bool:
+    return field.init and field.default is MISSING and field.default_factory is MISSING

@@ -7,6 +7,7 @@ from optishear.recipe.metric_forms import OWN, canonical_metric, reads_inputs
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.quadratic import canonical_quadratic, damping_of, uses_gradients
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.solver_settings import without_usual
 
 
 MASK = {"name": "mask"}
@@ -37,9 +38,11 @@ def canonical_recipe(
 
 
 def canonical_solver(solver: Mapping[str, Any]) -> dict[str, Any]:
-    """With its `of` spelt out. Unknown names and settings stay, for others to refuse."""
+    """With its `of` spelt out, and without settings at their usual values. Unknown names and
+    settings stay, for others to refuse."""
+    solver = without_usual(solver)
     if solver.get("name") != "refit":
-        return dict(solver)
+        return solver
     if solver.get("of") == "alps":
         return {key: value for key, value in solver.items() if key != "of"} | {"name": "alps"}
     return {**solver, "of": solver.get("of", "mask")}

@@ -31,11 +31,11 @@ def canonical_quadratic(
 
 def lambda_of(spec: Mapping[str, Any], layer: str) -> float:
     """The weight of the layer's reconstruction against its Taylor loss; 1 is the plain method."""
-    return spec.get("lambda", {}).get(layer, 1.0)
+    return float(spec.get("lambda", {}).get(layer, 1.0))
 
 
 def damping_of(spec: Mapping[str, Any]) -> float:
-    return spec.get("damping", USUAL_DAMPING)
+    return float(spec.get("damping", USUAL_DAMPING))
 
 
 def uses_gradients(spec: Mapping[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.pattern import Pattern, parse_pattern
 from optishear.recipe.quadratic import RECONSTRUCTION, check_quadratic
+from optishear.recipe.solver_settings import SETTINGS, check_settings, without_usual
 
 
 MOST = 2**63 - 1  # of anything counted
@@ -90,9 +91,12 @@ class Recipe:
         try:
             parse_pattern(data["pattern"])
             check_quadratic(quadratic, "quadratic")
+            if data["solver"].get("name") in list(SETTINGS):
+                check_settings(data["solver"], "solver")
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        return cls(data["metric"], data["drop"], data["pattern"], data["solver"], quadratic)
+        solver = without_usual(data["solver"])
+        return cls(data["metric"], data["drop"], data["pattern"], solver, quadratic)
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":

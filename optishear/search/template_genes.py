@@ -53,7 +53,7 @@ class TemplateGenes:
 
 def first_of(template: Template) -> dict[str, Any]:
     """The template with every gene at its first option or lower end."""
-    return {k: v.value(v.low) if isinstance(v, Gene) else v for k, v in template.items()}
+    return {k: v.value(float(v.low)) if isinstance(v, Gene) else v for k, v in template.items()}
 
 
 def variants_of(template: Template) -> list[dict[str, Any]]:

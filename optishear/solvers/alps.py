@@ -41,15 +41,16 @@ from torch import Tensor
 
 from optishear.calibration.statistics import Need
 from optishear.errors import NumericalError
+from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver
 from optishear.solvers.masks import keep_highest
 from optishear.solvers.quadratic import Quadratic, along, weighted
-from optishear.solvers.refit import refit_choice
+from optishear.solvers.refit import TOLERANCE, refit_choice
 
 
 # All as in the authors' code.
 RHO, MOST_RHO = 0.1, 1e6
-MOST_ITERATIONS = 300
+MOST_ITERATIONS = int(SETTINGS["alps"]["iterations"].usual)
 EVERY = 3  # iterations from one look at the support, and perhaps another rho, to the next
 RAISES = ((0.1, 1.3), (0.005, 1.2))  # (where more of the kept changed than this, rho is times)
 SLOW_RAISE = 1.1  # where fewer changed
@@ -69,6 +70,9 @@ class ALPS(Solver):
     A given mask leaves nothing to choose, so it is only refitted.
     """
 
+    iterations: int = MOST_ITERATIONS
+    tolerance: float = TOLERANCE
+
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({Need.INPUT_SQ, Need.GRAM})
@@ -80,17 +84,19 @@ class ALPS(Solver):
         if keep is None and problem.drop == weight.numel():
             keep = torch.zeros_like(weight, dtype=torch.bool)
         if keep is not None:
-            return refit_choice(problem, keep, weight)
-        chosen = admm(problem)
-        return refit_choice(problem, chosen.keep, chosen.weight).with_notes(chosen.notes)
+            return refit_choice(problem, keep, weight, self.tolerance)
+        chosen = admm(problem, self.iterations)
+        refitted = refit_choice(problem, chosen.keep, chosen.weight, self.tolerance)
+        return refitted.with_notes(chosen.notes)
 
 
 @dataclass(frozen=True)
 class Chosen:
     """Where ADMM ended: its mask, the weights it left there, and how it came to stop.
 
-    `changed`: how much of the mask the last look found changed, as a share of the kept weights; a
-    swap counts twice, as it does for the authors.
+    - `changed`: how much of the mask the last look found changed, as a share of the kept weights;
+      a swap counts twice, as it does for the authors.
+    - `most`: how many iterations it was allowed.
     """
 
     keep: Bool[Tensor, "out in"]
@@ -98,10 +104,11 @@ class Chosen:
     iterations: int
     rho: float
     changed: float
+    most: int = MOST_ITERATIONS
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.iterations < MOST_ITERATIONS or self.changed < SETTLED:
+        if self.iterations < self.most or self.changed < SETTLED:
             return ()
         return (
             f"ALPS stopped after {self.iterations} iterations, while its mask still changed by "
@@ -109,7 +116,7 @@ class Chosen:
         )
 
 
-def admm(problem: LayerProblem) -> Chosen:
+def admm(problem: LayerProblem, most_iterations: int = MOST_ITERATIONS) -> Chosen:
     """The mask that ADMM settles on, at the authors' schedule of rho."""
     weight, drop = problem.weight.float(), problem.drop
     step = _Step(problem.quadratic, len(weight))
@@ -123,7 +130,7 @@ def admm(problem: LayerProblem) -> Chosen:
     sparse, dual = first, torch.zeros_like(dense)  # D and U; `free` is B
     rho, raised, changed, iteration = RHO, False, 0.0, 0
     solve = step.at(rho)
-    for iteration in range(1, MOST_ITERATIONS + 1):
+    for iteration in range(1, most_iterations + 1):
         free = dense + solve(sparse - dual - dense)
         pushed = free + dual
         keep = largest(pushed)
@@ -142,7 +149,8 @@ def admm(problem: LayerProblem) -> Chosen:
         dual = dual * (last / rho)  # so that V stays what it was
         solve = step.at(rho)
     keep = largest(free)
-    return Chosen(keep, free.masked_fill(~keep, 0) / step.scale, iteration, rho, changed)
+    weight = free.masked_fill(~keep, 0) / step.scale
+    return Chosen(keep, weight, iteration, rho, changed, most_iterations)
 
 
 class _Step:

@@ -7,8 +7,9 @@ from typing import Any
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.metrics import Metric, make_metric
+from optishear.metrics.base import metric_from
 from optishear.metrics.given import Given
-from optishear.recipe.canonical import CHOOSES_ITSELF
+from optishear.recipe.canonical import CHOOSES_ITSELF, chooser_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.metric_forms import GIVEN, OWN
@@ -21,6 +22,7 @@ from optishear.recipe.quadratic import (
     uses_gradients,
 )
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.solver_settings import check_settings, value_of
 from optishear.solvers.alps import ALPS
 from optishear.solvers.base import Mask, Solver
 from optishear.solvers.refit import Refit
@@ -115,8 +117,16 @@ CHOOSERS: dict[str, Chooser] = {
         "what the metric scores lowest goes, the rest stays as it is",
         lambda recipe: Mask(_metric_of(recipe)),
     ),
-    "sparsegpt": Chooser("chooses and updates column by column", lambda recipe: SparseGPT()),
-    "alps": Chooser("chooses by ADMM, then the best weights for that mask", lambda recipe: ALPS()),
+    "sparsegpt": Chooser(
+        "chooses and updates column by column",
+        lambda recipe: SparseGPT(value_of(recipe.solver, "block")),
+    ),
+    "alps": Chooser(
+        "chooses by ADMM, then the best weights for that mask",
+        lambda recipe: ALPS(
+            value_of(recipe.solver, "iterations"), value_of(recipe.solver, "tolerance")
+        ),
+    ),
 }
 REFIT = "refit"
 
@@ -139,21 +149,28 @@ def refitted(solver: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def solver_of(recipe: Recipe) -> Solver:
-    """The solver that a recipe names, with its metric inside; a `ConfigError` for unknown names."""
-    settings = dict(recipe.solver)
-    name = settings.pop("name", None)
+    """The solver that a recipe names, with its metric inside; a `ConfigError` for unknown names,
+    settings, and values that these cannot have."""
+    settings = recipe.solver
+    name = settings.get("name")
     if name not in solver_names():
         raise ConfigError(
             f"No solver is called {name!r}.{did_you_mean(str(name), solver_names())} "
             f"There are: {', '.join(solver_names())}."
         )
-    of = settings.pop("of", "mask") if name == REFIT else name
-    if settings:
-        raise ConfigError(f"Solver {name!r} has no setting {', '.join(settings)}.")
-    if of not in CHOOSERS:
+    of = chooser_of(settings)
+    if not isinstance(of, str) or of not in CHOOSERS:
         raise ConfigError(
             f"Solver 'refit': of is {of!r}.{did_you_mean(str(of), CHOOSERS)} "
             f"There are: {', '.join(CHOOSERS)}."
+        )
+    check_settings(settings, "recipe.solver")
+    window = recipe.pattern_object.window
+    if "block" in settings and window is not None:
+        raise ConfigError(
+            f"recipe.solver: block of solver {name!r} says nothing under the pattern "
+            f"{recipe.pattern!r}, whose groups lie in runs of {window} columns, each chosen when "
+            f"its turn comes. Leave block out, or choose another pattern."
         )
     metric = recipe.metric.get("name")
     if (metric == OWN) != (of in CHOOSES_ITSELF):
@@ -161,13 +178,26 @@ def solver_of(recipe: Recipe) -> Solver:
             f"Solver {of!r} with the metric {metric!r}: {' and '.join(CHOOSES_ITSELF)} choose by "
             f"themselves (metric {OWN!r}), mask needs the name of a metric."
         )
+    if metric == OWN and len(recipe.metric) > 1:
+        raise ConfigError(
+            f"recipe.metric: {OWN!r} has no settings, found "
+            f"{', '.join(key for key in recipe.metric if key != 'name')}."
+        )
     chooser = CHOOSERS[of].make(recipe)
-    return Refit(chooser) if name == REFIT else chooser
+    return Refit(chooser, value_of(settings, "tolerance")) if name == REFIT else chooser
+
+
+def check_parts(recipe: Recipe, where: str) -> None:
+    """Raises a `ConfigError` unless metric and solver are known, and so are all their settings."""
+    try:
+        solver_of(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _metric_of(recipe: Recipe) -> Metric:
     if recipe.metric.get("name") == GIVEN:
-        return Given(str(recipe.metric.get("hash")))
+        return metric_from({GIVEN: Given}, recipe.metric, "recipe.metric")
     return make_metric(recipe.metric, "recipe.metric")
 
 

@@ -29,12 +29,14 @@ from torch import Tensor
 
 from optishear.calibration.statistics import Need
 from optishear.kernels.use import usable
+from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
 from optishear.solvers.products import PRECISION
 from optishear.solvers.quadratic import Part, Quadratic
 
 
-TOLERANCE = 1e-4  # of the cost: how far above the optimum a refit may stop
+# Of the cost: how far above the optimum a refit may stop.
+TOLERANCE = float(SETTINGS["refit"]["tolerance"].usual)
 MOST_ITERATIONS = 200
 REPLACE = 10  # steps of less than fp32 from one residual made anew to the next
 LEAST_EIGENVALUE = 0.999  # of the preconditioned system: 1, less what fp32 may round off
@@ -52,6 +54,7 @@ class Refit(Solver):
     """
 
     of: Solver
+    tolerance: float = TOLERANCE
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -59,15 +62,19 @@ class Refit(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         chosen = self.of.solve(problem)
-        return refit_choice(problem, chosen.keep, chosen.weight).with_notes(chosen.notes)
+        refitted = refit_choice(problem, chosen.keep, chosen.weight, self.tolerance)
+        return refitted.with_notes(chosen.notes)
 
 
 def refit_choice(
-    problem: LayerProblem, keep: Bool[Tensor, "out in"], start: Float[Tensor, "out in"]
+    problem: LayerProblem,
+    keep: Bool[Tensor, "out in"],
+    start: Float[Tensor, "out in"],
+    tolerance: float = TOLERANCE,
 ) -> LayerSolution:
     """The answer for a mask, refitted from `start`; a row keeps `start`, or its dense weights,
     where those cost less after rounding."""
-    refitted = refit(problem.quadratic, problem.weight, keep, start)
+    refitted = refit(problem.quadratic, problem.weight, keep, start, tolerance)
     dense = problem.weight.masked_fill(~keep, 0)
     weight = cheapest(problem, [refitted.weight, start.masked_fill(~keep, 0), dense])
     return solution(problem, weight, keep).with_notes(refitted.notes)
@@ -80,10 +87,11 @@ class Refitted:
     weight: Float[Tensor, "out in"]
     excess: float
     iterations: int
+    tolerance: float = TOLERANCE
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.excess <= TOLERANCE:
+        if self.excess <= self.tolerance:
             return ()
         return (
             f"the refit stopped after {self.iterations} iterations up to {self.excess:.1e} above "
@@ -126,7 +134,7 @@ def refit(
         bounds, costs = bounds + bound, costs + cost
     optimum = max(costs - bounds, 0.0)
     excess = 0.0 if bounds == 0 else bounds / optimum if optimum else float("inf")
-    return Refitted(weight, excess, iterations)
+    return Refitted(weight, excess, iterations, tolerance)
 
 
 def _descend(

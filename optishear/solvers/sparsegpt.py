@@ -27,12 +27,13 @@ from optishear.calibration.statistics import Need
 from optishear.errors import NumericalError
 from optishear.kernels.use import usable
 from optishear.recipe.pattern import Pattern
+from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
 from optishear.solvers.block_choices import choices_by_block, choose
 from optishear.solvers.elimination import Sweep, by_column, columns_first
 
 
-BLOCK = 128  # columns whose weights compete, and whose updates are lazy, as published
+BLOCK = int(SETTINGS["sparsegpt"]["block"].usual)  # columns updated together, as published
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class SparseGPT(Solver):
     Under `block:B` (published: 128) all weights of a block compete when its turn comes, under
     `n:M` those of a group. Where groups reach across blocks, as under `row` and `layer`, each
     block's count is settled beforehand by the saliencies of the dense weights, and which weights go
-    by those of the moment.
+    by those of the moment; `block` says how many columns these blocks have.
 
     Departures from the authors' code: counts are exact where saliencies tie, and the damping's mean
     diagonal counts dead inputs as zero. Weights of dead inputs are set to zero first, as theirs.
     """
+
+    block: int = BLOCK
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -55,17 +58,17 @@ class SparseGPT(Solver):
     def solve(self, problem: LayerProblem) -> LayerSolution:
         weight = torch.where(problem.stats.input_sq == 0, 0.0, problem.weight.float())
         sweep = Sweep(problem.quadratic, weight.shape[0])
-        weight, keep = _sweep(sweep, weight, problem.drop, problem.pattern)
+        weight, keep = _sweep(sweep, weight, problem.drop, problem.pattern, self.block)
         return solution(problem, weight.contiguous(), keep.contiguous())
 
 
 def _sweep(
-    sweep: Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern
+    sweep: Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern, block: int
 ) -> tuple[Float[Tensor, "rows columns"], Bool[Tensor, "rows columns"]]:
     """(weights, what is kept of them) of a layer once every column had its turn."""
     rows, width = weight.shape
     group = pattern.m_of(rows, width) or 0
-    size = group * max(1, BLOCK // group) if group else pattern.window or BLOCK
+    size = group * max(1, BLOCK // group) if group else pattern.window or block
     choices = None if group else choices_by_block(pattern, weight, drop, size, sweep.saliencies)
     vectors = sweep.vectors
     moved = None if vectors is None else weight.new_zeros(vectors.p.shape[1], rows)
@@ -75,17 +78,17 @@ def _sweep(
     keep = torch.ones_like(weight, dtype=torch.bool)
     bad = weight.new_zeros(rows, dtype=torch.int32)
     for start in range(0, width, size):
-        block = slice(start, min(start + size, width))
-        part, kept = weight[:, block], keep[:, block]
+        here = slice(start, min(start + size, width))
+        part, kept = weight[:, here], keep[:, here]
         passed = torch.empty_like(part)
         if choices is not None:
-            scores = sweep.saliencies(sweep.current(part, block, moved), block)
+            scores = sweep.saliencies(sweep.current(part, here, moved), here)
             choose(scores, choices[start // size], kept)
         if kernel:
             _by_kernel(sweep, part, kept, passed, start, group, each, bad)
         else:
             by_column(sweep, part, kept, passed, start, group, each, moved)
-        weight[:, block.stop :].addmm_(passed, sweep.upper[block, block.stop :], alpha=-1)
+        weight[:, here.stop :].addmm_(passed, sweep.upper[here, here.stop :], alpha=-1)
     if kernel and group and (count := int(bad.sum())):
         raise NumericalError(f"{count} of {weight.numel()} scores are nan or inf.")
     return weight, keep

@@ -198,7 +198,7 @@ def test_moonshot_settings_are_changed_on_the_command_line(tmp_path):
         {"space": "joint", "gradient_sequences": 4},
         ["space.moonshot.by=role", "space.solver.1.of=sparsegpt"],
     )
-    assert found.space.moonshot.by == "curve"
+    assert found.space.moonshot.by == "role"
     assert found.space.solver[1] == {"name": "refit", "of": "sparsegpt"}
 
 

@@ -151,3 +151,16 @@ def test_the_canonical_recipe_gives_the_weights_that_its_parts_give(
         for recipe in (found, plain)
     )
     assert torch.equal(ours, theirs)
+
+
+def test_settings_are_in_the_canonical_form_where_they_are_not_usual():
+    assert canonical_solver({"name": "sparsegpt", "block": 128}) == {"name": "sparsegpt"}
+    assert canonical_solver({"name": "sparsegpt", "block": 64}) == {
+        "name": "sparsegpt",
+        "block": 64,
+    }
+    assert canonical_solver({"name": "refit", "tolerance": 1e-4}) == REFIT
+    assert canonical_solver({"name": "refit", "of": "alps", "iterations": 9}) == {
+        "name": "alps",
+        "iterations": 9,
+    }

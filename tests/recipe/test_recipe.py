@@ -39,6 +39,16 @@ def test_a_recipe_survives_its_file(tmp_path):
         ({"drop": {"a": 0.5}}, "not a count of weights"),
         ({"pattern": "rows"}, "pattern 'rows' is unknown"),
         ({"metric": "wanda"}, "'metric' is missing or no dict"),
+        ({"solver": {"name": "mask", "block": 3}}, "'mask' has no setting 'block'"),
+        ({"solver": {"name": "sparsegpt", "blok": 3}}, "Did you mean 'block'?"),
+        ({"solver": {"name": "sparsegpt", "block": 0}}, "whole number in [1, 65536]"),
+        ({"solver": {"name": "alps", "iterations": 1.5}}, "is 1.5, expected a whole number"),
+        ({"solver": {"name": "alps", "iterations": True}}, "is True, expected a whole number"),
+        ({"solver": {"name": "refit", "tolerance": "1e-3"}}, "is '1e-3', expected a number"),
+        ({"solver": {"name": "refit", "of": "mask", "block": 8}}, "has no setting 'block'"),
+        ({"solver": {"name": "refit", "of": "alps", "tolerance": 2}}, "number in [1e-07, 1]"),
+        ({"quadratic": {"name": "reconstruction", "damping": 2}}, "in [0, 1]"),
+        ({"quadratic": {"name": "reconstruction", "dampin": 1}}, "has no setting 'dampin'"),
     ],
 )
 def test_a_broken_recipe_file_gets_a_sentence(tmp_path, change, sentence):
@@ -48,6 +58,15 @@ def test_a_broken_recipe_file_gets_a_sentence(tmp_path, change, sentence):
         Recipe.read(path)
     assert sentence in str(raised.value)
     assert str(path) in str(raised.value)
+
+
+def test_a_setting_at_its_usual_value_is_no_other_recipe():
+    plain = recipe(solver={"name": "alps"})
+    said = recipe(solver={"name": "alps", "iterations": 300, "tolerance": 1e-4}).to_json()
+    assert Recipe.from_json(said) == plain
+    fewer = Recipe.from_json(said | {"solver": {"name": "alps", "iterations": 30}})
+    assert fewer.key != plain.key
+    assert Recipe.from_json(fewer.to_json()) == fewer
 
 
 def test_a_recipe_file_that_is_missing_or_no_json_gets_a_sentence(tmp_path):

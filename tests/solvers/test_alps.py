@@ -10,7 +10,6 @@ from optishear.calibration.statistics import LayerStats
 from optishear.errors import NumericalError
 from optishear.metrics import METRICS
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
-from optishear.solvers import alps
 from optishear.solvers.alps import ALPS, admm
 from optishear.solvers.base import LayerProblem, Mask
 from optishear.solvers.moonshot import blended, reconstruction
@@ -188,10 +187,9 @@ def test_one_swap_among_thousands_of_weights_is_reason_to_go_on():
     assert len(follow(problem_of(weight, 200, WholeLayer(), stats))) == 13  # one swap, at 36
 
 
-def test_out_of_iterations_it_says_so(monkeypatch):
-    monkeypatch.setattr(alps, "MOST_ITERATIONS", 6)
+def test_out_of_iterations_it_says_so():
     weight, stats = layer(1, 6, 16)
-    notes = ALPS().solve(problem_of(weight, 48, Row(), stats)).notes
+    notes = ALPS(iterations=6).solve(problem_of(weight, 48, Row(), stats)).notes
     assert len(notes) == 1
     assert "after 6 iterations, while its mask still changed" in notes[0]
 

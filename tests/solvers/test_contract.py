@@ -11,7 +11,10 @@ from optishear.metrics import METRICS
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.recipe.recipe import Recipe
+from optishear.solvers.alps import ALPS
 from optishear.solvers.methods import CHOOSERS, METHODS, needs_of, solver_names, solver_of
+from optishear.solvers.refit import Refit
+from optishear.solvers.sparsegpt import SparseGPT
 
 
 OWN = {"name": "own"}
@@ -149,7 +152,7 @@ def test_every_named_method_is_a_recipe_that_solves():
     ("metric", "solver", "sentence"),
     [
         ("wanda", {"name": "masq"}, r"No solver is called 'masq'\. Did you mean 'mask'"),
-        ("wanda", {"name": "mask", "damping": 1}, "'mask' has no setting damping"),
+        ("wanda", {"name": "mask", "damping": 1}, "'mask' has no setting 'damping'"),
         ("wanda", {"name": "refit", "of": "sparsgpt"}, "Did you mean 'sparsegpt'"),
         ("own", {"name": "mask"}, "mask needs the name of a metric"),
         ("wanda", {"name": "sparsegpt"}, "choose by themselves"),
@@ -158,3 +161,38 @@ def test_every_named_method_is_a_recipe_that_solves():
 def test_an_impossible_solver_is_a_sentence(metric, solver, sentence):
     with pytest.raises(ConfigError, match=sentence):
         solver_of(Recipe({"name": metric}, {}, "row", solver))
+
+
+def made_by(**solver):
+    return solver_of(Recipe(OWN, {}, "row", solver))
+
+
+def test_the_settings_of_a_solver_reach_it():
+    assert made_by(name="sparsegpt", block=16) == SparseGPT(16)
+    assert made_by(name="alps", iterations=7, tolerance=0.1) == ALPS(7, 0.1)
+    assert made_by(name="refit", of="sparsegpt", block=9, tolerance=0.5) == Refit(SparseGPT(9), 0.5)
+    assert made_by(name="refit", of="alps", iterations=7) == Refit(ALPS(7))
+
+
+def test_the_settings_of_a_solver_do_what_they_say():
+    layer = SmallLayer(rows=8, width=160)
+    problem = layer.problem(800)
+    [note] = made_by(name="alps", iterations=6).solve(problem).notes
+    assert "ALPS stopped after 6 iterations" in note
+    usual, narrow = (
+        made_by(name="sparsegpt", **more).solve(problem) for more in ({}, {"block": 8})
+    )
+    assert not torch.equal(usual.keep, narrow.keep)
+    assert torch.equal((~narrow.keep).sum(1), torch.full((8,), 100))
+    loose, tight = (
+        made_by(name="refit", of="sparsegpt", tolerance=tolerance).solve(problem)
+        for tolerance in (0.5, 1e-5)
+    )
+    assert torch.equal(loose.keep, tight.keep)
+    assert tight.cost < loose.cost <= 1.5 * tight.cost
+    assert loose.notes == ()
+
+
+def test_a_metric_that_no_solver_reads_has_no_settings():
+    with pytest.raises(ConfigError, match="'own' has no settings, found alpha"):
+        solver_of(Recipe({"name": "own", "alpha": 1}, {}, "row", {"name": "sparsegpt"}))
