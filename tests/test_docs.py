@@ -14,7 +14,7 @@ from optishear.experiment.search import search
 from optishear.experiment.watcher import Silent
 from optishear.metrics import METRICS
 from optishear.objectives import OBJECTIVES
-from optishear.recipe.pattern import Row
+from optishear.recipe.pattern import PATTERNS, Row
 from optishear.recipe.recipe import Recipe
 from optishear.search.drivers import DRIVERS
 from optishear.solvers.methods import CHOOSERS, solver_of
@@ -23,6 +23,7 @@ from optishear.solvers.methods import CHOOSERS, solver_of
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 TABLES = {
     "loudness": METRICS,
+    "odd": PATTERNS,
     "top_one": OBJECTIVES,
     "climber": DRIVERS,
     "rescaled": CHOOSERS,
@@ -31,7 +32,7 @@ TABLES = {
 
 @pytest.fixture
 def extended():
-    """The four examples of extending.md, in their tables for the length of a test."""
+    """The five examples of extending.md, in their tables for the length of a test."""
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
     assert len(blocks) == len(TABLES)
     for block in blocks:
@@ -48,9 +49,10 @@ def test_the_examples_of_extending_search_together(extended, tmp_path):
             {
                 **EMBEDDED,
                 "space": {
+                    "pattern": "odd",
                     "metric": {"name": "loudness", "alpha": {"real": [0.5, 2.0]}},
                     "solver": [{"name": "mask"}, {"name": "rescaled"}],
-                    "sparsity": {"by": "block", "budget": 0.5},
+                    "sparsity": {"by": "block", "budget": 0.3},
                 },
                 "objectives": ["top_one"],
                 "pick": "lowest:top_one",
@@ -62,7 +64,8 @@ def test_the_examples_of_extending_search_together(extended, tmp_path):
     best = run.front.pick()
     assert best.recipe.metric["name"] == "loudness"
     assert 0 < best.values["top_one"] < 1
-    assert best.values["sparsity"] == pytest.approx(0.5, abs=1e-6)
+    assert best.recipe.pattern == "odd"
+    assert best.values["sparsity"] == pytest.approx(0.3, abs=1e-6)
 
 
 def test_the_solver_of_extending_does_what_it_says(extended):
