@@ -19,7 +19,7 @@ from optishear.recipe.lookup import lookup
 from optishear.recipe.metric_forms import GIVEN
 from optishear.recipe.pattern import Pattern, parse_asked
 from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
-from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION, USUAL_DAMPING
+from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION, USUAL_DAMPING, check_quadratic
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import METHODS, needs_of, refitted
 
@@ -62,6 +62,8 @@ class NamedMethod:
         lam = self.moonshot_lambda
         if lam is not None and not 0 <= lam <= 1:
             raise ConfigError(f"--moonshot-lambda {lam:g}: it must lie in [0, 1]; 1 is plain.")
+        if self.damping is not None:
+            check_quadratic({"name": RECONSTRUCTION, "damping": self.damping}, "--damping")
 
     @property
     def plain(self) -> bool:

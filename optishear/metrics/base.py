@@ -59,6 +59,7 @@ def metric_from(table: Mapping[str, type[Metric]], spec: Mapping[str, Any], wher
                 f"{where}: {key} of metric {name!r} is {value!r}, expected a "
                 f"{'finite number' if isinstance(default, float) else type(default).__name__}."
             )
+        settings[key] = float(value) if isinstance(default, float) else value
     if missing := [key for key, f in known.items() if _required(f) and key not in settings]:
         raise ConfigError(f"{where}: metric {name!r} needs {', '.join(missing)}.")
     return kind(**settings)

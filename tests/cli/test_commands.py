@@ -121,6 +121,38 @@ def test_a_mistake_is_one_sentence_on_stderr_and_exit_code_2(
     assert not (tmp_path / "x").exists()
 
 
+SPARSEGPT = {"metric": {"name": "own"}, "solver": {"name": "sparsegpt", "block": 64}}
+
+
+@pytest.mark.parametrize(
+    ("parts", "sentence"),
+    [
+        ({"metric": {"name": "wanda", "alpha": 1}}, "metric 'wanda' has no setting 'alpha'"),
+        ({"metric": {"name": "power", "mix": 2}}, "mix is 2, it must lie in [0, 1]"),
+        ({"metric": {"name": "wnada"}}, "Did you mean 'wanda'?"),
+        ({"solver": {"name": "masq"}}, "Did you mean 'mask'?"),
+        ({"solver": {"name": "alps", "iterations": 0}}, "is 0, expected a whole number"),
+        ({**SPARSEGPT, "pattern": "block:8"}, "says nothing under the pattern 'block:8'"),
+        ({"quadratic": {"name": "reconstruction", "damping": 5}}, "damping is 5"),
+    ],
+)
+def test_a_recipe_s_parts_are_refused_before_its_model_is_looked_for(parts, sentence, tmp_path):
+    recipe = {"format": "optishear-recipe/1", "metric": {"name": "wanda"}, "pattern": "row"}
+    recipe |= {"solver": {"name": "mask"}, "drop": {"a": 1}} | parts
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(recipe))
+    words = ("prune", "--model", "no/such", "--recipe", file, "--to", tmp_path / "x")
+    stderr = invoke(*words, code=2).stderr
+    assert f"{file}: " in stderr
+    assert sentence in stderr
+
+
+def test_a_damping_out_of_range_is_refused_before_a_model_is_looked_for(tmp_path):
+    words = ("--method", "optima", "--sparsity", "0.5", "--damping", "5", "--to", tmp_path / "x")
+    stderr = invoke("prune", "--model", "no/such", *words, code=2).stderr
+    assert "--damping: damping is 5.0, expected a fraction" in stderr
+
+
 def test_an_unknown_option_is_a_mistake_too():
     assert "No such option" in invoke("front", "x", "--pik", "knee", code=2).stderr
 
