@@ -124,7 +124,9 @@ def _groups(
 
 def _m_of(recipe: Recipe, layers: Sequence[Layer]) -> int | None:
     """M, where the recipe's pattern is N:M in all these layers."""
-    found = {recipe.pattern_object.m_of(layer.out_features, layer.in_features) for layer in layers}
+    found = {
+        recipe.pattern_object.m_of((layer.out_features, layer.in_features)) for layer in layers
+    }
     return found.pop() if len(found) == 1 else None
 
 

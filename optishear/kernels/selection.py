@@ -25,8 +25,7 @@ def fits(pattern: Pattern, *matrices: Tensor) -> bool:
     Only for groups that are whole rows (of 32,768 columns at most), runs of a row that lose equally
     many (M up to 32), or the whole layer; not for fp64, or columns that do not lie side by side.
     """
-    rows, columns = matrices[0].shape
-    groups = pattern.whole(rows, columns)
+    groups = pattern.whole(matrices[0].shape)
     return groups is not None and _fits(groups, pattern.levels is not None, *matrices)
 
 
@@ -62,7 +61,7 @@ def write_without_lowest(
     """
     if weight.dtype != out.dtype:
         raise ValueError(f"Cannot write {weight.dtype} into {out.dtype}: convert one first.")
-    groups = pattern.whole(*weight.shape)
+    groups = pattern.whole(weight.shape)
     if groups is None:
         raise TypeError(f"No kernel for the pattern {pattern}.")
     keep = torch.empty(weight.shape, dtype=torch.uint8, device=weight.device)

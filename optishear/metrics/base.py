@@ -52,12 +52,14 @@ def metric_from(table: Mapping[str, type[Metric]], spec: Mapping[str, Any], wher
             )
         default = known[key].default
         wanted = (int, float) if isinstance(default, float) else type(default)
+        truth = isinstance(value, bool) and not isinstance(default, bool)
+        wrong = default is not MISSING and (truth or not isinstance(value, wanted))
         infinite = isinstance(value, float) and not math.isfinite(value)
-        wrong = default is not MISSING and not isinstance(value, wanted)
-        if wrong or isinstance(value, bool) or infinite:
+        if wrong or infinite:
+            number = infinite or isinstance(default, float)
             raise ConfigError(
                 f"{where}: {key} of metric {name!r} is {value!r}, expected a "
-                f"{'finite number' if isinstance(default, float) else type(default).__name__}."
+                f"{'finite number' if number else type(default).__name__}."
             )
         settings[key] = float(value) if isinstance(default, float) else value
     if missing := [key for key, f in known.items() if _required(f) and key not in settings]:

@@ -18,6 +18,7 @@ from optishear.recipe.layout import Layer
 NOISE = 1e-9  # of a weight: what 1 - N/M may lack
 
 
+@dataclass(frozen=True)
 class Pattern(ABC):
     """Weights of a layer compete with each other only inside the groups that a pattern forms.
 
@@ -45,7 +46,7 @@ class Pattern(ABC):
     @property
     def text(self) -> str:
         """How recipes and files write it; `parse_pattern(p.text) == p`."""
-        return ":".join([self.name, *(str(getattr(self, x.name)) for x in fields(self))])  # type: ignore[arg-type]
+        return ":".join([self.name, *(str(getattr(self, x.name)) for x in fields(self))])
 
     def step(self, layer: Layer) -> int:
         """A layer can only drop multiples of this many weights."""
@@ -85,12 +86,12 @@ class Pattern(ABC):
                     f"of {tile}. Choose a pattern that divides every layer, such as row."
                 )
 
-    def cuts(self, rows: int, columns: int, drop: int) -> list[Cut]:
+    def cuts(self, shape: tuple[int, ...], drop: int) -> list[Cut]:
         """What each group of a layer so large loses, of `drop` weights in all, in rectangles.
 
         Raises `ValueError` for an impossible count.
         """
-        found = _grouping(self, rows, columns)
+        (rows, columns), found = shape, self.groups(shape)
         parts = found.parts
         if not 0 <= drop <= found.weights:
             raise ValueError(f"Cannot drop {drop} of {found.weights} weights.")
@@ -100,32 +101,33 @@ class Pattern(ABC):
             raise ValueError(f"{drop} of {rows}x{columns} weights do not fit groups of {groups}.")
         return [cut for part, (n, more) in zip(parts, counts) for cut in cuts_of(part, n, more)]
 
-    def groups(self, rows: int, columns: int) -> Grouping:
+    def groups(self, shape: tuple[int, ...]) -> Grouping:
         """The `parts` of a layer so large that hold a weight, checked."""
+        rows, columns = shape
         return _grouping(self, rows, columns)
 
-    def covers(self, rows: int, columns: int) -> bool:
+    def covers(self, shape: tuple[int, ...]) -> bool:
         """Whether every weight of a layer so large is in a group."""
-        return _grouping(self, rows, columns).weights == rows * columns
+        return self.groups(shape).weights == shape[0] * shape[1]
 
-    def whole(self, rows: int, columns: int) -> tuple[int, int] | None:
+    def whole(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
         """(height, width) of the groups, where tiles of one size make up a layer so large."""
-        parts = _grouping(self, rows, columns).parts
+        (rows, columns), parts = shape, self.groups(shape).parts
         if len(parts) != 1 or (parts[0].rows, parts[0].columns) != (range(rows), range(columns)):
             return None
         return parts[0].height, parts[0].width
 
-    def m_of(self, rows: int, columns: int) -> int | None:
+    def m_of(self, shape: tuple[int, ...]) -> int | None:
         """M, where the pattern is N:M on a layer so large: of every M consecutive inputs of a row
         equally many go. None for any other."""
-        return self.levels if self.whole(rows, columns) == (1, self.levels) else None
+        return self.levels if self.whole(shape) == (1, self.levels) else None
 
     def spelt(self, layer: Layer, drop: int) -> str:
         """As `text`, with the number that a group keeps where all keep equally many: `2:4`."""
         if self.levels is None:
             return self.text
         kept = self.levels - drop // self.step(layer)
-        m = self.m_of(layer.out_features, layer.in_features)
+        m = self.m_of((layer.out_features, layer.in_features))
         return f"{kept} of {self.text}" if m is None else f"{kept}:{m}"
 
     def _of(self, layer: Layer) -> Grouping:

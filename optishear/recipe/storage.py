@@ -69,7 +69,7 @@ def sizes(recipe: Recipe, layout: ModelLayout, storage: Storage) -> dict[str, fl
 def _promises(pattern: Pattern, layer: Layer, drop: int) -> bool:
     if drop == layer.size:
         return layer.in_features % 4 == 0
-    m = pattern.m_of(layer.out_features, layer.in_features)
+    m = pattern.m_of((layer.out_features, layer.in_features))
     if m is None or layer.in_features % 4:
         return False
     kept = m - drop // pattern.step(layer)

@@ -67,7 +67,7 @@ class LayerProblem:
         if self.given is None and fits(self.pattern, self.weight, out):
             scores = metric.separable(self.weight, self.stats)
             if scores is not None:
-                self.pattern.cuts(*self.weight.shape, self.drop)  # refuses an impossible count
+                self.pattern.cuts(self.weight.shape, self.drop)  # refuses an impossible count
                 ranks, key = self.ranks, self._key(metric)
                 check = ranks is None or not ranks.is_finite(key)
                 keep = write_without_lowest(

@@ -35,16 +35,16 @@ def choices_by_block(
     The pattern says it where groups lie in blocks of that size; where they reach across, the dense
     weights' scores do.
     """
-    rows, width = dense.shape
+    width = dense.shape[1]
     blocks = [range(start, min(start + size, width)) for start in range(0, width, size)]
     found: list[list[Choice]] = [[] for _ in blocks]
     if pattern.window == size:
-        for cut in pattern.cuts(rows, width, drop):
+        for cut in pattern.cuts(dense.shape, drop):
             index = cut.columns.start // size
             found[index].append(_known(cut, blocks[index], dense))
         return found
     gone = ~keep_highest(score(dense, slice(0, width)), drop, pattern)
-    strips = [strip for part in pattern.groups(rows, width).parts for strip in part.strips]
+    strips = [strip for part in pattern.groups(dense.shape).parts for strip in part.strips]
     for block, choices in zip(blocks, found):
         lost = gone[:, block.start : block.stop]
         choices.extend(choice for strip in strips for choice in _counted(strip, block, lost))

@@ -37,7 +37,7 @@ def from_groups(
 
 def everything_kept(shape: torch.Size, pattern: Pattern, device: torch.device) -> Tensor:
     """True for the weights that are in no group of the pattern; the others are to be written."""
-    make = torch.empty if pattern.covers(*shape) else torch.ones
+    make = torch.empty if pattern.covers(shape) else torch.ones
     return make(shape, dtype=torch.bool, device=device)
 
 
@@ -48,7 +48,7 @@ def keep_highest(
 
     Raises `NumericalError` for scores that are not finite, `ValueError` for an impossible count.
     """
-    cuts = pattern.cuts(*scores.shape, drop)
+    cuts = pattern.cuts(scores.shape, drop)
     refuse_not_finite(scores)
     keep = everything_kept(scores.shape, pattern, scores.device)
     for cut in cuts:

@@ -35,7 +35,7 @@ def ranked(scores: Float[Tensor, "out in"], pattern: Pattern) -> Int[Tensor, "ou
     In the narrowest of int8, int16 and int32 that holds a group's places. Raises `NumericalError`
     for scores that are not finite, `ValueError` where the groups do not fit the matrix.
     """
-    cuts = pattern.cuts(*scores.shape, 0)
+    cuts = pattern.cuts(scores.shape, 0)
     refuse_not_finite(scores)
     dtype = _rank_dtype(scores.shape, pattern)
     ranks = torch.zeros(scores.shape, dtype=dtype, device=scores.device)
@@ -56,11 +56,11 @@ def keep_ranked(
 
     Written into `out` where there is one. Raises `ValueError` for an impossible count.
     """
-    cuts = pattern.cuts(*ranks.shape, drop)
+    cuts = pattern.cuts(ranks.shape, drop)
     if out is None:
         keep = everything_kept(ranks.shape, pattern, ranks.device)
     else:
-        keep = out if pattern.covers(*ranks.shape) else out.fill_(True)
+        keep = out if pattern.covers(ranks.shape) else out.fill_(True)
     for cut in cuts:
         part, kept = ranks[cut.rows, cut.columns], keep[cut.rows, cut.columns]
         # Above count - 1 rather than from count on: a whole group's count may not fit the dtype.
@@ -188,7 +188,7 @@ def _bytes(shape: tuple[int, ...], pattern: Pattern) -> int:
 
 
 def _rank_dtype(shape: tuple[int, ...], pattern: Pattern) -> torch.dtype:
-    size = pattern.groups(*shape).largest
+    size = pattern.groups(shape).largest
     for dtype in (torch.int8, torch.int16, torch.int32):
         if size - 1 <= torch.iinfo(dtype).max:
             return dtype

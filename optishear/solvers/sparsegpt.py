@@ -67,7 +67,7 @@ def _sweep(
 ) -> tuple[Float[Tensor, "rows columns"], Bool[Tensor, "rows columns"]]:
     """(weights, what is kept of them) of a layer once every column had its turn."""
     rows, width = weight.shape
-    group = pattern.m_of(rows, width) or 0
+    group = pattern.m_of(weight.shape) or 0
     size = group * max(1, BLOCK // group) if group else pattern.window or block
     choices = None if group else choices_by_block(pattern, weight, drop, size, sweep.saliencies)
     vectors = sweep.vectors

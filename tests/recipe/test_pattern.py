@@ -69,7 +69,7 @@ class TestEveryPattern:
         step, most = pattern.step(layer), pattern.most(layer)
         for drop in range(0, most + 1, step):
             seen, lost, shares = set(), 0, []
-            for cut in pattern.cuts(rows, columns, drop):
+            for cut in pattern.cuts(shape, drop):
                 inside = [
                     (i, j) for i in range(rows)[cut.rows] for j in range(columns)[cut.columns]
                 ]
@@ -88,7 +88,7 @@ class TestEveryPattern:
         most, step = pattern.most(layer_of(*shape)), pattern.step(layer_of(*shape))
         for drop in {-1, most + 1, *([step + 1] if step > 1 else [])}:
             with pytest.raises(ValueError, match=r"Cannot drop|do not fit"):
-                pattern.cuts(*shape, drop)
+                pattern.cuts(shape, drop)
 
     def test_uniform_is_never_more_than_asked_and_can_be_dropped(self, pattern, shape):
         layer = layer_of(*shape)
@@ -99,7 +99,7 @@ class TestEveryPattern:
             assert sum(
                 cut.count * len(range(shape[0])[cut.rows]) * len(range(shape[1])[cut.columns])
                 // (cut.height * cut.width)
-                for cut in pattern.cuts(*shape, drop)
+                for cut in pattern.cuts(shape, drop)
             ) == drop  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_a_made_up_pattern_has_the_groups_that_it_says(pattern):
     for rows, columns in SHAPES:
         groups = [
             list(product(part.rows[i : i + part.height], part.columns[j : j + part.width]))
-            for part in pattern.groups(rows, columns).parts
+            for part in pattern.groups((rows, columns)).parts
             for i in range(0, len(part.rows), part.height)
             for j in range(0, len(part.columns), part.width)
         ]

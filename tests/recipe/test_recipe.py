@@ -110,7 +110,7 @@ def test_each_block_of_columns_loses_its_share(rows, width, columns, sparsity):
     pattern = Block(columns)
     layer = Layer("l", 0, "l", rows, width, "l")
     drop = pattern.uniform(layer, sparsity)
-    shares = [cut.count for cut in pattern.cuts(rows, width, drop)]
+    shares = [cut.count for cut in pattern.cuts((rows, width), drop)]
     sizes = [min(columns, width - start) for start in range(0, width, columns)]
     assert sum(shares) == drop <= sparsity * rows * width
     for share, size in zip(shares, sizes, strict=True):

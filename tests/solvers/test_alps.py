@@ -73,7 +73,7 @@ def groups(pattern, rows, columns, drop):
             return [(group, each) for group in cells.view(-1, m)]
         case Block(width):
             parts = cells.split(width, dim=1)
-            cuts = pattern.cuts(rows, columns, drop)
+            cuts = pattern.cuts((rows, columns), drop)
             return [(p.flatten(), cut.count) for p, cut in zip(parts, cuts)]
 
 

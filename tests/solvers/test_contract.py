@@ -59,7 +59,7 @@ class TestEverySolver:
             assert counts.max() - counts.min() <= 1
         if isinstance(pattern, Block):
             parts = [(~part).sum() for part in solution.keep.split(16, dim=1)]
-            assert parts == [cut.count for cut in pattern.cuts(ROWS, WIDTH, drop)]
+            assert parts == [cut.count for cut in pattern.cuts((ROWS, WIDTH), drop)]
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_solves_degenerate_layers_without_touching_their_weights(self, name, lam, kind):

@@ -25,7 +25,7 @@ def slow_keep(scores, drop, pattern):
         case Block(width):
             for start in range(0, columns, width):
                 end = min(start + width, columns)
-                share = pattern.cuts(rows, columns, drop)[start // width].count
+                share = pattern.cuts((rows, columns), drop)[start // width].count
                 strike([(i, j) for i in range(rows) for j in range(start, end)], share)
         case Row():
             for i in range(rows):

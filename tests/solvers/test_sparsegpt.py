@@ -56,7 +56,7 @@ def slow_obs(layer, quadratic, drop, pattern):
             elif isinstance(pattern, WholeLayer):
                 strike(whole, int(settled["gone"][:, list(ahead)].sum()))
             else:
-                strike(whole, pattern.cuts(rows, width, drop)[j // block].count)
+                strike(whole, pattern.cuts((rows, width), drop)[j // block].count)
         for i in range(rows):
             if not keep[i, j]:
                 line = first(i, j)
