@@ -26,6 +26,7 @@ class Pattern(ABC):
     first group; a weight in no group is never dropped. Concrete patterns are frozen dataclasses of
     whole numbers: recipes write the name and these, `block:128`.
 
+    - `example`: how to write it, for whoever wrote another thing; empty: the name and its numbers.
     - `rows_compete`: whether a group may hold weights of several rows, so that a row's own factor
       in a metric counts.
     - `levels`: the number of weights of every group, where all groups of a layer lose equally many:
@@ -35,6 +36,7 @@ class Pattern(ABC):
     """
 
     name: ClassVar[str]
+    example: ClassVar[str] = ""
     rows_compete: ClassVar[bool] = True
     levels: ClassVar[int | None] = None
     window: ClassVar[int | None] = None
@@ -183,6 +185,7 @@ class Block(Pattern):
 
     columns: int
     name = "block"
+    example = "block:128 (columns in runs of 128)"
 
     def __post_init__(self) -> None:
         if self.columns < 1:
@@ -206,6 +209,7 @@ class NofM(Pattern):
 
     m: int
     name = "n"
+    example = "N:M such as 2:4 (or n:4, where every layer has its own N)"
     rows_compete = False
 
     def __post_init__(self) -> None:
@@ -233,15 +237,13 @@ def parse_pattern(text: str) -> Pattern:
     kind = PATTERNS.get(name)
     known = kind is not None and len(numbers) == len(fields(kind))
     if kind is None or not known or not all(re.fullmatch("[0-9]+", number) for number in numbers):
-        written = [
-            ":".join([name, *(field.name.upper() for field in fields(kind))])
-            for name, kind in PATTERNS.items()
-        ]
-        raise ConfigError(
-            f"pattern {text!r} is unknown. There are: {', '.join(written)} (for instance block:128 "
-            f"for runs of 128 columns), and N:M such as 2:4 (n:4 where every layer has its own N)."
-        )
+        written = [kind.example or _written(kind) for kind in PATTERNS.values()]
+        raise ConfigError(f"pattern {text!r} is unknown. There are: {', '.join(written)}.")
     return kind(*map(int, numbers))
+
+
+def _written(kind: type[Pattern]) -> str:
+    return ":".join([kind.name, *(field.name.upper() for field in fields(kind))])
 
 
 def parse_asked(text: str) -> tuple[Pattern, float | None]:
