@@ -67,7 +67,7 @@ def check_settings(solver: Mapping[str, Any], where: str) -> None:
             continue
         if key not in known:
             raise ConfigError(
-                f"{where}: solver {name!r}{of} has no setting {key!r}.{did_you_mean(key, known)} "
+                f"{where}: solver {name!r}{of} has no setting {key}.{did_you_mean(key, known)} "
                 f"It has: {', '.join(known) or 'none'}."
             )
         known[key].check(value, f"{where}: {key} of solver {name!r}{of}")

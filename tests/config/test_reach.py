@@ -58,7 +58,7 @@ def test_settings_of_solvers_can_be_genes(solver):
         ),
         ({"name": "alps", "iterations": {"real": [1, 9]}}, "is 1.0, expected a whole number"),
         ({"name": "refit", "tolerance": {"real": [1e-5, 7]}}, "is 7.0, expected a number in"),
-        ({"name": "sparsegpt", "blok": 64}, r"no setting 'blok'\. Did you mean 'block'"),
+        ({"name": "sparsegpt", "blok": 64}, r"no setting blok\. Did you mean 'block'"),
         (
             {"name": "refit", "of": {"choice": ["sparsegpt", "mask"]}, "block": 64},
             "of 'mask' has no",

@@ -152,7 +152,7 @@ def test_every_named_method_is_a_recipe_that_solves():
     ("metric", "solver", "sentence"),
     [
         ("wanda", {"name": "masq"}, r"No solver is called 'masq'\. Did you mean 'mask'"),
-        ("wanda", {"name": "mask", "damping": 1}, "'mask' has no setting 'damping'"),
+        ("wanda", {"name": "mask", "damping": 1}, "'mask' has no setting damping"),
         ("wanda", {"name": "refit", "of": "sparsgpt"}, "Did you mean 'sparsegpt'"),
         ("own", {"name": "mask"}, "mask needs the name of a metric"),
         ("wanda", {"name": "sparsegpt"}, "choose by themselves"),
