@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import optishear
 from optishear.errors import StorageError
 from optishear.records.atomic import replace_file, whole_file, whole_folder
 
@@ -128,3 +130,13 @@ def test_what_a_killed_process_left_goes_when_the_place_is_next_written(tmp_path
     with whole_folder(path) as half:
         assert not list(half.iterdir())
     assert list(tmp_path.rglob("*")) == [path]
+
+
+def test_no_other_module_moves_files_to_where_they_are_read():
+    """One writer: permissions, leftovers and full disks would have to be seen to in each other."""
+    root = Path(optishear.__file__).parent
+    moves = re.compile(r"\bos\.(replace|rename)\(|\bmkstemp\(|\bshutil\.move\(|\.rename\(\w+\)")
+    found = {
+        p.relative_to(root).as_posix() for p in root.rglob("*.py") if moves.search(p.read_text())
+    }
+    assert found == {"records/atomic.py"}
