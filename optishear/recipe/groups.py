@@ -6,6 +6,7 @@ No tensors: what cuts them reads these numbers.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,17 @@ class Part:
     height: int
     width: int
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Weights of one group."""
         return self.height * self.width
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """Of all its groups."""
         return len(self.rows) * len(self.columns)
 
-    @property
+    @cached_property
     def groups(self) -> int:
         return self.weights // self.size
 
@@ -77,8 +78,7 @@ class Grouping:
         return all(part.fits for part in self.parts)
 
 
-@dataclass(frozen=True)
-class Cut:
+class Cut(NamedTuple):
     """Every group of matrix[rows, columns], a tile of `height` x `width`, loses `count` weights."""
 
     rows: slice

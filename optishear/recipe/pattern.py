@@ -88,20 +88,13 @@ class Pattern(ABC):
                     f"of {tile}. Choose a pattern that divides every layer, such as row."
                 )
 
-    def cuts(self, shape: tuple[int, ...], drop: int) -> list[Cut]:
+    def cuts(self, shape: tuple[int, ...], drop: int) -> tuple[Cut, ...]:
         """What each group of a layer so large loses, of `drop` weights in all, in rectangles.
 
         Raises `ValueError` for an impossible count.
         """
-        (rows, columns), found = shape, self.groups(shape)
-        parts = found.parts
-        if not 0 <= drop <= found.weights:
-            raise ValueError(f"Cannot drop {drop} of {found.weights} weights.")
-        counts = shares(parts, drop) if found.fits else None
-        if counts is None or (self.levels is not None and any(more for _, more in counts)):
-            groups = " and ".join(dict.fromkeys(str(part.size) for part in parts))
-            raise ValueError(f"{drop} of {rows}x{columns} weights do not fit groups of {groups}.")
-        return [cut for part, (n, more) in zip(parts, counts) for cut in cuts_of(part, n, more)]
+        rows, columns = shape
+        return _cuts(self, rows, columns, drop)
 
     def groups(self, shape: tuple[int, ...]) -> Grouping:
         """The `parts` of a layer so large that hold a weight, checked."""
@@ -153,6 +146,19 @@ def _grouping(pattern: Pattern, rows: int, columns: int) -> Grouping:
         if not (inside and forward and alike and rows_alone) or crosses:
             raise TypeError(f"{type(pattern).__name__}: {part} is not what the pattern promises.")
     return Grouping(found)
+
+
+@lru_cache(maxsize=4096)
+def _cuts(pattern: Pattern, rows: int, columns: int, drop: int) -> tuple[Cut, ...]:
+    found = _grouping(pattern, rows, columns)
+    parts = found.parts
+    if not 0 <= drop <= found.weights:
+        raise ValueError(f"Cannot drop {drop} of {found.weights} weights.")
+    counts = shares(parts, drop) if found.fits else None
+    if counts is None or (pattern.levels is not None and any(more for _, more in counts)):
+        groups = " and ".join(dict.fromkeys(str(part.size) for part in parts))
+        raise ValueError(f"{drop} of {rows}x{columns} weights do not fit groups of {groups}.")
+    return tuple(cut for part, (n, more) in zip(parts, counts) for cut in cuts_of(part, n, more))
 
 
 @dataclass(frozen=True)
