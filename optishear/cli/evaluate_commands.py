@@ -11,6 +11,7 @@ import typer
 from optishear.cli.console import JsonFlag, TextField, note, say, say_json, say_table, speaking
 from optishear.cli.wording import number_text
 from optishear.cli.writing import writes
+from optishear.report.comparison import mode_of
 
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def evaluate(
     ] = "none",
     beside: Annotated[
         str | None,
-        typer.Option(help="dense and methods, with commas, at the first folder's sparsity."),
+        typer.Option(
+            help="dense and METHOD[:PATTERN][@RULE], with commas, at the first folder's sparsity."
+        ),
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Tasks registered in lm-eval, with commas (from the hub).")
@@ -184,6 +187,7 @@ def _say_texts(found: Mapping[str, Any]) -> None:
         lines = [
             [
                 row["name"],
+                mode_of(row),
                 number_text("sparsity", row["sparsity"]),
                 _with_error(own["perplexity"], own["standard_error"], ".2f"),
                 _with_error(own["nats_per_token"], own["nats_standard_error"], ".4f"),
@@ -192,7 +196,7 @@ def _say_texts(found: Mapping[str, Any]) -> None:
             for row in rows
             for own in [row["texts"][index]]
         ]
-        columns = ["model", "sparsity", "perplexity", "nats/token", f"minus {first}"]
+        columns = ["model", "mode", "sparsity", "perplexity", "nats/token", f"minus {first}"]
         hint = "" if "BOS" in text["text"] else f"; {found['bos']}"
         say(f"{text['text']}{hint}; {found['dtype']}")
         say_table("", *_sized(columns, lines))
@@ -203,11 +207,11 @@ def _say_tasks(found: Mapping[str, Any]) -> None:
     first, rows = found["first"], found["models"]
     for task in dict.fromkeys(score["task"] for score in rows[0]["tasks"]):
         scores = [[s for s in row["tasks"] if s["task"] == task] for row in rows]
-        columns = ["model", "sparsity"]
+        columns = ["model", "mode", "sparsity"]
         for score in scores[0]:
             columns += [score["metric"], f"minus {first}"]
         lines = [
-            [row["name"], number_text("sparsity", row["sparsity"])]
+            [row["name"], mode_of(row), number_text("sparsity", row["sparsity"])]
             + [
                 cell
                 for score in own

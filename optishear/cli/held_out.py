@@ -2,6 +2,7 @@
 
 from optishear.cli.console import say_table
 from optishear.cli.wording import number_text
+from optishear.report.comparison import found_beside, mode_of, name_of
 
 
 def say_held_out(rows: list[dict], pick: str) -> None:
@@ -11,16 +12,18 @@ def say_held_out(rows: list[dict], pick: str) -> None:
         for row in rows:
             numbers = row["texts"][text]
             error = "" if numbers["error"] is None else f" ± {numbers['error']:.2f}"
-            gain = numbers["fewer_nats"].get("found")
+            gain = numbers["fewer_nats"].get(found_beside(row))
+            name = name_of(row)
             lines.append(
                 [
-                    row["name"] + (f" ({pick})" if row["name"] == "found" else ""),
+                    name + (f" ({pick})" if name == "found" else ""),
+                    mode_of(row),
                     number_text("sparsity", row["sparsity"]),
                     f"{numbers['perplexity']:.2f}{error}",
                     "" if gain is None else f"{-gain['mean']:+.4f} ± {gain['error']:.4f}",
                 ]
             )
-        columns = ["method", "sparsity", "perplexity", "found is better by (nats/token)"]
+        columns = ["method", "mode", "sparsity", "perplexity", "found is better by (nats/token)"]
         say_table(f"held-out: {text}", columns, lines)
 
 

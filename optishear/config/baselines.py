@@ -1,25 +1,41 @@
-"""A fixed method by name, at a fixed profile: `wanda`, or `wanda@owl`."""
+"""A fixed method by name, pattern and profile: `wanda`, `wanda:layer`, or `wanda@owl`."""
 
+import re
 from dataclasses import dataclass
 
 from optishear.allocation import READS_INPUTS, RULES, UNIFORM
 from optishear.calibration.statistics import Need
 from optishear.recipe.lookup import lookup
+from optishear.recipe.pattern import NofM, Pattern, parse_pattern
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import METHODS, Method, needs_of
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a found recipe is put beside: `method` with layer sparsities by the published `rule`."""
+    """What a found recipe is put beside: `method` with layer sparsities by the published `rule`.
+
+    `pattern`: the one that was asked for; None is the method's own.
+    """
 
     name: str
     method: Method
     rule: str = UNIFORM
+    pattern: Pattern | None = None
 
     @property
     def method_name(self) -> str:
-        return self.name.partition("@")[0]
+        return re.split("[:@]", self.name)[0]
+
+    def pattern_beside(self, found: Pattern) -> Pattern:
+        """The pattern on which it stands beside a recipe that was found on that one.
+
+        The published method has its own. Only N:M is no choice of a method's, but what hardware
+        asks for: beside it every method keeps N of M.
+        """
+        if self.pattern is not None:
+            return self.pattern
+        return found if isinstance(found, NofM) else parse_pattern(self.method.pattern)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -31,8 +47,10 @@ class Baseline:
 
 
 def parse_baseline(name: str) -> Baseline:
-    """Of METHOD or METHOD@RULE. Raises a `ConfigError` for names that there are not."""
-    method, _, rule = name.partition("@")
+    """Of METHOD[:PATTERN][@RULE]. Raises a `ConfigError` for names that there are not."""
+    rest, _, rule = name.partition("@")
+    method, _, pattern = rest.partition(":")
     rule = rule or UNIFORM
     lookup(RULES, rule, kind="rule of layer sparsities")
-    return Baseline(name, lookup(METHODS, method, kind="method"), rule)
+    known = lookup(METHODS, method, kind="method")
+    return Baseline(name, known, rule, parse_pattern(pattern) if pattern else None)

@@ -49,6 +49,7 @@ class Measured:
 
     - `sparsity`: the share of its prunable weights that are zero, counted.
     - `recipe`: key of the recipe that it was pruned with, where that is known.
+    - `mode`: how it was pruned, one-shot or sequential, where that is known.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Measured:
     texts: tuple[HeldOut, ...]
     text_hashes: tuple[str, ...]
     tasks: tuple[TaskScore, ...]
+    mode: str | None = None
 
 
 def evaluate(
@@ -83,10 +85,11 @@ def evaluate_all(
 ) -> list[Measured]:
     """A row for each model, then for each name in `beside`, in the order given.
 
-    `beside`: `dense`, the model that the first one was pruned from; or a METHOD, uniform over
-    the layers, or METHOD@RULE, at the sparsity and pattern of the first, pruned in memory with the
-    calibration text and mode that made the first. Raises `ConfigError` before anything is loaded
-    where a name, text or task is unknown, or the first model's recipe does not say what is needed.
+    `beside`: `dense`, the model that the first one was pruned from; or METHOD[:PATTERN][@RULE], on
+    its own pattern and uniform over the layers unless told, at the sparsity of the first, pruned in
+    memory with the calibration text and mode that made the first. Raises `ConfigError` before
+    anything is loaded where a name, text or task is unknown, or the first model's recipe does not
+    say what is needed.
     """
     for name in beside:
         if name != DENSE:
@@ -183,13 +186,14 @@ def _measure_beside(
                 watcher=watcher,
             )
             watcher.stage(f"evaluating {name}")
-            yield _measure(name, dense, on, recipes[name])
+            yield _measure(name, dense, on, recipes[name], origin.mode)
 
 
 def _recipes_beside(
     methods: Sequence[str], recipe: Recipe, prepared: Prepared
 ) -> dict[str, Recipe]:
-    """Each method with as many weights dropped as by `recipe`, on its pattern.
+    """Each method with as many weights dropped as by `recipe`, on the method's own pattern, unless
+    another is named or the recipe's is N:M.
 
     Where `recipe` is uniform itself, up to less than one weight of a row, uniform methods take its
     counts as they are: one beside a folder that the same method made is then that very folder.
@@ -203,15 +207,21 @@ def _recipes_beside(
     ):
         for baseline in map(parse_baseline, methods):
             if baseline.rule == UNIFORM:
-                own = baseline.method.recipe(layout, recipe.drop, recipe.pattern)
+                pattern = baseline.pattern_beside(recipe.pattern_object)
+                own = baseline.method.recipe(layout, recipe.drop, pattern.text)
                 found[baseline.name] = own
     return found
 
 
 def _measure(
-    name: str, loaded: LoadedModel, on: Conditions, recipe: Recipe | None = None
+    name: str,
+    loaded: LoadedModel,
+    on: Conditions,
+    recipe: Recipe | None = None,
+    mode: str | None = None,
 ) -> Measured:
-    """`recipe` is what the model's weights are in memory, where they are not those of its file."""
+    """`recipe` is what the model's weights are in memory, and `mode` how they came to be so, where
+    they are not those of its file."""
     sparsity = _sparsity(loaded.model)  # first, for it asks whether this is a model to measure
     texts, hashes = [], []
     for spec in on.texts:
@@ -226,8 +236,9 @@ def _measure(
             tasks = tuple(score(loaded.model, loaded.tokenizer, on.tasks, on.bars))
     key = None if recipe is None else recipe.key
     if key is None and (file := loaded.folder / RECIPE_FILE).is_file():
-        key = Recipe.read(file).key
-    return Measured(name, loaded.hash, sparsity, key, tuple(texts), tuple(hashes), tasks)
+        of_file, origin = read_recipe(file)
+        key, mode = of_file.key, origin.mode
+    return Measured(name, loaded.hash, sparsity, key, tuple(texts), tuple(hashes), tasks, mode)
 
 
 def _sparsity(model: nn.Module) -> float:

@@ -26,6 +26,7 @@ def to_json(rows: Sequence[Measured], on: Conditions) -> dict[str, Any]:
                 "name": row.name,
                 "model_hash": row.model_hash,
                 "recipe": row.recipe,
+                "mode": row.mode,
                 "sparsity": row.sparsity,
                 "texts": _texts(row, rows[0]),
                 "tasks": _tasks(row, rows[0]),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optishear.allocation import UNIFORM
+from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
 from optishear.config.baselines import parse_baseline
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.experiment.held_out_memo import keep, known
@@ -18,29 +19,33 @@ from optishear.recipe.canonical import MASK
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
-from optishear.report.run_view import OWN_ROWS
+from optishear.report.comparison import BLOCK_BY_BLOCK, OWN_ROWS
+from optishear.solvers.methods import needs_of
 from optishear.text.tokens import TokenBatches
 
 
-DENSE, FOUND, SEQUENTIAL = OWN_ROWS
+DENSE, FOUND, _ = OWN_ROWS
 
 
 def baseline_recipes(
     names: Sequence[str], picked: Recipe, pattern: Pattern, prepared: Prepared
 ) -> dict[str, Recipe]:
-    """Each METHOD or METHOD@RULE, dropping as many weights as `picked` does and on the same
-    pattern, so that only the choice of weights differs."""
+    """Each METHOD[:PATTERN][@RULE], dropping as many weights as `picked` does.
+
+    On the method's own pattern, unless one is named, or `pattern`, on which `picked` was found, is
+    N:M: so a name stands for what was published, and not for its metric on whatever was searched.
+    """
     layout = prepared.layout
     budget = sum(picked.drop.values())
     found = {}
     for baseline in map(parse_baseline, names):
-        mean = budget / layout.total
+        mean, own = budget / layout.total, baseline.pattern_beside(pattern)
         if baseline.rule == UNIFORM:
             wish = dict.fromkeys(layout.sizes, mean)
         else:
             wish = rule_of(prepared, baseline.rule).wishes(mean)
-        drop = project(wish, layout, pattern, Bounds(), budget)
-        found[baseline.name] = baseline.method.recipe(layout, drop, pattern.text)
+        drop = project(wish, layout, own, Bounds(), budget)
+        found[baseline.name] = baseline.method.recipe(layout, drop, own.text)
     return found
 
 
@@ -54,26 +59,43 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
-    All are applied as the search applies them, with statistics of the dense model, and the recipe
-    called found once more block by block, as `optishear prune` does: the gap between the two.
-    `fewer_nats` are paired: nats per token fewer than each other row, and the standard error.
+    All are applied as the search applies them, with statistics of the dense model (`mode`
+    one-shot), and all once more block by block, as `optishear prune` does (`mode` sequential): each
+    row stands beside rows of its own mode. A recipe that reads no statistics is the same in both,
+    and is pruned and measured once. `fewer_nats` are paired: nats per token fewer than each other
+    row, and the standard error.
     """
-    recipes = {**recipes, SEQUENTIAL: recipes[FOUND]}
+    rows = [_Row(DENSE)]
+    for mode, ending in ((ONE_SHOT, ""), (SEQUENTIAL, BLOCK_BY_BLOCK)):
+        rows += [_Row(f"{name}{ending}", recipe, mode) for name, recipe in recipes.items()]
     with lent(calibrated.loaded.model, calibrated.layout) as working:
         bench = _Bench(calibrated, working, texts, batch_tokens, watcher, prune_layers)
-        found = {name: bench.measured(name, recipes.get(name)) for name in (DENSE, *recipes)}
+        found = {row.name: bench.measured(row) for row in rows}
     return [
         {
-            "name": name,
-            "recipe": recipes[name].key if name in recipes else None,
-            "sparsity": calibrated.layout.sparsity(recipes[name].drop) if name in recipes else 0.0,
+            "name": row.name,
+            "mode": row.mode,
+            "recipe": row.recipe and row.recipe.key,
+            "sparsity": calibrated.layout.sparsity(row.recipe.drop) if row.recipe else 0.0,
+            "pattern": row.recipe and row.recipe.pattern,
             "texts": {
-                own.text: _numbers(own, {n: rest[index] for n, rest in found.items() if n != name})
-                for index, own in enumerate(results)
+                own.text: _numbers(
+                    own, {n: rest[index] for n, rest in found.items() if n != row.name}
+                )
+                for index, own in enumerate(found[row.name])
             },
         }
-        for name, results in found.items()
+        for row in rows
     ]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the comparison; no recipe and no mode for the dense model."""
+
+    name: str
+    recipe: Recipe | None = None
+    mode: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,11 +109,12 @@ class _Bench:
     watcher: Watcher
     prune_layers: PruneLayers
 
-    def measured(self, name: str, recipe: Recipe | None) -> list[HeldOut]:
+    def measured(self, row: _Row) -> list[HeldOut]:
         """One row, pruned and measured as far as the cache does not know it."""
-        self.watcher.stage(f"comparing on held-out text: {name}")
-        calibrated, batch_tokens = self.calibrated, self.batch_tokens
-        mode = "sequential" if name == SEQUENTIAL else "one-shot"
+        self.watcher.stage(f"comparing on held-out text: {row.name}")
+        calibrated, batch_tokens, recipe = self.calibrated, self.batch_tokens, row.recipe
+        reads = recipe is not None and bool(needs_of(recipe))
+        mode = SEQUENTIAL if reads and row.mode == SEQUENTIAL else ONE_SHOT
         results, applied = [], False
         for text in self.texts:
             place = held_out_key(calibrated, recipe, mode, text, batch_tokens).path
@@ -111,7 +134,7 @@ class _Bench:
             return
         # A mask is sooner made than sent.
         prune_layers = prune if recipe.solver == MASK else self.prune_layers
-        if mode == "sequential":
+        if mode == SEQUENTIAL:
             apply_sequentially(
                 calibrated.loaded.model,
                 working,

@@ -18,6 +18,7 @@ from optishear.experiment.watcher import Watcher
 from optishear.models.discover import layout_of
 from optishear.models.load import device_of, load
 from optishear.recipe.layout import ModelLayout
+from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.transfer import Transferred, transfer
 from optishear.solvers.methods import check_parts, needs_of
@@ -108,14 +109,19 @@ def transfer_to(
 def _compare(
     prepared: Prepared, recipe: Recipe, text: TextSpec, watcher: Watcher
 ) -> list[dict[str, Any]]:
-    """The transferred recipe beside the same without its profile, uniform Wanda and dense."""
+    """The transferred recipe beside the same without its profile, uniform Wanda (on rows, which is
+    its own pattern, unless the recipe's is N:M) and dense; all in both modes."""
     held = text_for(prepared.loaded, text)
     refuse_shared_text({"calibration": prepared.calibration, "comparison": held})
     watcher.stage("collecting statistics")
     needs = needs_of(recipe) | needs_of(Recipe({"name": WANDA}, {}))
     calibrated = prepared.calibrate(needs, GRADIENT_SEQUENCES, watcher.stage)
-    [wanda] = baseline_recipes([WANDA], recipe, recipe.pattern_object, calibrated).values()
-    uniform = Recipe(recipe.metric, wanda.drop, recipe.pattern, recipe.solver, recipe.quadratic)
+    pattern = recipe.pattern_object
+    [wanda] = baseline_recipes([WANDA], recipe, pattern, calibrated).values()
+    dropped = sum(recipe.drop.values())
+    wish = dict.fromkeys(calibrated.layout.sizes, dropped / calibrated.layout.total)
+    same = project(wish, calibrated.layout, pattern, Bounds(), dropped)
+    uniform = Recipe(recipe.metric, same, recipe.pattern, recipe.solver, recipe.quadratic)
     recipes = {WANDA: wanda, UNIFORM: uniform, FOUND: recipe}
     if uniform == wanda:
         del recipes[UNIFORM]

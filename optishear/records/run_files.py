@@ -6,7 +6,7 @@ reads of it is there.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -104,9 +104,11 @@ class _Numbers(Shape):
 
 
 class Row(Shape):
-    """Of a method in evaluation.json what the search measured."""
+    """Of a method in evaluation.json what the search measured. Older runs say no mode."""
 
     name: str
+    mode: Literal["one-shot", "sequential"] | None = None
+    pattern: str | None = None
     sparsity: float
     search: dict[str, float] | None = None
     recipe: str | None = None

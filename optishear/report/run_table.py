@@ -11,7 +11,7 @@ from optishear.errors import ConfigError
 from optishear.reading.shapes import Shape
 from optishear.records.run_directory import MEND, RunDirectory
 from optishear.records.run_files import FINISHED, Manifest, read_evaluation, read_manifest
-from optishear.report.run_view import OWN_ROWS
+from optishear.report.comparison import OWN_ROWS, found_beside, one_shot
 
 
 OF_NO_RESULT = ("hypothesis", "memory", "name", "workers", "ray_address")  # keys of a configuration
@@ -56,7 +56,8 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     Columns: `run`; every key of the configuration in which the runs differ; `recipes`, `failed`,
     `seconds`; `found.QUANTITY` of the pick on the search text; and for each held-out text
     `TEXT: ROW` and `TEXT: ROW ±` (perplexity and its standard error) of dense, every baseline and
-    what was found, with `TEXT: gain over ROW` and `… ±` in nats per token, paired.
+    what was found, with `TEXT: gain over ROW` and `… ±` in nats per token, paired. Rows whose name
+    ends in "block by block" were pruned so, and the gain over them is that of the pick so pruned.
     """
     rows = []
     for run, manifest, differing in _with_differences(runs):
@@ -69,11 +70,12 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             **{f"found.{name}": value for name, value in searched.items()},
         }
         for text in evaluation[0]["texts"]:
+            beside = {each["name"]: found_beside(each) for each in evaluation}
             for method, numbers in _of(evaluation, text).items():
                 name = f"{_short(text)}: {method}"
                 row |= {name: numbers["perplexity"], f"{name} ±": numbers["error"]}
                 if method not in OWN_ROWS:
-                    gain = numbers["fewer_nats"].get(FOUND, {"mean": None, "error": None})
+                    gain = numbers["fewer_nats"].get(beside[method], {"mean": None, "error": None})
                     mean = None if gain["mean"] is None else _gained(gain)
                     name = f"{_short(text)}: gain over {method}"
                     row |= {name: mean, f"{name} ±": gain["error"]}
@@ -83,7 +85,7 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """A row for each run and held-out text, in few columns of text: dense, the best baseline, what
-    was found, and the gain of this over that in nats per token, paired."""
+    was found, and the gain of this over that in nats per token, paired; all one-shot."""
     rows = []
     for run, manifest, differing in _with_differences(runs):
         evaluation = read_evaluation(run)
@@ -94,7 +96,7 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             _found(run, evaluation)
             numbers = _of(evaluation, text)
             row = {**of_run, "held-out text": _short(text), "dense": _with_error(numbers[DENSE])}
-            fixed = [name for name in numbers if name not in OWN_ROWS]
+            fixed = [each["name"] for each in one_shot(evaluation)]
             best = min(fixed, key=lambda name: numbers[name]["perplexity"], default=None)
             if best is not None:
                 row["best baseline"] = f"{best} {_with_error(numbers[best])}"

@@ -11,14 +11,11 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import RunDirectory
 from optishear.records.run_files import Row, read_evaluation, read_front
+from optishear.report.comparison import one_shot
 from optishear.report.convergence_figure import Outcome
 from optishear.report.evaluations import evaluations_table
 from optishear.report.front_figure import FrontView
 from optishear.report.style import Quantity
-
-
-# Rows of evaluation.json that are no baselines: the start, and the pick in both modes.
-OWN_ROWS = ("dense", "found", "found, block by block")
 
 
 @dataclass(frozen=True)
@@ -118,8 +115,8 @@ def _baselines(run: RunDirectory, names: list[str]) -> dict[str, tuple[float, ..
     rows = read_evaluation(run, Row)
     return {
         row["name"]: _point(row["search"], names)
-        for row in rows
-        if row["name"] not in OWN_ROWS and row.get("search") and set(names) <= set(row["search"])
+        for row in one_shot(rows)
+        if row.get("search") and set(names) <= set(row["search"])
     }
 
 

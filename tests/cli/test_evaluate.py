@@ -66,6 +66,18 @@ def test_beside_makes_again_what_the_folder_was_made_with(folders, mode):
     assert alone["texts"][0]["minus_first"] is None
 
 
+def test_beside_stands_the_published_method_whatever_the_folder_s_pattern(folders, tmp_path):
+    words = ["--method", "wanda", "--pattern", "layer", "--sparsity", "0.6", "--one-shot"]
+    words += ["--text", "embedded@train", "--sequences", "3", "--seq-len", "64"]
+    invoke("prune", "--model", "embedded", *words, "--to", tmp_path / "p")
+    found = evaluated(tmp_path / "p", "--beside", "wanda,wanda:layer,dense", *TEXT)["models"]
+    first, wanda, same, _ = found
+    assert same["recipe"] == first["recipe"] != wanda["recipe"]
+    assert same["texts"][0]["minus_first"] == {"mean": 0.0, "standard_error": 0.0}
+    assert wanda["texts"][0]["minus_first"]["mean"] != 0
+    assert [row["mode"] for row in found] == ["one-shot"] * 3 + [None]
+
+
 def test_beside_a_profile_that_is_not_uniform_stand_uniform_ones(folders, tmp_path):
     """At the same total: one layer denser, another one sparser by as many weights."""
     recipe = json.loads((folders / "oneshot" / "optishear_recipe.json").read_text())

@@ -19,6 +19,7 @@ from optishear.experiment.results import open_run
 from optishear.experiment.search import search
 from optishear.experiment.watcher import Silent
 from optishear.records.journal import Journal, read_journal
+from optishear.report.run_table import run_table
 
 
 BASE = {**EMBEDDED, "search": {"population": 8, "evaluations": 24}}
@@ -82,17 +83,18 @@ class TestHeldOutMemo:
     ):
         monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
         first = search(experiment(tmp_path), tmp_path / "a", Silent())
-        assert len(counted) == len(first.evaluation) == 5  # dense, two baselines, found twice
+        assert len(first.evaluation) == 7  # dense, and two baselines and found, twice
+        assert len(counted) == 6  # magnitude reads no statistics, so both modes are one
         again = search(experiment(tmp_path), tmp_path / "b", Silent())
-        assert len(counted) == 5
+        assert len(counted) == 6
         assert again.directory.evaluation.read_bytes() == first.directory.evaluation.read_bytes()
 
     @pytest.mark.parametrize(
         ("changes", "new"),
         [
-            ({"baselines": ["magnitude", "wanda", "ria"]}, 1),
-            ({"batch_tokens": 64}, 5),  # sums in another order
-            ({"search": {**BASE["search"], "seed": 1}}, 5),  # other texts
+            ({"baselines": ["magnitude", "wanda", "ria"]}, 2),
+            ({"batch_tokens": 64}, 6),  # sums in another order
+            ({"search": {**BASE["search"], "seed": 1}}, 6),  # other texts
         ],
     )
     def test_what_is_not_the_same_is_measured(self, tmp_path, monkeypatch, counted, changes, new):
@@ -239,6 +241,32 @@ def test_an_exact_budget_holds_for_every_recipe(tmp_path):
     assert len({sum(entry["drop"]) for entry in entries}) == 1
     best = run.front.pick()
     assert best.values["kl"] == min(e["values"]["kl"] for e in entries if e["values"])
+
+
+def test_a_baseline_is_the_published_method_in_the_mode_of_the_row_it_stands_beside(tmp_path):
+    space = {"pattern": "layer", "sparsity": {"by": "block", "budget": 0.6}}
+    settings = {"population": 4, "evaluations": 4}
+    names = ["magnitude", "wanda", "wanda:layer"]
+    plan = experiment(tmp_path, space=space, search=settings, baselines=names)
+    run = search(plan, tmp_path / "r", Silent())
+    rows = {row["name"]: row for row in run.evaluation}
+    once = [*names, "found"]
+    assert [*rows] == ["dense", *once, *(f"{name}, block by block" for name in once)]
+    for mode, ending in (("one-shot", ""), ("sequential", ", block by block")):
+        told = [rows[f"{name}{ending}"] for name in once]
+        assert {row["mode"] for row in told} == {mode}
+        assert [row["pattern"] for row in told] == ["layer", "row", "layer", "layer"]
+        assert len({row["sparsity"] for row in told}) == 1
+    [text] = rows["dense"]["texts"]
+    numbers = {name: row["texts"][text] for name, row in rows.items()}
+    perplexity = {name: found["perplexity"] for name, found in numbers.items()}
+    assert perplexity["wanda"] != perplexity["wanda:layer"]
+    assert perplexity["wanda"] != perplexity["wanda, block by block"]
+    assert perplexity["magnitude"] == perplexity["magnitude, block by block"]
+    gain = numbers["wanda, block by block"]["fewer_nats"]["found, block by block"]["mean"]
+    table = run_table([run.directory])
+    column = "embedded/evaluation: gain over wanda, block by block"
+    assert table[column].tolist() == [pytest.approx(-gain)]
 
 
 def test_n_of_m_recipes_are_searched_pruned_and_checked(tmp_path):

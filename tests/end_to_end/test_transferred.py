@@ -98,9 +98,9 @@ def test_onto_its_own_model_a_run_and_a_recipe_file_give_the_very_recipe(run, ll
         assert json.loads(invoke(*words).stdout)["recipe"] == recipe.key
 
 
-def compared(llama, metric, to):
+def compared(llama, metric, to, pattern="layer"):
     folder, layout, recipe = llama
-    source = Source(Recipe(metric, recipe.drop, "layer"), layout, Origin(str(folder)))
+    source = Source(Recipe(metric, recipe.drop, pattern), layout, Origin(str(folder)))
     calibration, held = (TextSpec("embedded", split, 3, 64) for split in ("train", "evaluation"))
     target = Target("embedded", 0.6, calibration=calibration, compare_on=held)
     _, rows = transfer_to(source, target, to, Silent())
@@ -111,22 +111,29 @@ def test_the_comparison_has_the_same_sparsity_in_every_row_and_paired_errors(lla
     to = tmp_path / "recipe.json"
     rows = compared(llama, POWER, to)
     names = [row["name"] for row in rows]
-    assert names == ["dense", "wanda", UNIFORM, "found", "found, block by block"]
-    assert [round(row["sparsity"], 6) for row in rows] == [0, 0.6, 0.6, 0.6, 0.6]
+    once = ["wanda", UNIFORM, "found"]
+    assert names == ["dense", *once, *(f"{name}, block by block" for name in once)]
+    assert [round(row["sparsity"], 6) for row in rows] == [0] + 6 * [0.6]
+    assert [row["pattern"] for row in rows[1:4]] == ["row", "layer", "layer"]
     assert rows[3]["recipe"] == Recipe.read(to).key
     [numbers] = rows[3]["texts"].values()
     assert numbers["sequences"] == 3
     assert numbers["fewer_nats"]["wanda"]["error"] > 0
     perplexities = [next(iter(row["texts"].values()))["perplexity"] for row in rows]
-    assert len(set(perplexities)) == 5
+    assert len(set(perplexities)) == 7
     origin = read_recipe(to)[1]
     assert origin.calibration.sequences == 3
     assert origin.lacks("calibration_hash", "batch_tokens", "device") == []
 
 
 def test_under_wanda_uniform_wanda_is_not_measured_twice(llama, tmp_path):
-    rows = compared(llama, {"name": "wanda"}, tmp_path / "x.json")
-    assert [row["name"] for row in rows] == ["dense", "wanda", "found", "found, block by block"]
+    rows = compared(llama, {"name": "wanda"}, tmp_path / "x.json", pattern="row")
+    once = ["wanda", "found"]
+    assert [row["name"] for row in rows] == [
+        "dense",
+        *once,
+        *(f"{n}, block by block" for n in once),
+    ]
 
 
 def test_the_command_shows_roles_and_comparison(run, tmp_path):

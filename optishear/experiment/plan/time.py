@@ -24,6 +24,7 @@ from optishear.recipe.layer_keys import layer_keys
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerSolution
+from optishear.solvers.methods import needs_of
 from optishear.text.tokens import TokenBatches
 
 
@@ -168,7 +169,9 @@ def _ending(
     found = sum(share * times.of_recipe(r, by_name, True) for share, r in sample.real)
     anew = sum(share * times.of_recipe(r, by_name, False) for share, r in sample.real)
     top = setup.ladder.rungs[-1]
-    rows = len(recipes) + 3  # and dense, found, found block by block
+    again = [r for r in recipes.values() if needs_of(r)]  # the rest is the same block by block
+    anew += sum(times.of_recipe(r, by_name, False) for r in again)
+    rows = len(recipes) + len(again) + 3  # and dense, found, found block by block
     texts = [_text_seconds(setup, text, clock) for text in setup.held_out]
     sequences = sum(len(text.tokens) for text in setup.held_out)
     return [
@@ -180,7 +183,7 @@ def _ending(
         Step("pruning them for held-out text", solved + found, "one layer of each shape"),
         Step(
             "pruning block by block",
-            anew + _calibration_seconds(setup, clock),
+            anew + (1 + len(again)) * _calibration_seconds(setup, clock),
             "one layer of each shape, one calibration batch",
         ),
         Step(

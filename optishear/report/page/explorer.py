@@ -12,6 +12,7 @@ from optishear.recipe.quadratic import uses_gradients
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import read_journal, recipe_of
 from optishear.report.axes_of_recipes import recipe_axes
+from optishear.report.comparison import one_shot
 from optishear.report.front_figure import extent
 from optishear.report.heatmap_figure import lambdas
 from optishear.report.page.contents import Contents
@@ -19,7 +20,7 @@ from optishear.report.page.picking import pick_text
 from optishear.report.page.provenance import place
 from optishear.report.page.wording import MEANINGS, quantity_of
 from optishear.report.profile_figure import short_names, sparsities
-from optishear.report.run_view import OWN_ROWS, RunView
+from optishear.report.run_view import RunView
 from optishear.report.style import number, without_backend
 
 
@@ -120,9 +121,7 @@ def _recipes(contents: Contents, view: RunView) -> dict[str, Recipe]:
 def _baselines(contents: Contents) -> dict[str, str]:
     """Names and keys of recipes; a baseline that no recipe was kept of is not among them."""
     return {
-        row["name"]: row["recipe"]
-        for row in contents.held_out or ()
-        if row["name"] not in OWN_ROWS and row.get("recipe")
+        row["name"]: row["recipe"] for row in one_shot(contents.held_out or ()) if row.get("recipe")
     }
 
 
@@ -138,8 +137,8 @@ def _unmeasured(contents: Contents, names: list[str], keys: set[str]) -> list[di
             "places": None,
             **dict.fromkeys(("blocks", "lambdas", "grid", "lambda_grid", "command")),
         }
-        for row in contents.held_out or ()
-        if row["name"] not in OWN_ROWS and row["search"] and row.get("recipe") not in keys
+        for row in one_shot(contents.held_out or ())
+        if row["search"] and row.get("recipe") not in keys
     ]
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optishear.report.comparison import OWN_ROWS, found_beside, mode_of, name_of, one_shot
 from optishear.report.page.wording import percent, with_error
-from optishear.report.run_view import OWN_ROWS
 
 
 DENSE, FOUND, SEQUENTIAL = OWN_ROWS
@@ -16,9 +16,11 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Line:
-    """One method on one text. `gain`: nats per token by which the found recipe is better."""
+    """One method on one text. `gain`: nats per token by which the found recipe, in this mode, is
+    better."""
 
     name: str
+    mode: str  # nothing where the run does not say it
     kind: str  # dense, baseline, found or sequential
     sparsity: str
     perplexity: str
@@ -42,10 +44,11 @@ def tables(rows: Rows) -> tuple[Table, ...]:
 
 def _line(row: Mapping[str, Any], text: str) -> Line:
     numbers = row["texts"][text]
-    other = numbers["fewer_nats"].get(FOUND)
+    other, mode = numbers["fewer_nats"].get(found_beside(row)), mode_of(row)
     kinds = {DENSE: "dense", FOUND: "found", SEQUENTIAL: "sequential"}
     return Line(
-        row["name"],
+        name_of(row),
+        mode,
         kinds.get(row["name"], "baseline"),
         percent(row["sparsity"]),
         with_error(numbers["perplexity"], numbers["error"], 2),
@@ -63,9 +66,8 @@ def verdict(gain: float, error: float) -> str:
 
 
 def best_baseline(rows: Rows, text: str) -> Mapping[str, Any] | None:
-    """The baseline with the lowest perplexity on this text, if any was compared."""
-    others = [row for row in rows if row["name"] not in OWN_ROWS]
-    return min(others, key=lambda row: row["texts"][text]["perplexity"], default=None)
+    """The baseline with the lowest perplexity on this text, of those in the mode of the search."""
+    return min(one_shot(rows), key=lambda row: row["texts"][text]["perplexity"], default=None)
 
 
 def outcome(rows: Rows, pick: str) -> str | None:

@@ -1,0 +1,36 @@
+"""Rows of evaluation.json: which are no baselines, their modes, and what each stands beside."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+BLOCK_BY_BLOCK = ", block by block"  # what names of rows in that mode end with
+# Rows that are no baselines: the start, and the pick in both modes.
+OWN_ROWS = ("dense", "found", f"found{BLOCK_BY_BLOCK}")
+MODES = {"one-shot": "one-shot", "sequential": "block by block"}  # as files and as people have it
+
+Rows = Iterable[Mapping[str, Any]]
+
+
+def mode_of(row: Mapping[str, Any]) -> str:
+    """How a row was pruned, in words; nothing for the dense model, and where the row does not say
+    it, as those of older runs do not."""
+    return MODES.get(row.get("mode") or "", "")
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """What it is called beside a column of modes."""
+    return row["name"].removesuffix(BLOCK_BY_BLOCK) if mode_of(row) else row["name"]
+
+
+def found_beside(row: Mapping[str, Any]) -> str:
+    """The name of the row that has the pick in this row's mode; for the pick itself, block by
+    block, the one-shot one."""
+    _, found, sequential = OWN_ROWS
+    of_that_mode = row["name"] != sequential and row.get("mode") == "sequential"
+    return sequential if of_that_mode else found
+
+
+def one_shot(rows: Rows) -> list[Mapping[str, Any]]:
+    """Baselines as the search applies recipes, with statistics of the dense model."""
+    return [row for row in rows if row["name"] not in OWN_ROWS and row.get("mode") != "sequential"]

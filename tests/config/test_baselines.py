@@ -1,0 +1,45 @@
+"""A baseline's name: which method, on which pattern, at which profile."""
+
+import pytest
+
+from optishear.config.baselines import parse_baseline
+from optishear.errors import ConfigError
+from optishear.recipe.pattern import parse_pattern
+
+
+@pytest.mark.parametrize(
+    ("name", "searched", "pattern"),
+    [
+        ("wanda", "layer", "row"),
+        ("wanda", "row", "row"),
+        ("magnitude", "row", "layer"),
+        ("sparsegpt@owl", "layer", "block:128"),
+        ("wanda:layer", "row", "layer"),
+        ("wanda:layer@owl", "block:64", "layer"),
+        ("sparsegpt:block:64@alphapruning", "row", "block:64"),
+        ("wanda", "n:4", "n:4"),  # what hardware asks for is no choice of a method's
+        ("wanda:row", "n:4", "row"),
+    ],
+)
+def test_a_name_is_the_published_method_unless_it_says_otherwise(name, searched, pattern):
+    assert parse_baseline(name).pattern_beside(parse_pattern(searched)).text == pattern
+
+
+def test_the_parts_of_a_name_are_told_apart():
+    found = parse_baseline("sparsegpt:block:64@owl")
+    parts = (found.name, found.method_name, found.rule)
+    assert parts == ("sparsegpt:block:64@owl", "sparsegpt", "owl")
+    assert parse_baseline("alps").rule == "uniform"
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("wnada:row", "Did you mean 'wanda'"),
+        ("wanda:rows", "'rows' is unknown"),
+        ("wanda:row@owk", "Did you mean 'owl'"),
+    ],
+)
+def test_a_wrong_part_is_refused(name, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        parse_baseline(name)
