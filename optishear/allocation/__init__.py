@@ -1,6 +1,7 @@
 """HOW MUCH each layer may lose, by published rules. Searched profiles come from `search`.
 
-To add a rule: write a function of the layers that returns a `Rule`, add one line here.
+To add a rule: write a function of the layers and its settings that returns a `Rule`, add one line
+here, and one with its settings, if any, to `recipe.rule_settings`.
 """
 
 from optishear.allocation.alpha import alphapruning
@@ -16,3 +17,10 @@ RULES: dict[str, RuleFunction] = {
 }
 UNIFORM = "uniform"
 READS_INPUTS = frozenset({"owl"})  # those that need calibration
+
+
+def rules_for(by: str) -> list[str]:
+    """What a search looks at, with sparsities by `by`: every rule with its usual settings, and that
+    one if it is a rule with others."""
+    own = [by] if by.partition(":")[0] in RULES and by not in RULES else []
+    return [*RULES, *own]

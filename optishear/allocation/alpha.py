@@ -1,6 +1,6 @@
 """AlphaPruning: well-trained (heavy-tailed) blocks keep more. Lu et al. 2024, arXiv 2410.10912."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -9,20 +9,23 @@ from torch import Tensor
 from optishear.allocation.base import LayerView, of_blocks, weighted_mean
 from optishear.errors import ConfigError
 from optishear.recipe.profile import Rule
+from optishear.recipe.rule_settings import usual_of
 
 
 BINS = 100
 
 
-def alphapruning(views: Sequence[LayerView], epsilon: float = 0.3) -> Rule:
+def alphapruning(
+    views: Sequence[LayerView], settings: Mapping[str, float] = usual_of("alphapruning")
+) -> Rule:
     """Sparsity of a block = s * r / mean(r), r = (a - min a) / (max a - min a) * 2 eps + 1 - eps,
 
     with a the mean over the block's layers of the Hill exponent of their eigenvalue spectra.
-    epsilon 0.3 as the authors use with Wanda. The mean of r is over weights. Needs no data. A layer
-    that is all zero has no spectrum, so the other layers speak for its block; a block of such
-    layers alone is a `ConfigError`.
+    `epsilon` is 0.3 as the authors use with Wanda, unless told. The mean of r is over weights. It
+    needs no data. A layer that is all zero has no spectrum, so the other layers speak for its
+    block; a block of such layers alone is a `ConfigError`.
     """
-    alpha = {}
+    epsilon, alpha = settings["epsilon"], {}
     for block, members in of_blocks(views).items():
         exponents = [hill_exponent(_spectrum(v.weight)) for v in members if v.weight.any()]
         if not exponents:

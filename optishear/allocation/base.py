@@ -10,6 +10,7 @@ from torch import Tensor
 from optishear.calibration.statistics import LayerStats
 from optishear.recipe.layout import Layer
 from optishear.recipe.profile import Rule
+from optishear.recipe.rule_settings import usual_of
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,12 @@ class LayerView:
     stats: LayerStats
 
 
-RuleFunction = Callable[[Sequence[LayerView]], Rule]
+RuleFunction = Callable[[Sequence[LayerView], Mapping[str, float]], Rule]
 
 
-def uniform(views: Sequence[LayerView]) -> Rule:
+def uniform(
+    views: Sequence[LayerView], settings: Mapping[str, float] = usual_of("uniform")
+) -> Rule:
     """The same sparsity everywhere."""
     return Rule({v.layer.name: 1.0 for v in views}, {v.layer.name: 0.0 for v in views})
 

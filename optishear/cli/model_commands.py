@@ -42,7 +42,10 @@ def prune(
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(help="Layer sparsities: uniform (if left out), owl or alphapruning."),
+        typer.Option(
+            help="Layer sparsities: uniform (if left out), owl or alphapruning; with settings "
+            "as in owl:lambda=0.05:m=7."
+        ),
     ] = None,
     refit: Annotated[
         bool, typer.Option("--refit", help="Then the best weights for the mask (OPTIMA's problem).")

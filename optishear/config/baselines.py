@@ -1,13 +1,13 @@
 """A fixed method by name, pattern and profile: `wanda`, `wanda:layer`, or `wanda@owl`."""
 
-import re
 from dataclasses import dataclass
 
-from optishear.allocation import READS_INPUTS, RULES, UNIFORM
+from optishear.allocation import READS_INPUTS, UNIFORM
 from optishear.calibration.statistics import Need
 from optishear.recipe.lookup import lookup
-from optishear.recipe.pattern import NofM, Pattern, parse_pattern
+from optishear.recipe.pattern import Pattern, parse_pattern
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.rule_settings import parse_rule
 from optishear.solvers.methods import METHODS, Method, needs_of
 
 
@@ -23,10 +23,6 @@ class Baseline:
     rule: str = UNIFORM
     pattern: Pattern | None = None
 
-    @property
-    def method_name(self) -> str:
-        return re.split("[:@]", self.name)[0]
-
     def pattern_beside(self, found: Pattern) -> Pattern:
         """The pattern on which it stands beside a recipe that was found on that one.
 
@@ -35,14 +31,15 @@ class Baseline:
         """
         if self.pattern is not None:
             return self.pattern
-        return found if isinstance(found, NofM) else parse_pattern(self.method.pattern)
+        return found if found.levels is not None else parse_pattern(self.method.pattern)
 
     @property
     def needs(self) -> frozenset[Need]:
         """The statistics that it reads."""
         method = self.method
         plan = Recipe(method.metric, {}, method.pattern, method.solver, {"name": method.quadratic})
-        rule = {Need.INPUT_SQ} if self.rule in READS_INPUTS else frozenset()
+        reads = parse_rule(self.rule, self.name).name in READS_INPUTS
+        rule = {Need.INPUT_SQ} if reads else frozenset()
         return needs_of(plan) | rule
 
 
@@ -50,7 +47,6 @@ def parse_baseline(name: str) -> Baseline:
     """Of METHOD[:PATTERN][@RULE]. Raises a `ConfigError` for names that there are not."""
     rest, _, rule = name.partition("@")
     method, _, pattern = rest.partition(":")
-    rule = rule or UNIFORM
-    lookup(RULES, rule, kind="rule of layer sparsities")
+    chosen = parse_rule(rule or UNIFORM, f"baseline {name}")
     known = lookup(METHODS, method, kind="method")
-    return Baseline(name, known, rule, parse_pattern(pattern) if pattern else None)
+    return Baseline(name, known, chosen.text, parse_pattern(pattern) if pattern else None)

@@ -134,7 +134,7 @@ class Experiment(Strict):
 
     def _known_grouping(self) -> None:
         by = self.space.sparsity.by
-        if by not in (known := [*GROUPINGS, *RULES]):
+        if by.partition(":")[0] not in (known := [*GROUPINGS, *RULES]):
             raise ConfigError(
                 f"space.sparsity.by: no {by!r}.{did_you_mean(by, known)} "
                 f"There are: {', '.join(known)}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +11,7 @@ from optishear.calibration.statistics import Need
 from optishear.kernels.use import usable
 from optishear.models.placement import input_device, kind_of_device
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.rule_settings import parse_rule
 from optishear.records.cache import DENSE, SEEN, Key, key
 from optishear.solvers.methods import needs_of
 from optishear.text.tokens import TokenBatches
@@ -32,10 +32,11 @@ def gradients_key(prepared: Prepared, sequences: int) -> Key:
     return key("gradients", {**_dense(prepared), "sequences": taken.hash})
 
 
-def rule_key(prepared: Prepared, name: str, settings: Mapping[str, Any] | None = None) -> Key:
-    """`settings`: those of the rule, by name."""
-    seen = _seen(prepared) if name in READS_INPUTS else dict.fromkeys(SEEN)
-    told = {"rule": name, "settings": dict(settings or {})}
+def rule_key(prepared: Prepared, text: str) -> Key:
+    """`text`: the rule's name, and its settings where they are not as usual."""
+    chosen = parse_rule(text, "rule of layer sparsities")
+    seen = _seen(prepared) if chosen.name in READS_INPUTS else dict.fromkeys(SEEN)
+    told = {"rule": chosen.name, "settings": dict(chosen.settings)}
     return key("rules", {**_dense(prepared), **seen, **told})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from optishear.allocation import RULES, UNIFORM
+from optishear.allocation import UNIFORM
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.experiment.prepare import Prepared, rule_of
@@ -21,6 +21,7 @@ from optishear.recipe.pattern import Pattern, parse_asked
 from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
 from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION, USUAL_DAMPING, check_quadratic
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.rule_settings import parse_rule
 from optishear.solvers.methods import METHODS, needs_of, refitted
 
 
@@ -32,7 +33,7 @@ class NamedMethod:
     """A method of the table, uniform over layers and counted as its own code counts, or with
     layer sparsities by a published rule.
 
-    - `profile`: a name of `optishear.allocation.RULES`; the sparsity is then met exactly.
+    - `profile`: a rule, such as `owl` or `owl:m=7`; the sparsity is then met exactly.
     - `pattern`: None is the method's own; under N:M the sparsity follows from it.
     - `refit`: afterwards, the best weights for the mask.
     - `moonshot_lambda`: weight of the reconstruction against the Taylor loss; None is the method's
@@ -52,7 +53,7 @@ class NamedMethod:
     def __post_init__(self) -> None:
         """What can be checked before a model is loaded."""
         lookup(METHODS, self.method, kind="method")
-        lookup(RULES, self.profile, kind="rule of layer sparsities")
+        parse_rule(self.profile, "--profile")
         where, _ = self._where()
         if self.profile != UNIFORM and self.pattern and parse_asked(self.pattern)[1] is not None:
             raise ConfigError(

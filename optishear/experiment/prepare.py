@@ -25,6 +25,7 @@ from optishear.models.weights import read
 from optishear.pruning.evidence import Evidence
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
+from optishear.recipe.rule_settings import parse_rule
 from optishear.records.atomic import replace_file
 from optishear.records.cache import OTHER_CACHE, code_of, kept
 from optishear.text.sources import TextSpec
@@ -169,9 +170,13 @@ def prepare(
     )
 
 
-def rule_of(prepared: Prepared, name: str) -> Rule:
-    """A published rule's profile on this model, kept in the cache: spectra take a while."""
-    p, path = prepared, rule_key(prepared, name).path
+def rule_of(prepared: Prepared, text: str) -> Rule:
+    """A published rule's profile on this model, kept in the cache: spectra take a while.
+
+    `text`: its name, and its settings where they are not as usual (`parse_rule`).
+    """
+    p, chosen = prepared, parse_rule(text, "rule of layer sparsities")
+    name, path = chosen.name, rule_key(prepared, text).path
     if (rule := kept(path, _read_rule)) is not None:
         return rule
     stats = p.input_stats if name in READS_INPUTS else unread(p.layout.layers)
@@ -179,7 +184,7 @@ def rule_of(prepared: Prepared, name: str) -> Rule:
         LayerView(layer, read(p.loaded.model, layer), stats_of(stats, layer))
         for layer in p.layout.layers
     ]
-    rule = RULES[name](views)
+    rule = RULES[name](views, chosen.values)
     content = {"factor": dict(rule.factor), "offset": dict(rule.offset)}
     replace_file(path, json.dumps(content).encode(), OTHER_CACHE)
     return _read_rule(path)  # so that a later run has the very same numbers

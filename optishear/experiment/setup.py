@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from optishear.allocation import RULES
+from optishear.allocation import rules_for
 from optishear.config import Experiment
 from optishear.experiment.preconditions import text_for
 from optishear.experiment.prepare import Calibrated, prepare, rule_of
@@ -181,7 +181,7 @@ def ladder_of(experiment: Experiment, search: TokenBatches) -> Ladder:
 
 def space_of(experiment: Experiment, calibrated: Calibrated) -> SearchSpace:
     """The experiment's space on this model, its genes checked."""
-    rules = {name: rule_of(calibrated, name) for name in RULES}
+    rules = {name: rule_of(calibrated, name) for name in rules_for(experiment.space.sparsity.by)}
     space = build_space(experiment.space, calibrated.layout, rules)
     check_genes(space.genes)
     return space

@@ -1,5 +1,6 @@
 """The sections of a search space's YAML file, strictly read."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
 
 from optishear.errors import ConfigError
 from optishear.recipe.profile import Bounds, check_sparsity
+from optishear.recipe.rule_settings import parse_rule
 
 
 class Strict(BaseModel):
@@ -36,7 +38,7 @@ class Strict(BaseModel):
 
 
 class SparsitySpec(Strict):
-    """`by`: block, layer, curve, or a rule: uniform, owl, alphapruning.
+    """`by`: block, layer, curve, or a rule: uniform, owl, alphapruning, with settings if need be.
 
     `steps`: every layer drops a multiple of 1/steps of itself, so that there are few levels, which
     solvers need to solve only once.
@@ -51,6 +53,12 @@ class SparsitySpec(Strict):
     budget: float | None = None
     width: float = Field(default=0.3, gt=0, le=1)
     steps: int | None = None
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _rule_as_text(cls, data: Any) -> Any:
+        told = isinstance(data, Mapping) or (isinstance(data, str) and ":" in data)
+        return parse_rule(data, "sparsity.by").text if told else data
 
     @model_validator(mode="after")
     def _possible(self) -> "SparsitySpec":

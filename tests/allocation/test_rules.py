@@ -4,12 +4,13 @@ import rule_references
 import torch
 from layouts import small_layout
 
-from optishear.allocation import RULES, LayerView
+from optishear.allocation import RULES, LayerView, rules_for
 from optishear.allocation.alpha import hill_exponent
 from optishear.allocation.owl import owl
 from optishear.calibration.statistics import LayerStats
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.rule_settings import RULE_SETTINGS, parse_rule, usual_of
 
 
 LAYOUT = small_layout(blocks=4, scale=4)
@@ -61,6 +62,20 @@ class TestAgainstTheirFormulas:
         assert wishes == pytest.approx({v.layer.name: expected[v.layer.block] for v in views})
         assert len({round(value, 6) for value in expected.values()}) == 4
 
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("owl:lambda=0.2", {"lam": 0.2}),
+            ("owl:m=2.5", {"m": 2.5}),
+            ("alphapruning:epsilon=0.1", {"epsilon": 0.1}),
+        ],
+    )
+    def test_a_rule_goes_by_the_settings_that_it_is_told(self, text, expected, seed):
+        views, chosen = uneven_views(seed), parse_rule(text, "here")
+        wishes = RULES[chosen.name](views, chosen.values).wishes(0.6)
+        told = getattr(rule_references, chosen.name)(views, 0.6, **expected)
+        assert wishes == pytest.approx({v.layer.name: told[v.layer.block] for v in views})
+
     def test_the_hill_exponent_of_any_weight_is_that_of_the_reference(self, seed):
         for view in uneven_views(seed):
             values = np.linalg.svd(view.weight.double().numpy(), compute_uv=False) ** 2
@@ -90,14 +105,14 @@ def test_alphapruning_prunes_least_where_the_tail_of_the_spectrum_is_heaviest():
 
 
 def test_owl_spares_the_block_with_outliers_by_at_most_its_spread():
-    wishes = owl(views(outliers=2), spread=0.08).wishes(0.6)
+    wishes = owl(views(outliers=2)).wishes(0.6)
     per_block = [wishes[f"blocks.{block}.attn.q"] for block in range(4)]
     assert int(np.argmin(per_block)) == 2
     assert max(per_block) - min(per_block) == pytest.approx(0.16)
 
 
 def test_owl_is_uniform_where_no_block_has_outliers():
-    wishes = owl(views(), outlier=1e9).wishes(0.6)
+    wishes = owl(views(), usual_of("owl") | {"m": 1e9}).wishes(0.6)
     assert set(wishes.values()) == {0.6}
 
 
@@ -136,3 +151,14 @@ def test_the_hill_exponent_of_a_power_law_is_found(exponent):
 
 def test_a_spectrum_without_a_tail_is_a_finite_number():
     assert np.isfinite(hill_exponent(torch.ones(5)))
+
+
+def test_every_rule_says_which_settings_it_has():
+    assert RULES.keys() == RULE_SETTINGS.keys()
+    assert usual_of("owl") == {"lambda": 0.08, "m": 5.0}
+    assert usual_of("alphapruning") == {"epsilon": 0.3}
+
+
+def test_a_search_looks_at_every_rule_as_usual_and_at_its_own_settings_of_one():
+    assert rules_for("block") == rules_for("owl") == [*RULES]
+    assert rules_for("owl:m=7.0") == [*RULES, "owl:m=7.0"]

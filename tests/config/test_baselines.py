@@ -5,6 +5,7 @@ import pytest
 from optishear.config.baselines import parse_baseline
 from optishear.errors import ConfigError
 from optishear.recipe.pattern import parse_pattern
+from optishear.solvers.methods import METHODS
 
 
 @pytest.mark.parametrize(
@@ -27,9 +28,9 @@ def test_a_name_is_the_published_method_unless_it_says_otherwise(name, searched,
 
 def test_the_parts_of_a_name_are_told_apart():
     found = parse_baseline("sparsegpt:block:64@owl")
-    parts = (found.name, found.method_name, found.rule)
-    assert parts == ("sparsegpt:block:64@owl", "sparsegpt", "owl")
+    assert (found.method, found.rule) == (METHODS["sparsegpt"], "owl")
     assert parse_baseline("alps").rule == "uniform"
+    assert parse_baseline("wanda:row@owl:m=7:lambda=0.08").rule == "owl:m=7.0"
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,7 @@ def test_the_parts_of_a_name_are_told_apart():
         ("wnada:row", "Did you mean 'wanda'"),
         ("wanda:rows", "'rows' is unknown"),
         ("wanda:row@owk", "Did you mean 'owl'"),
+        ("wanda@owl:n=7", "baseline wanda@owl:n=7: rule 'owl' has no setting 'n'"),
     ],
 )
 def test_a_wrong_part_is_refused(name, sentence):

@@ -1,7 +1,7 @@
 """A key holds all that its value depends on: another input, another key, in every cache."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +87,7 @@ class Inputs:
     recipe: Recipe = RECIPE
     mode: str = "one-shot"
     by: Yardstick = BY
-    settings: dict[str, Any] = field(default_factory=dict)
+    rule_setting: tuple[str, str] = ("", "")  # of OWL, of AlphaPruning
 
     def tokens(self, spec: TextSpec) -> TokenBatches:
         """From a file that has the name of the source in it, so that it can be another one."""
@@ -137,8 +137,8 @@ class Inputs:
         return {
             "statistics": keys.statistics_key(known, self.needs).path,
             "gradients": keys.gradients_key(known, self.gradient_sequences).path,
-            "a rule that reads inputs": keys.rule_key(known, "owl", self.settings).path,
-            "a rule of weights": keys.rule_key(known, "alphapruning", self.settings).path,
+            "a rule that reads inputs": keys.rule_key(known, f"owl{self.rule_setting[0]}").path,
+            "a rule of weights": keys.rule_key(known, f"alphapruning{self.rule_setting[1]}").path,
             "levels": SolvedLayers(self.folder, levels.text, 0).own,
             "a level": (levels.path, layer_keys(self.recipe)[name]),
             "held out": held_out[0],
@@ -234,7 +234,7 @@ CHANGES: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
     "rungs": (with_by(rungs=(16,)), {"measure", "evaluation"}),
     "compiled blocks": (with_by(compiled=True), {"measure", "evaluation"}),
     "CUDA graphs": (with_by(graphed=True), {"measure", "evaluation"}),
-    "a rule's settings": (given(settings={"m": 7}), RULES),
+    "a rule's settings": (given(rule_setting=(":m=7", ":epsilon=0.2")), RULES),
 }
 
 

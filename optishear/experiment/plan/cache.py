@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from optishear.allocation import RULES
+from optishear.allocation import rules_for
 from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.statistics import Need
 from optishear.experiment.keys import gradients_key, rule_key
@@ -59,7 +59,9 @@ def spaced_now(
     setup: Setup, calibrated: Calibrated, clock: Callable[[], float]
 ) -> tuple[SearchSpace, Cached]:
     """The search space with the published rules' profiles."""
-    places = [rule_key(calibrated, name).path for name in RULES]
+    places = [
+        rule_key(calibrated, name).path for name in rules_for(setup.experiment.space.sparsity.by)
+    ]
     state = THERE if all(place.exists() for place in places) else MADE
     start = clock()
     space = space_of(setup.experiment, calibrated)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TypeVar
 
-from optishear.allocation import RULES
+from optishear.allocation import rules_for
 from optishear.calibration.statistics import unread
 from optishear.config import Experiment
-from optishear.config.baselines import parse_baseline
 from optishear.errors import StorageError, noting
 from optishear.experiment.held_out import baseline_recipes
 from optishear.experiment.preconditions import OF_A_TEXT, beyond_context
@@ -167,7 +166,9 @@ def _ladder(experiment: Experiment, search: TokenBatches) -> Ladder:
 def _space(experiment: Experiment, layout: ModelLayout) -> SearchSpace:
     """The space, the profiles of all rules uniform: what a rule says needs statistics."""
     flat = Rule(dict.fromkeys(layout.sizes, 1.0), dict.fromkeys(layout.sizes, 0.0))
-    space = build_space(experiment.space, layout, dict.fromkeys(RULES, flat))
+    space = build_space(
+        experiment.space, layout, dict.fromkeys(rules_for(experiment.space.sparsity.by), flat)
+    )
     check_genes(space.genes)
     return space
 
@@ -177,5 +178,5 @@ def _first_questions(setup: Setup) -> None:
     first = setup.space.decode(setup.driver().ask()[0])
     pattern = setup.space.layers.pattern
     # Nothing is calibrated yet, and all rules meet the same budget on the same pattern.
-    methods = [parse_baseline(name).method_name for name in setup.experiment.baselines]
+    methods = [name.partition("@")[0] for name in setup.experiment.baselines]
     baseline_recipes(methods, first, pattern, setup.calibrated)
