@@ -12,6 +12,12 @@ if os.environ.get("OPTISHEAR_TEST_DEVICE") != "cuda":
 
 import hypothesis
 import pytest
+from hypothesis import HealthCheck, settings
+
+
+# How long an example takes, or making it up, depends on what else the machine does.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 # How long an example takes depends on what else the machine does, and says nothing of the code.

@@ -53,7 +53,6 @@ def test_every_page_and_picture_that_is_linked_is_there():
     ]
 
 
-@pytest.mark.timeout(400)
 def test_every_command_runs_in_the_order_of_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))

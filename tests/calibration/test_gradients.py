@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import TINY, tokens
+from waiting import until
 
 from optishear.calibration import gradient_file, gradients
 from optishear.calibration.gradient_samples import sequence_by_sequence
@@ -382,7 +383,7 @@ def test_one_of_two_processes_collects_and_the_other_waits_for_it(tmp_path, llam
     pairs = (llama, slowly), (TINY["llama"](), never)
     threads = [threading.Thread(target=run, args=pair) for pair in pairs]
     threads[0].start()
-    begun.wait()
+    until(begun.is_set, still=threads[0].is_alive)
     threads[1].start()
     go_on.set()
     for thread in threads:

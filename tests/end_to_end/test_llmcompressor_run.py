@@ -44,7 +44,7 @@ def their_masks(dense, text, folder, tokens, pipeline):
     files = [folder / name for name in ("recipe.yaml", "tokens.json", "masks.safetensors")]
     words = [PYTHON, script, dense, *files, *pipeline]
     done = subprocess.run(
-        list(map(str, words)), capture_output=True, text=True, cwd=folder, timeout=240, check=False
+        list(map(str, words)), capture_output=True, text=True, cwd=folder, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return load_file(folder / "masks.safetensors")

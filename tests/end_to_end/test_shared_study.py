@@ -35,7 +35,11 @@ def both(config, folder, study):
     command = [sys.executable, "-m", "optishear"]
     outs = [folder / name for name in ("one", "two")]
     running = [subprocess.Popen([*command, *words(config, out, study)]) for out in outs]
-    assert [process.wait(timeout=240) for process in running] == [0, 0]
+    try:
+        assert [process.wait() for process in running] == [0, 0]
+    finally:
+        for process in running:
+            process.kill()
     return [open_run(out / "shared") for out in outs]
 
 

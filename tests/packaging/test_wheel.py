@@ -15,9 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*words, **kwargs):
-    done = subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=240, **kwargs
-    )
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 import optishear
 from optishear.errors import StorageError
@@ -98,11 +99,11 @@ def test_two_that_write_to_one_place_at_once_do_not_meet(tmp_path):
         with whole_file(path) as half:
             half.write_text("slow")
             inside.set()
-            may_end.wait(30)
+            may_end.wait()
 
-    other = threading.Thread(target=slow)
+    other = threading.Thread(target=slow, daemon=True)
     other.start()
-    assert inside.wait(30)
+    until(inside.is_set, still=other.is_alive)
     replace_file(path, b"quick")
     assert path.read_text() == "quick"
     may_end.set()

@@ -5,6 +5,7 @@ import os
 
 import pytest
 from layouts import small_layout
+from waiting import until
 
 from optishear.errors import ConfigError, StorageError
 from optishear.recipe.recipe import Recipe
@@ -91,7 +92,7 @@ def test_a_journal_of_another_measure_is_refused_and_left_as_it_was(tmp_path):
 def _hold(path, ready, release):
     with journal(path):
         ready.set()
-        release.wait(30)
+        release.wait()
 
 
 def test_a_run_directory_in_use_is_refused_until_its_writer_is_gone(tmp_path):
@@ -101,7 +102,7 @@ def test_a_run_directory_in_use_is_refused_until_its_writer_is_gone(tmp_path):
     holder = context.Process(target=_hold, args=(path, ready, release))
     holder.start()
     try:
-        assert ready.wait(30)
+        until(ready.is_set, still=holder.is_alive)
         with pytest.raises(ConfigError, match="another process is writing"), journal(path):
             pass
     finally:
