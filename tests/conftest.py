@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 
 
 # How long an example takes, or making it up, depends on what else the machine does.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SLOW = [HealthCheck.too_slow]
+settings.register_profile("any machine", deadline=None, suppress_health_check=SLOW)
 settings.load_profile("any machine")
 
 

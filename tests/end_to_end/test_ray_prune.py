@@ -1,15 +1,15 @@
 """A prune whose layers two workers solve writes the serial one's files, byte for byte."""
 
-import time
 from contextlib import contextmanager, nullcontext
 from hashlib import sha256
 
 import pytest
 import torch
-from killer import Killer
+from dying import deadly
 from tiny_folders import tiny_folder
 from tiny_models import TINY
 from typer.testing import CliRunner
+from waiting import until
 
 from optishear.calibration.statistics import LayerStats, unread
 from optishear.cli import app
@@ -75,9 +75,9 @@ def shared(replicas, monkeypatch):
     """A prune takes these workers, and may not solve a layer on its own."""
 
     @contextmanager
-    def spread():
+    def spread(workers=replicas):
         with monkeypatch.context() as patch:
-            patch.setattr(worker_layers, "cluster", lambda *_: nullcontext(replicas))
+            patch.setattr(worker_layers, "cluster", lambda *_: nullcontext(workers))
             patch.setattr(oneshot, "solve_layer", None)
             yield
 
@@ -88,13 +88,6 @@ def shared(replicas, monkeypatch):
 def dense(tmp_path_factory):
     place = tmp_path_factory.mktemp("dense") / "llama"
     return tiny_folder("llama", place, torch.bfloat16, num_hidden_layers=3)
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory):
-    """Two blocks whose layers take ALPS long enough to be killed meanwhile."""
-    place = tmp_path_factory.mktemp("slow") / "llama"
-    return tiny_folder("llama", place, hidden_size=192, intermediate_size=320)
 
 
 def how(sequential=True, workers=TWO):
@@ -172,16 +165,17 @@ def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense
 
 @pytest.mark.parametrize("sequential", MODES, ids=["sequential", "one-shot"])
 def test_a_worker_killed_in_the_middle_of_a_layer_changes_nothing(
-    sequential, slow, shared, told, tmp_path
+    sequential, dense, replicas, shared, told, tmp_path
 ):
-    recipe_for = METHODS["alps"].on
-    prune_to(str(slow), recipe_for, tmp_path / "one", alone(sequential))
+    recipe_for, layer = METHODS["alps"].on, "model.layers.1.mlp.up_proj"
+    prune_to(str(dense), recipe_for, tmp_path / "one", alone(sequential))
     told.clear()
-    with shared(), Killer(1) as killer:
-        prune_to(str(slow), recipe_for, tmp_path / "two", how(sequential))
-    assert killer.killed == 1
+    ill = deadly(replicas, tmp_path / "deaths", {layer})
+    with shared(ill):
+        prune_to(str(dense), recipe_for, tmp_path / "two", how(sequential))
+    assert ill.deaths.count == 1
     [notice] = told
-    assert notice.startswith("a worker died on layer model.layers.")
+    assert notice.startswith(f"a worker died on layer {layer} ")
     assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
 
 
@@ -195,10 +189,7 @@ def test_the_command_begins_workers_and_ends_them(dense, session, tmp_path):
     assert (one.exit_code, two.exit_code) == (0, 0)
     assert "sparsity 50.00 %" in two.stdout
     assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
-    until = time.monotonic() + 30
-    while ray.available_resources().get("CPU", 0) < before and time.monotonic() < until:
-        time.sleep(0.1)
-    assert ray.available_resources()["CPU"] == before
+    until(lambda: ray.available_resources().get("CPU", 0) == before)
 
 
 def test_workers_share_the_cores_and_use_no_more_threads_than_this_process(monkeypatch):

@@ -1,12 +1,11 @@
 """A search on several workers, some of them killed, ends as the serial one does, bit for bit."""
 
-import threading
-import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import yaml
-from killer import Killer
+from dying import deadly
 from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
@@ -17,11 +16,13 @@ from optishear.experiment.watcher import Silent
 from optishear.records.journal import read_journal
 from optishear.solvers.refit import Refit
 from optishear.solvers.sparsegpt import SparseGPT
+from optishear.workers.candidates import Job
 from optishear.workers.cluster import Cluster, Workers, running
 
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
 
+GUARD = 1800  # seconds: Ray asks for some limit
 RUNGS = {"population": 8, "evaluations": 24, "rungs": [64]}
 
 
@@ -52,15 +53,19 @@ def spare():
 
 @pytest.fixture
 def shared(spare, monkeypatch):
+    """What a test makes of the workers of its search is set in what is returned."""
+    made = SimpleNamespace(by=lambda cluster: cluster)
+
     @contextmanager
     def cluster(workers, notice):
         if workers.number == 1:
             yield None
             return
         with running(workers):
-            yield Cluster(workers, notice, spare)
+            yield made.by(Cluster(workers, notice, spare))
 
     monkeypatch.setattr(searching, "cluster", cluster)
+    return made
 
 
 @pytest.fixture
@@ -82,6 +87,12 @@ def same(run, serial):
     return all(mine == theirs for mine, theirs in zip(*files, strict=True))
 
 
+def keys(run):
+    """In the order in which they were asked for."""
+    _, entries, _ = read_journal(run.directory.journal)
+    return [entry["key"] for entry in entries]
+
+
 def values(run):
     _, entries, _ = read_journal(run.directory.journal)
     return {(e["key"], e["rung"]): (e["values"], e["reason"]) for e in entries}
@@ -94,23 +105,28 @@ def test_two_workers_find_what_one_process_finds(serial, two, tmp_path):
     assert run.directory.path.name == serial.directory.path.name  # workers are no part of the hash
 
 
-def test_a_worker_killed_in_the_middle_of_a_candidate_changes_nothing(serial, two, tmp_path):
-    notes = Notes()
-    with Killer(2) as killer:
-        run = search(two, tmp_path, notes)
-    assert killer.killed == 2
-    assert len([text for text in notes.texts if "a worker died on recipe" in text]) >= 1
+def test_workers_killed_in_the_middle_of_candidates_change_nothing(serial, two, shared, tmp_path):
+    notes, victims = Notes(), {keys(serial)[number] for number in (4, 12)}
+    shared.by = lambda cluster: deadly(cluster, tmp_path / "deaths", victims, kind=Job)
+    run = search(two, tmp_path / "run", notes)
+    told = [text for text in notes.texts if "a worker died on recipe" in text]
+    assert {text.split()[5] for text in told} == victims
+    assert len(told) == 2
     assert same(run, serial)
     assert values(run) == values(serial)
 
 
-def test_workers_that_always_die_stop_the_run_which_goes_on_later(serial, two, tmp_path):
-    with Killer(1000), pytest.raises(WorkerError, match="3 workers died on recipe"):
-        search(two, tmp_path, Silent())
-    [journal] = tmp_path.glob("*/*/journal.jsonl")
+def test_workers_that_always_die_stop_the_run_which_goes_on_later(serial, two, shared, tmp_path):
+    victim = keys(serial)[12]
+    shared.by = lambda cluster: deadly(cluster, tmp_path / "deaths", {victim}, 1000, Job)
+    with pytest.raises(WorkerError, match=f"3 workers died on recipe {victim}"):
+        search(two, tmp_path / "run", Silent())
+    [journal] = tmp_path.glob("run/*/*/journal.jsonl")
     _, before, _ = read_journal(journal)
+    assert len(before) >= 8  # the generation before it
     assert all(e["values"] is not None for e in before)  # nobody's death is a failed recipe
-    assert same(search(two, tmp_path, Silent()), serial)
+    shared.by = lambda cluster: cluster
+    assert same(search(two, tmp_path / "run", Silent()), serial)
 
 
 LEVELS = {
@@ -177,19 +193,23 @@ def test_a_host_that_leaves_changes_nothing(serial, plan, tmp_path):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     try:
         leaving = cluster.add_node(num_cpus=1)
-        cluster.wait_for_nodes()
+        cluster.wait_for_nodes(timeout=GUARD)
 
-        def leave():
-            while not any(len(j.read_bytes().splitlines()) > 5 for j in tmp_path.rglob("*.jsonl")):
-                time.sleep(0.005)
-            cluster.remove_node(leaving, allow_graceful=False)
+        class Leaving(Silent):
+            """Takes the node away when four are done, of a generation of eight."""
 
-        thread = threading.Thread(target=leave, daemon=True)
-        thread.start()
+            def __init__(self):
+                self.done = 0
+
+            def evaluated(self, found, evaluation, total):
+                self.done += 1
+                if self.done == 4:
+                    cluster.remove_node(leaving, allow_graceful=False)
+
+        watcher = Leaving()
         two = plan.model_copy(update={"workers": 2, "ray_address": cluster.address})
-        run = search(two, tmp_path, Silent())
-        thread.join(timeout=60)
-        assert not thread.is_alive()
+        run = search(two, tmp_path, watcher)
+        assert watcher.done > 4
     finally:
         ray.shutdown()
         cluster.shutdown()

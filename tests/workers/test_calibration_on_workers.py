@@ -1,14 +1,10 @@
 """Gradients that workers take are the file that one process writes, also where a worker dies."""
 
 import json
-import os
-import signal
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
+from dying import deadly
 from tiny_models import TINY, tokens
 
 from optishear.calibration.gradient_file import INDEX, NUMBERS, GradientFile
@@ -16,46 +12,18 @@ from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.errors import ConfigError, StorageError
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel
-from optishear.workers.calibration import DenseModel, gradients_on
+from optishear.workers.calibration import gradients_on
 from optishear.workers.cluster import Cluster, Workers, running
 
 
-ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
+pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
 
 SEQUENCES = tokens(5, 4, seed=1)
 TOLD = []
 
 
-@dataclass(frozen=True, eq=False)
-class Dying(DenseModel):
-    """Killed with -9 when it has the second sequence's gradients, unless that was so before."""
-
-    marker: Path
-
-    def begin(self, stack, device, notice):
-        return self
-
-    def gradients(self, number, sequence):
-        found = super().gradients(number, sequence)
-        if number == 1 and not self.marker.exists():
-            self.marker.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return found
-
-
-@dataclass(frozen=True)
-class Ill(Cluster):
-    """Whose replicas are sent such models."""
-
-    marker: Path = Path()
-
-    def pool(self, parcel):
-        return super().pool(Dying(parcel.loaded, parcel.layout, self.marker))
-
-
 @pytest.fixture(scope="module")
 def cluster():
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     workers = Workers(2, torch.get_num_threads())
     with running(workers):
         yield Cluster(workers, TOLD.append)
@@ -86,7 +54,7 @@ def test_two_workers_write_the_file_that_one_process_writes(kind, dtype, cluster
 
 
 def test_a_worker_that_dies_costs_its_sequence_a_second_try(cluster, tmp_path, monkeypatch):
-    model, marker = TINY["llama"](), tmp_path / "marker"
+    model = TINY["llama"]()
     serial = collect(None, model, tmp_path / "serial")
     written, write = [], GradientFile.write
 
@@ -95,9 +63,9 @@ def test_a_worker_that_dies_costs_its_sequence_a_second_try(cluster, tmp_path, m
         write(file, number, name, sample)
 
     monkeypatch.setattr(GradientFile, "write", listen)
-    ill = Ill(cluster.workers, cluster.notice, cluster.spare, marker)
+    ill = deadly(cluster, tmp_path / "deaths", {"1"})
     assert collect(ill, model, tmp_path / "workers") == serial
-    assert marker.exists()
+    assert ill.deaths.count == 1
     assert [text for text in TOLD if "a worker died on calibration sequence 1" in text]
     assert [written.count(number) for number in range(5)] == [14] * 5  # nobody's twice
 

@@ -53,6 +53,9 @@ class Toy:
             raise MemoryError
         return os.getpid()
 
+    def niceness(self):
+        return os.nice(0)
+
     def buggy(self):
         raise ZeroDivisionError("a bug")
 
@@ -100,6 +103,11 @@ def test_every_call_is_answered_and_workers_live_on_between_runs(pool_of):
     assert len(pids[0] | pids[1]) <= 2  # the second may not have begun when the first had done all
     assert sum(max(len(d) for p, d in second.values() if p == pid) for pid in
                {p for p, _ in second.values()}) >= 4  # fmt: skip
+
+
+def test_workers_give_way_to_nothing_that_this_process_does_not_give_way_to(pool_of):
+    """They do what it would do alone: with Ray's own niceness of 15 they starve beside others."""
+    assert dict(pool_of(1).run([call("x", "niceness")])) == {"x": os.nice(0)}
 
 
 def test_what_began_at_one_worker_goes_on_there(pool_of):
