@@ -29,7 +29,7 @@ contracts: $(VENV)/ready
 	$(BIN)/lint-imports
 
 tests: $(VENV)/ready
-	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=15
+	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
 
 # torch first and pinned: pip then takes a CPU build wherever it can find one (README), and
 # nothing installed afterwards brings another.

@@ -10,7 +10,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if os.environ.get("OPTISHEAR_TEST_DEVICE") != "cuda":
     os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports Triton: kernels run on the CPU
 
-import hypothesis
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -21,9 +20,13 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=SL
 settings.load_profile("any machine")
 
 
-# How long an example takes depends on what else the machine does, and says nothing of the code.
-hypothesis.settings.register_profile("unhurried", deadline=None)
-hypothesis.settings.load_profile("unhurried")
+# What takes minutes, whole searches and processes of their own, begins first: files are shared out
+# whole, and one of these at the end would leave all workers but one idle.
+LONG = {"end_to_end", "packaging", "test_readme.py", "workers"}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -158,7 +158,7 @@ def _options(workers: Workers) -> Mapping[str, Any]:
         return {**common, "address": workers.address, "include_dashboard": None}
     # Inherited by the workers: spinning threads of one would cost the others half their speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Ray's own is 15: beside anything else that runs, those who do the work would hardly come to it.
+    # Ray's own is 15: beside whatever else runs, those who do the work would hardly come to it.
     os.environ.setdefault("RAY_worker_niceness", "0")
     gpus = torch.cuda.device_count() if workers.device.startswith("cuda") else 0
     # `local`: whatever else runs here, or was killed and left its address in Ray's folder.

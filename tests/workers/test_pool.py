@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,13 @@ class Toy:
         Path(marker).touch()
         if first:
             raise MemoryError
+        return os.getpid()
+
+    def meet(self, place, label):
+        """Waits for another worker that is asked the same at the same time."""
+        (Path(place) / label).touch()
+        while len(list(Path(place).iterdir())) < 2:
+            time.sleep(0.01)
         return os.getpid()
 
     def niceness(self):
@@ -110,12 +118,15 @@ def test_workers_give_way_to_nothing_that_this_process_does_not_give_way_to(pool
     assert dict(pool_of(1).run([call("x", "niceness")])) == {"x": os.nice(0)}
 
 
-def test_what_began_at_one_worker_goes_on_there(pool_of):
+def test_what_began_at_one_worker_goes_on_there(pool_of, tmp_path):
     pool = pool_of()
-    first = dict(pool.run([call(str(i), "pid", i, home=str(i)) for i in range(4)]))
-    again = dict(pool.run([call(str(i), "pid", i, home=str(i)) for i in (3, 2, 1, 0)]))
-    at_home = sum(first[key][0] == again[key][0] for key in first)
-    assert at_home >= 3  # the last one may go where somebody is free
+    place = tmp_path / "first"
+    place.mkdir()
+    first = dict(pool.run([call(key, "meet", str(place), key, home=key) for key in "ab"]))
+    assert first["a"] != first["b"]
+    for order in ["ab", "ba"] * 4:  # who is free first is not always the same
+        again = dict(pool.run([call(key, "pid", 0, home=key) for key in order]))
+        assert {key: pid for key, (pid, _) in again.items()} == first
 
 
 def test_workers_that_were_still_beginning_serve_the_next_pool(pool_of):
