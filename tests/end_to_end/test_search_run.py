@@ -120,9 +120,16 @@ app(words)
 """
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return search(experiment(folder), folder / "r", Silent())
+
+
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_front(tmp_path, blow):
-    want = search(experiment(tmp_path), tmp_path / "unbroken", Silent())
+def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_front(
+    tmp_path, blow, unbroken
+):
     path = config(tmp_path)
     words = [str(int(blow)), "search", str(path), "--out", str(tmp_path / "killed")]
     done = subprocess.run([sys.executable, "-c", STRUCK, *words], capture_output=True, text=True)
@@ -137,9 +144,9 @@ def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_fron
     kept = lost.count(b"\n") - 1
     assert kept == 4
     got = search(load_experiment(str(path)), tmp_path / "killed", Silent())
-    assert got.manifest["measured_now"] == len(journal_values(want)) - kept
-    assert journal_values(got) == journal_values(want)
-    assert got.directory.front.read_bytes() == want.directory.front.read_bytes()
+    assert got.manifest["measured_now"] == len(journal_values(unbroken)) - kept
+    assert journal_values(got) == journal_values(unbroken)
+    assert got.directory.front.read_bytes() == unbroken.directory.front.read_bytes()
 
 
 def test_a_damaged_file_of_a_finished_run_is_written_again_as_it_was(tmp_path):
