@@ -35,7 +35,9 @@ def gradients_key(prepared: Prepared, sequences: int) -> Key:
 def rule_key(prepared: Prepared, text: str) -> Key:
     """`text`: the rule's name, and its settings where they are not as usual."""
     chosen = parse_rule(text, "rule of layer sparsities")
-    seen = _seen(prepared) if chosen.name in READS_INPUTS else dict.fromkeys(SEEN)
+    seen: dict[str, Any] = dict.fromkeys(SEEN)
+    if chosen.name in READS_INPUTS:
+        seen = _seen(prepared)
     told = {"rule": chosen.name, "settings": dict(chosen.settings)}
     return key("rules", {**_dense(prepared), **seen, **told})
 

@@ -10,10 +10,10 @@ commit can be named before a run begins (`records.manifest`). `plan` asks all of
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from optishear.errors import ConfigError
 from optishear.models.finite import refuse_overflow
@@ -41,7 +41,7 @@ def positions_suffice(loaded: LoadedModel, text: TokenBatches) -> None:
 
 def ids_have_rows(loaded: LoadedModel, text: TokenBatches) -> None:
     """Every token of the text has a row in the embedding; a tokenizer may know more than that."""
-    rows = _embedding(loaded.model).weight.shape[0]
+    rows = len(cast(Tensor, _embedding(loaded.model).weight))
     if (worst := int(text.tokens.max())) >= rows:
         count = int((text.tokens >= rows).sum())
         raise ConfigError(

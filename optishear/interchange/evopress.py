@@ -150,7 +150,12 @@ def read_grid(path: Path, sparsity: float | None, step: int | None) -> Grid:
             raise ConfigError(f"{beside}: is not what `optishear export --format evopress` writes.")
         says = {key: found.get(key) if value is None else value for key, value in says.items()}
     of, by = says["sparsity"], says["weights_diff"]
-    if type(of) not in (int, float) or type(by) is not int:
+    if (
+        not isinstance(of, int | float)
+        or not isinstance(by, int)
+        or isinstance(of, bool)
+        or isinstance(by, bool)
+    ):
         raise ConfigError(
             f"{path}: EvoPress levels mean nothing by themselves. Give the --sparsity and the "
             f"--weights-diff with which the database was made (prune.py's --sparsity and "

@@ -183,7 +183,7 @@ def _probe(
     ]
     try:
         with torch.no_grad():
-            vocabulary = model.get_input_embeddings().weight.shape[0]  # pyright: ignore
+            vocabulary = len(model.get_input_embeddings().weight)  # pyright: ignore
             hidden = hidden_states(model, causal.probe(vocabulary))
     finally:
         for hook in hooks:

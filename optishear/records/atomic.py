@@ -104,10 +104,7 @@ def _scratch(path: Path, aside: Path | None) -> Iterator[Path]:
     """A hidden folder beside `path` that is nobody else's; gone when this is left."""
     place = aside or path.parent
     place.mkdir(parents=True, exist_ok=True)
-    for number in count():
-        folder = place / f".{path.name}.{number}.half"
-        if (handle := _claimed(folder)) is not None:
-            break
+    folder, handle = _free_place(place, path.name)
     try:
         _clear(folder)
         yield folder
@@ -117,6 +114,15 @@ def _scratch(path: Path, aside: Path | None) -> Iterator[Path]:
             (folder / WRITER).unlink()
             folder.rmdir()
         os.close(handle)
+
+
+def _free_place(place: Path, name: str) -> tuple[Path, int]:
+    """The first hidden folder for this name that nobody else writes in, and the handle on it."""
+    for number in count():
+        folder = place / f".{name}.{number}.half"
+        if (handle := _claimed(folder)) is not None:
+            return folder, handle
+    raise AssertionError("Numbers do not come to an end.")
 
 
 def _claimed(folder: Path) -> int | None:

@@ -93,7 +93,7 @@ def without_backend() -> Any:
     finally:
         if wished is not None:
             os.environ["MPLBACKEND"] = wished
-    from matplotlib.backends import backend_registry
+    from matplotlib.backends.registry import backend_registry
 
     if wished and backend_registry.is_valid_backend(wished):
         matplotlib.rcParams["backend"] = wished  # for the caller's own figures

@@ -174,7 +174,10 @@ def test_random_scores_do_not_depend_on_what_was_pruned_before(layer):
     [
         ({"name": "wnada"}, "no metric is called 'wnada'. Did you mean 'wanda'?"),
         ({"name": "power", "aplha": 1.0}, "no setting 'aplha'. Did you mean 'alpha'?"),
-        ({"name": "power", "alpha": "big"}, "alpha of metric 'power' is 'big', expected a number"),
+        (
+            {"name": "power", "alpha": "big"},
+            "alpha of metric 'power' is 'big', expected a finite number",
+        ),
         ({"name": "power", "alpha": 0.0}, "alpha is 0, it must be positive"),
         ({"name": "power", "mix": 2.0}, "mix is 2, it must lie in [0, 1]"),
         ({"name": "meta", "weight_transform": "cube"}, "No transform of the meta metric"),
