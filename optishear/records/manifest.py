@@ -12,7 +12,7 @@ from typing import Any
 from optishear.errors import ConfigError
 
 
-GIT_SECONDS = 20
+GIT_SECONDS = 600  # a guard against hanging: beside other work it may take minutes
 PACKAGES = (
     "torch",
     "transformers",

@@ -89,8 +89,9 @@ def _database(url: str) -> BaseStorage:
         ) from None
 
 
-def _at_once(url: str, tries: int = 5) -> BaseStorage:
-    """Processes that begin together all make the tables, and all but one find them half made."""
+def _at_once(url: str, tries: int = 60) -> BaseStorage:
+    """Processes that begin together all make the tables, and all but one find them half made: for
+    as long as the one takes, on a machine or a database that may be busy."""
     with quiet():
         for _ in range(tries - 1):
             try:
