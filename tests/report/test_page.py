@@ -14,6 +14,7 @@ import pytest
 from drawable_run import finish, held_out_rows, make_run
 
 from optishear.errors import ConfigError
+from optishear.recipe.recipe import FORMAT, Recipe
 from optishear.records.run_directory import find_run, read_json, write_json
 from optishear.report.page import write
 from optishear.report.page.held_out import outcome, sequential_gap, tables
@@ -147,6 +148,19 @@ class TestCommittedRuns:
             assert parse_pick(text).choose(rows, "kl", down, list(maximise)) == index
 
 
+def with_keys_of_their_recipes(run):
+    """After its journal was edited: keys are the recipes' own again, wherever they stand."""
+    header, *entries = map(json.loads, run.journal.read_text().splitlines())
+    parts = ("metric", "pattern", "solver", "quadratic")
+    for entry in entries:
+        told = {name: entry[name] for name in parts if name in entry}
+        told |= {"format": FORMAT, "drop": dict(zip(header["layers"], entry["drop"]))}
+        key = Recipe.from_json(told, "here").key
+        for path in run.path.iterdir():
+            if path.suffix in (".json", ".jsonl"):
+                path.write_text(path.read_text().replace(entry["key"], key))
+
+
 class TestSafety:
     def test_nothing_that_files_say_becomes_markup(self, quick, tmp_path):
         run = make_run(tmp_path / "r", candidates=45, failing=2, title=(HOSTILE, HOSTILE))
@@ -154,6 +168,11 @@ class TestSafety:
         lines = run.journal.read_text().replace('"reason": "x"', f'"reason": {json.dumps(HOSTILE)}')
         lines = lines.replace('{"alpha"', f'{{"beta": {json.dumps(HOSTILE)}, "alpha"')
         run.journal.write_text(lines)
+        front = read_json(run.front)
+        for entry in front["entries"]:
+            entry["recipe"]["metric"]["beta"] = HOSTILE
+        write_json(run.front, front)
+        with_keys_of_their_recipes(run)
 
         page = page_of(run)
         refuse_what_is_fetched(page)
