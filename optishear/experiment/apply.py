@@ -177,10 +177,7 @@ def _prune_to(
     recipe.check(prepared.layout)
     origin = origin_of(prepared, recipe, how)
     if finished:
-        watcher.stage("checking what is there")
-        if not holds(folder, recipe, origin):
-            refuse_filled(folder)
-        refuse_changed(folder)
+        check_what_is_there(folder, recipe, origin, watcher)
         stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
         checked = Checked.of(folder, prepared.layout, recipe, dtype_text(stored))
         return checked.noting(found_elsewhere(origin)), False
@@ -220,6 +217,14 @@ def origin_of(prepared: Prepared, recipe: Recipe, how: How) -> Origin:
 def found_elsewhere(origin: Origin) -> str | None:
     """A sentence where a checkpoint's recipe was found on another model or other text."""
     return None if origin.found_with is None else origin.found_with.elsewhere(origin)
+
+
+def check_what_is_there(folder: Path, recipe: Recipe, origin: Origin, watcher: Watcher) -> None:
+    """Refuses a finished folder that holds another checkpoint, or not the bytes of this one."""
+    watcher.stage("checking what is there")
+    if not holds(folder, recipe, origin):
+        refuse_filled(folder)
+    refuse_changed(folder)
 
 
 def holds(folder: Path, recipe: Recipe, origin: Origin) -> bool:

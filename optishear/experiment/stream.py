@@ -15,8 +15,8 @@ from optishear.experiment.apply import (
     PROBE_TOKENS,
     SILENT,
     How,
+    check_what_is_there,
     found_elsewhere,
-    holds,
     origin_of,
     stored_dtypes,
 )
@@ -34,7 +34,7 @@ from optishear.export.checkpoint import (
     rewritten_of,
 )
 from optishear.export.half_done import HalfDone, half_done, sweep
-from optishear.export.place import STATE_FOLDER, place_for, refuse_changed, refuse_filled, seal
+from optishear.export.place import STATE_FOLDER, place_for, seal
 from optishear.models.blocks import BlockRunner, BlockStack, Entangled
 from optishear.models.folder import ModelFolder
 from optishear.models.hidden_files import HiddenFiles
@@ -88,10 +88,7 @@ def _prune_streamed(
     recipe.check(layout)
     origin = origin_of(prepared, recipe, how)
     if finished:
-        watcher.stage("checking what is there")
-        if not holds(folder, recipe, origin):
-            refuse_filled(folder)
-        refuse_changed(folder)
+        check_what_is_there(folder, recipe, origin, watcher)
         sweep(folder)
         stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
         checked = Checked.of(folder, layout, recipe, stored)
