@@ -176,7 +176,8 @@ def test_statistics_gradients_and_layers_are_shared_out_and_come_out_the_same(
         }
         for n in (1, 2)
     ]
-    assert len(stored[0]) == 2 * 3 * len(runs[0].front.layout.layers)  # solvers x levels
+    solved = 2 * 3 + 1  # solvers x levels, and the baseline at the pick's own sparsity
+    assert len(stored[0]) == solved * len(runs[0].front.layout.layers)
     assert stored[0] == stored[1]
     gradients = [[*(tmp_path / f"cache {n}" / "gradients").glob("*/*.f16")] for n in (1, 2)]
     assert gradients[0][0].relative_to(tmp_path / "cache 1") == gradients[1][0].relative_to(
