@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from optishear.errors import NumericalError as NumericalError
     from optishear.errors import OptiShearError as OptiShearError
     from optishear.errors import StorageError as StorageError
-    from optishear.experiment.apply import pruned as pruned
-    from optishear.experiment.evaluate import evaluate as evaluate
-    from optishear.experiment.results import Front as Front
-    from optishear.experiment.results import Run as Run
-    from optishear.experiment.results import open_run as open_run
     from optishear.models.load import load as load
     from optishear.recipe.recipe import Recipe as Recipe
+    from optishear.runs.results import Front as Front
+    from optishear.runs.results import Run as Run
+    from optishear.runs.results import open_run as open_run
+    from optishear.tools.evaluate import evaluate as evaluate
+    from optishear.tools.prune import pruned as pruned
 
 _WHERE = {
     "ConfigError": "optishear.errors",
-    "Front": "optishear.experiment.results",
+    "Front": "optishear.runs.results",
     "NumericalError": "optishear.errors",
     "OptiShearError": "optishear.errors",
     "Recipe": "optishear.recipe.recipe",
-    "Run": "optishear.experiment.results",
+    "Run": "optishear.runs.results",
     "StorageError": "optishear.errors",
-    "evaluate": "optishear.experiment.evaluate",
+    "evaluate": "optishear.tools.evaluate",
     "load": "optishear.models.load",
     "load_experiment": "optishear.config",
-    "open_run": "optishear.experiment.results",
-    "pruned": "optishear.experiment.apply",
+    "open_run": "optishear.runs.results",
+    "pruned": "optishear.tools.prune",
 }
 
 __all__ = [  # noqa: RUF022 (sorted as a reader looks for them)
@@ -61,8 +61,8 @@ def search(experiment: str, settings: Sequence[str] = (), out: str | Path = "res
     `experiment` is a YAML file or a shipped experiment's name, `settings` are `key=value` texts.
     """
     from optishear.config import load_experiment
-    from optishear.experiment.search import search as run_search
-    from optishear.experiment.watcher import Silent
+    from optishear.runs.search import search as run_search
+    from optishear.runs.watcher import Silent
 
     return run_search(load_experiment(experiment, settings), Path(out), Silent())
 

@@ -43,7 +43,7 @@ class WorkerError(OptiShearError):
 
 
 @contextmanager
-def noting(mistakes: list[str]) -> Iterator[None]:
+def collect_errors(mistakes: list[str]) -> Iterator[None]:
     """Writes a `ConfigError` of what is inside down in place of raising it."""
     try:
         yield

@@ -19,10 +19,10 @@ from optishear.models.head import Head, find_head, hidden_states
 from optishear.models.load import LoadedModel
 from optishear.models.placement import input_device, kind_of_device
 from optishear.models.prefix import NotReusable, PrefixForward
-from optishear.models.weights import lent
+from optishear.models.weights import working_weights
 from optishear.objectives import make_objective
 from optishear.objectives.base import Chunk, Objective, OutputObjective, Reference, SizeObjective
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.factored import Factored
 from optishear.pruning.oneshot import OneShot, block_keys
 from optishear.pruning.result import LayerReport, PruneResult
@@ -55,7 +55,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class MeasurementSettings:
     """What candidates are measured by: all of it has a say in the last bits of a value.
 
     - `quantities`: names from `OBJECTIVES`, all read off one forward pass.
@@ -77,9 +77,9 @@ class Yardstick:
 def measure_on(
     loaded: LoadedModel,
     layout: ModelLayout,
-    evidence: Evidence,
+    data: CalibrationData,
     search: TokenBatches,
-    by: Yardstick,
+    by: MeasurementSettings,
     memory: Memory = Memory(),
     solved: SolvedLayers | None = None,
     notice: Callable[[str], None] = lambda text: None,
@@ -94,7 +94,7 @@ def measure_on(
     - `notice`: told what of `memory` is of no use here.
     """
     ranks, factored = RankCache(memory.ranks), Factored(memory.factors)
-    evidence = replace(evidence, ranks=ranks, factored=factored)
+    data = replace(data, ranks=ranks, factored=factored)
     if by.compiled and memory.prefixes:
         memory = replace(memory, prefixes=0)
         notice("compiled blocks always run from the first one on: no prefixes are kept")
@@ -102,11 +102,11 @@ def measure_on(
         memory = replace(memory, prefixes=0)
         notice("CUDA graphs always run from the first block on: no prefixes are kept")
     compiling = compiled_blocks(loaded.model) if by.compiled else nullcontext()
-    with lent(loaded.model, layout) as working, torch.no_grad(), compiling:
+    with working_weights(loaded.model, layout) as working, torch.no_grad(), compiling:
         batches, batches_of = cut(search, by.rungs, by.batch_tokens)
         batches = [tokens.to(input_device(loaded.model)) for tokens in batches]
-        taylor = TaylorLosses(evidence.gradients) if "taylor" in by.quantities else None
-        writer = OneShot(working, layout, evidence, taylor, solved)
+        taylor = TaylorLosses(data.gradients) if "taylor" in by.quantities else None
+        writer = OneShot(working, layout, data, taylor, solved)
         yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice)
 
 
@@ -115,7 +115,7 @@ class _Measure:
         self,
         loaded: LoadedModel,
         writer: OneShot,
-        by: Yardstick,
+        by: MeasurementSettings,
         batches: Sequence[Int[Tensor, "_ seq"]],
         batches_of: Mapping[int, int],
         prefixes: int,
@@ -243,7 +243,7 @@ def identity_of(
     layout: ModelLayout,
     calibration: TokenBatches,
     search: TokenBatches,
-    by: Yardstick,
+    by: MeasurementSettings,
     gradient_sequences: int | None = None,
     calibration_parts: int = 1,
 ) -> dict[str, Any]:

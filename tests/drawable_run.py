@@ -38,10 +38,12 @@ def layout_of(blocks, roles=LLAMA, experts=1):
     return ModelLayout(tuple(layers))
 
 
-def values_of(layout, drop, wish, random, wild):
+def values_of(layout, drop, targets, random, wild):
     """Sparser is worse, and further from a good profile is worse; a few are lost altogether."""
     sparsity = layout.sparsity(drop)
-    error = 3 * np.exp(3.2 * sparsity + 1.2 * np.std(list(wish.values())) + 0.1 * random.normal())
+    error = 3 * np.exp(
+        3.2 * sparsity + 1.2 * np.std(list(targets.values())) + 0.1 * random.normal()
+    )
     if wild:
         error *= 1e4
     kl = 0.002 * error * np.exp(0.5 * random.normal() - 0.8 * sparsity)
@@ -66,17 +68,17 @@ def make_run(
         for index in range(candidates):
             settled = 1 - 0.8 * index / candidates
             mean = 0.6 if same_sparsity else random.uniform(0.3, 0.75)
-            wish = {
+            targets = {
                 layer.name: mean + 0.1 * (depth[layer.name] - 0.5) + bias[layer.role]
                 + settled * random.normal(0, 0.12)
                 for layer in layout.layers
             }  # fmt: skip
             budget = int(mean * layout.total)
-            drop = project(wish, layout, parse_pattern("layer"), Bounds(0.05, 0.95), budget)
+            drop = project(targets, layout, parse_pattern("layer"), Bounds(0.05, 0.95), budget)
             recipe = Recipe(
                 {"name": "power", "alpha": round(random.uniform(0.5, 2), 4)}, drop, "layer"
             )
-            values = values_of(layout, drop, wish, random, wild=5 <= index < 5 + wild)
+            values = values_of(layout, drop, targets, random, wild=5 <= index < 5 + wild)
             values["kl"] *= 10 ** (decades * random.uniform())
             failed = failing and index % max(candidates // failing, 1) == 2
             outcome = {"values": None if failed else values, "reason": "x" * failed, "seconds": 0.1}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optishear.workers.cluster import Cluster
-from optishear.workers.replica import Parcel
+from optishear.workers.replica import Payload
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Deaths:
 
 
 @dataclass(frozen=True, eq=False)
-class Mortal(Parcel):
-    """A parcel of one kind whose replicas die such deaths."""
+class Mortal(Payload):
+    """A payload of one kind whose replicas die such deaths."""
 
-    parcel: Parcel
+    payload: Payload
     deaths: Deaths
 
     def begin(self, stack, device, notice):
-        return _Work(self.parcel.begin(stack, device, notice), self.deaths)
+        return _Work(self.payload.begin(stack, device, notice), self.deaths)
 
 
 class _Work:
@@ -59,18 +59,18 @@ class _Work:
 
 @dataclass(frozen=True)
 class Deadly(Cluster):
-    """Whose replicas die on parcels of this kind."""
+    """Whose replicas die on payloads of this kind."""
 
     deaths: Deaths | None = None
-    kind: type[Parcel] = Parcel
+    kind: type[Payload] = Payload
 
-    def pool(self, parcel):
+    def pool(self, payload):
         return super().pool(
-            Mortal(parcel, self.deaths) if isinstance(parcel, self.kind) else parcel
+            Mortal(payload, self.deaths) if isinstance(payload, self.kind) else payload
         )
 
 
-def deadly(cluster, folder, names, times=1, kind=Parcel):
+def deadly(cluster, folder, names, times=1, kind=Payload):
     """The same workers, from whom these deaths are due."""
     import ray
 

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from optishear.recipe.groups import Part
+from optishear.recipe.groups import Tiling
 from optishear.recipe.pattern import PATTERNS, Pattern
 
 
@@ -15,7 +15,7 @@ class Odd(Pattern):
     rows_compete = False
 
     def parts(self, rows, columns):
-        return (Part(range(rows), range(1, columns, 2), 1, columns // 2),)
+        return (Tiling(range(rows), range(1, columns, 2), 1, columns // 2),)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Down(Pattern):
         return self.m
 
     def parts(self, rows, columns):
-        return (Part(range(rows), range(columns), self.m, 1),)
+        return (Tiling(range(rows), range(columns), self.m, 1),)
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Halves(Pattern):
     def parts(self, rows, columns):
         half = columns // 4 * 2
         return (
-            Part(range(rows), range(half), 1, 2),
-            Part(range(rows), range(half, columns), rows, columns - half),
+            Tiling(range(rows), range(half), 1, 2),
+            Tiling(range(rows), range(half, columns), rows, columns - half),
         )
 
 

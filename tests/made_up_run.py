@@ -4,11 +4,11 @@ import numpy as np
 from layouts import small_layout
 
 from optishear.errors import NumericalError
-from optishear.experiment.watcher import Silent
 from optishear.recipe.profile import Rule
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal
 from optishear.records.run_directory import RunDirectory, read_json, write_json
+from optishear.runs.watcher import Silent
 from optishear.search.driver import DriverSettings
 from optishear.search.drivers import make_driver, make_ladder
 from optishear.search.evaluator import Evaluator, one_by_one

@@ -10,12 +10,12 @@ from problems import SmallLayer
 from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.metrics import METRICS
 from optishear.objectives import OBJECTIVES
 from optishear.recipe.pattern import PATTERNS, Row
 from optishear.recipe.recipe import Recipe
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 from optishear.search.drivers import DRIVERS
 from optishear.solvers.methods import CHOOSERS, solver_of
 

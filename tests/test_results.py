@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_every_figure_of_the_page_is_drawn_from_the_files(tmp_path):
     done = subprocess.run(
-        [sys.executable, "experiments/question_figures.py", "--out", str(tmp_path)],
+        [sys.executable, "experiments/benchmarks/question_figures.py", "--out", str(tmp_path)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from optishear.calibration.statistics import LayerStats, Need
 from optishear.errors import ConfigError
 from optishear.models.finite import not_finite
 from optishear.models.head import hidden_states
-from optishear.models.weights import Place, place_of
+from optishear.models.weights import WeightView, view_of
 from optishear.recipe.layout import Layer, ModelLayout
 
 
@@ -47,15 +47,15 @@ def sums_of(
 ) -> dict[str, LayerStats]:
     """The same of a part of the tokens, unchecked: an expert may see none of a part."""
     sequences = 0
-    with listening(model, layout.layers, needs) as heard:
+    with collecting(model, layout.layers, needs) as collected:
         for tokens in batches:
             sequences += len(tokens)
             hidden_states(model, tokens)
-    return heard.sums(sequences)
+    return collected.sums(sequences)
 
 
 @contextmanager
-def listening(
+def collecting(
     model: nn.Module, layers: Sequence[Layer], needs: frozenset[Need]
 ) -> Iterator["Heard"]:
     """Sums up whatever passes these layers' input sites while the context is open.
@@ -63,13 +63,13 @@ def listening(
     The model is run by the caller, whole or in part. Fused experts are computed one after another
     meanwhile: what one of them reads can be seen in no other way.
     """
-    places = {layer.site: place_of(model, layer.site) for layer in layers}
+    views = {layer.site: view_of(model, layer.site) for layer in layers}
     widths = {layer.site: layer.in_features for layer in layers}
     sums = {
-        site: _Sums(site, widths[site], place.device, Need.GRAM in needs)
-        for site, place in places.items()
+        site: _Sums(site, widths[site], view.device, Need.GRAM in needs)
+        for site, view in views.items()
     }
-    experts = {site: place for site, place in places.items() if place.expert is not None}
+    experts = {site: view for site, view in views.items() if view.expert is not None}
     with ExitStack() as stack:
         for site in [site for site in sums if site not in experts]:
             hook = model.get_submodule(site).register_forward_pre_hook(
@@ -83,7 +83,7 @@ def listening(
 
 
 class Heard:
-    """The running sums of one `listening`."""
+    """The running sums of one `collecting`."""
 
     def __init__(self, sums: Mapping[str, "_Sums"]) -> None:
         self._sums = sums
@@ -128,12 +128,12 @@ class _ExpertInputs(TorchFunctionMode):
     An eager expert multiplies by a slice of its parameter: known by the slice's address.
     """
 
-    def __init__(self, places: Mapping[str, Place], sums: Mapping[str, _Sums]) -> None:
+    def __init__(self, views: Mapping[str, WeightView], sums: Mapping[str, _Sums]) -> None:
         super().__init__()
-        self.by_parameter: dict[tuple[int, str], tuple[Place, dict[int, _Sums]]] = {}
-        for site, place in places.items():
-            assert place.expert is not None
-            self.by_parameter.setdefault(place.key, (place, {}))[1][place.expert] = sums[site]
+        self.by_parameter: dict[tuple[int, str], tuple[WeightView, dict[int, _Sums]]] = {}
+        for site, view in views.items():
+            assert view.expert is not None
+            self.by_parameter.setdefault(view.key, (view, {}))[1][view.expert] = sums[site]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in PRODUCTS and len(args) >= 2 and args[1].ndim == 2:
@@ -144,8 +144,8 @@ class _ExpertInputs(TorchFunctionMode):
 
     def _read_by(self, address: int) -> "_Sums | None":
         """The sums of the expert that lies there: an offloaded one has no address until now."""
-        for place, experts in self.by_parameter.values():
-            parameter = place.parameter
+        for view, experts in self.by_parameter.values():
+            parameter = view.parameter
             if not parameter.is_meta:
                 each = parameter.stride(0) * parameter.element_size()
                 expert, within = divmod(address - parameter.data_ptr(), each)

@@ -12,7 +12,7 @@ from optishear.calibration.gradients import Keep, packed
 from optishear.errors import ConfigError
 from optishear.models.finite import not_finite
 from optishear.models.placement import input_device
-from optishear.models.weights import Place, place_of
+from optishear.models.weights import WeightView, view_of
 from optishear.recipe.layout import Layer, ModelLayout
 
 
@@ -53,9 +53,9 @@ def loss_of(model: nn.Module, sequence: Int[Tensor, " seq"]) -> Float[Tensor, ""
 def handed_on(model: nn.Module, layers: Sequence[Layer], number: int, keep: Keep) -> Iterator[None]:
     """While it is open, these layers' weights need a gradient and no other parameter does; each is
     handed on as that of sequence `number` when a backward pass has made it, and let go."""
-    wanted: dict[nn.Parameter, list[tuple[Layer, Place]]] = {}
+    wanted: dict[nn.Parameter, list[tuple[Layer, WeightView]]] = {}
     for layer in layers:
-        place = place_of(model, layer.name)
+        place = view_of(model, layer.name)
         wanted.setdefault(place.parameter, []).append((layer, place))
 
     def hand_on(parameter: Tensor) -> None:

@@ -17,7 +17,7 @@ from optishear.calibration.parts import (
     one_after_the_other,
 )
 from optishear.calibration.statistics import LayerStats, Need
-from optishear.models.weights import place_of
+from optishear.models.weights import view_of
 from optishear.recipe.layout import ModelLayout
 from optishear.records.atomic import whole_file
 from optishear.records.cache import OTHER_CACHE, kept
@@ -45,7 +45,7 @@ def load_or_collect(
     widths = {layer.site: layer.in_features for layer in layout.layers}
     read = partial(_load, widths=widths, gram=Need.GRAM in needs)
     if (stats := kept(path, read, SafetensorError)) is not None:
-        return {s: stats[s].to(place_of(model, s).device) for s in widths}
+        return {s: stats[s].to(view_of(model, s).device) for s in widths}
     stats = collect_in_parts(collect, parts, needs)
     _save(path, stats)
     return stats

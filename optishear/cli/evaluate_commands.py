@@ -99,10 +99,10 @@ def evaluate(
             "goes with --text, and only tasks are asked for. Name a text too",
         )
     from optishear.cli.progress import Stages
-    from optishear.experiment.evaluate import Conditions, evaluate_all
-    from optishear.experiment.evaluate_json import to_json
     from optishear.records.manifest import provenance
     from optishear.records.run_directory import write_json
+    from optishear.tools.evaluate import Conditions, evaluate_all
+    from optishear.tools.evaluate_json import to_json
 
     provenance()  # what is found is kept with it: if it cannot be had, better now
     texts = _texts(models[0], text, text_field, sequences, seq_len, usual=asked is None)
@@ -129,9 +129,9 @@ def _texts(
     usual: bool,
 ) -> "list[TextSpec]":
     """Those that were named; else the model's usual one, unless tasks alone were asked for."""
-    from optishear.experiment.evaluate import dense_of
-    from optishear.experiment.texts import text_named, usual_text
     from optishear.text.sources import TextSpec
+    from optishear.tools.evaluate import dense_of
+    from optishear.tools.texts import text_named, usual_text
 
     if named:
         return [

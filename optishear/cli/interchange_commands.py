@@ -65,7 +65,7 @@ def import_(
         return
     if model is None:
         raise ConfigError("--model: say for which model, so that layers and sizes are known.")
-    from optishear.experiment.imports import import_for
+    from optishear.tools.imports import import_for
 
     found = import_for(model, file, to, asked)
     if json_:

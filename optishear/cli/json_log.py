@@ -33,9 +33,9 @@ from optishear.cli.console import FAILED_RUN, USER_MISTAKE, json_text
 from optishear.cli.progress import EVERY, SHARE, entry_of
 from optishear.cli.stopping import exit_code, how_it_ended
 from optishear.errors import ConfigError, OptiShearError
-from optishear.experiment.results import Run
-from optishear.experiment.watcher import Watcher
 from optishear.report.progress import Goal, Progress
+from optishear.runs.results import Run
+from optishear.runs.watcher import Watcher
 from optishear.search.evaluator import Evaluation
 from optishear.search.loop import Found
 

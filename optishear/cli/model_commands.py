@@ -156,12 +156,12 @@ def prune(
     ready, found = (None, Origin()) if recipe is None else read_recipe(recipe)
     from optishear.calibration.statistics import Need
     from optishear.cli.progress import Stages
-    from optishear.experiment.apply import How, prune_to, workers_for
-    from optishear.experiment.named import NamedMethod
-    from optishear.experiment.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
-    from optishear.experiment.stream import prune_streamed, room_note
     from optishear.models.load import AS_STORED
+    from optishear.runs.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.solvers.methods import check_parts, needs_of
+    from optishear.tools.named import NamedMethod
+    from optishear.tools.prune import How, prune_to, workers_for
+    from optishear.tools.prune_streamed import prune_streamed, room_note
 
     if ready is not None:
         check_parts(ready, str(recipe))

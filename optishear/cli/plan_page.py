@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from optishear.cli.console import say, say_table
 from optishear.cli.wording import how_text
-from optishear.experiment.plan.checks import Findings
-from optishear.experiment.plan.facts import ModelFacts, RunFacts, SpaceFacts
-from optishear.experiment.plan.footprint import Room, size_text
-from optishear.experiment.plan.plan import Plan
-from optishear.experiment.plan.time import Times
+from optishear.tools.plan.checks import Findings
+from optishear.tools.plan.facts import ModelFacts, RunFacts, SpaceFacts
+from optishear.tools.plan.footprint import Room, size_text
+from optishear.tools.plan.plan import Plan
+from optishear.tools.plan.time import Times
 
 
 def say_plan(plan: Plan) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from optishear.cli.console import note
 from optishear.cli.progress_view import line, panel
-from optishear.experiment.watcher import Watcher
 from optishear.report.progress import Goal, Progress
+from optishear.runs.watcher import Watcher
 from optishear.search.evaluator import Evaluation
 from optishear.search.loop import Found
 

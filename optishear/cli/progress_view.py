@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from optishear.report.progress import State
-    from optishear.report.watching import Look
+    from optishear.report.watching import RunSnapshot
 
 BAR_WIDTH = 24
 
@@ -90,7 +90,7 @@ def panel(state: "State", prefer: str | None, what: str = "searching") -> "Rende
     return Group(first, *[Text(f"  {text}") for text in below if text])
 
 
-def look_view(look: "Look", now: datetime) -> "RenderableType":
+def look_view(look: "RunSnapshot", now: datetime) -> "RenderableType":
     """A run looked at from outside: how it stands, the last evaluations, whether it goes on."""
     from rich import box
     from rich.console import Group
@@ -118,7 +118,7 @@ def look_view(look: "Look", now: datetime) -> "RenderableType":
     return Group(*parts)
 
 
-def status_text(look: "Look", now: datetime) -> str:
+def status_text(look: "RunSnapshot", now: datetime) -> str:
     """Whether the run is over, goes on, or waits for somebody to resume it."""
     manifest = look.manifest
     if look.over:

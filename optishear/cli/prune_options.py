@@ -9,8 +9,8 @@ from optishear.errors import ConfigError
 
 if TYPE_CHECKING:
     from optishear.calibration.origin import Origin
-    from optishear.experiment.named import NamedMethod
     from optishear.text.sources import TextSpec
+    from optishear.tools.named import NamedMethod
 
 
 def refuse_contradictions(
@@ -76,7 +76,7 @@ def calibration_asked(
     found: "Origin",
 ) -> "TextSpec":
     """What the user names; the rest is as the recipe was found with, else the model's usual."""
-    from optishear.experiment.texts import text_named, usual_text
+    from optishear.tools.texts import text_named, usual_text
 
     spec = found.calibration or usual_text(model, "train")
     count = spec.sequences if sequences is None else sequences

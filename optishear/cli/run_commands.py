@@ -34,7 +34,7 @@ def front(run: RunPlace, pick: PickOption = None, json_: bool = JsonFlag) -> Non
 
     Example: optishear front results/quickstart --pick 'sparsity>=0.6,perplexity<=40'
     """
-    from optishear.experiment.results import open_run
+    from optishear.runs.results import open_run
 
     found = open_run(run).front
     chosen = found.pick(pick)
@@ -81,8 +81,8 @@ def plot(run: RunPlace, json_: bool = JsonFlag) -> None:
 
     Example: optishear plot results/quickstart
     """
-    from optishear.experiment.results import open_run
     from optishear.report.figures import draw_figures
+    from optishear.runs.results import open_run
 
     paths = draw_figures(open_run(run).directory)
     if json_:
@@ -121,7 +121,7 @@ def export(
 
     Example: optishear export results/quickstart --pick knee --to exported/
     """
-    from optishear.experiment.exports import export as write
+    from optishear.tools.exports import export as write
 
     found = write(str(run), to, format_, pick, level_step)
     if json_:

@@ -21,7 +21,7 @@ from optishear.cli.held_out import say_held_out, without_sequences
 
 if TYPE_CHECKING:
     from optishear.config import Experiment
-    from optishear.experiment.results import Run
+    from optishear.runs.results import Run
 
 
 def register(app: typer.Typer) -> None:
@@ -57,7 +57,7 @@ def plan(
     import psutil
 
     from optishear.cli.progress import Stages
-    from optishear.experiment.plan.plan import plan as make_plan
+    from optishear.tools.plan.plan import plan as make_plan
 
     stages, begun = Stages(), time.time() - psutil.Process().create_time()
     try:
@@ -113,7 +113,7 @@ def search(
     from optishear.cli.json_log import emit, json_on_stderr
     from optishear.config import load_experiments
     from optishear.errors import ConfigError, OptiShearError
-    from optishear.experiment.several import in_order_of_cost
+    from optishear.runs.several import in_order_of_cost
 
     def tell(event: str, text: str, **more: Any) -> None:
         emit(event, text=text, **more) if log_json else note(text)
@@ -174,8 +174,8 @@ def _followed(experiment: "Experiment", out: Path, log_json: bool, study: str) -
     """The experiment's run with somebody told of it: a person, or a program."""
     from optishear.cli.json_log import JsonWatcher
     from optishear.cli.progress import LiveWatcher
-    from optishear.experiment.search import search as run_search
     from optishear.report.progress import goal_of
+    from optishear.runs.search import search as run_search
 
     goal = goal_of(experiment.model_dump(mode="json"))
     watcher = JsonWatcher(goal) if log_json else LiveWatcher(goal)

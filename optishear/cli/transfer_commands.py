@@ -88,7 +88,7 @@ def transfer(
     if to.suffix != ".json":
         raise ConfigError(f"--to {to}: name a file that ends in .json, such as recipe.json.")
     from optishear.cli.progress import Stages
-    from optishear.experiment.transfer import Target, source_of_file, source_of_run, transfer_to
+    from optishear.tools.transfer import Target, source_of_file, source_of_run, transfer_to
 
     source = source_of_run(run, pick) if run is not None else source_of_file(Path(str(recipe)))
     text = None if compare is None else _text(compare, model, text_field, sequences, seq_len)
@@ -122,7 +122,7 @@ def _text(
 ) -> "TextSpec":
     from dataclasses import replace
 
-    from optishear.experiment.texts import text_named, usual_text
+    from optishear.tools.texts import text_named, usual_text
 
     if name != USUAL:
         return text_named(name, sequences or 0, seq_len or 512, field=field)

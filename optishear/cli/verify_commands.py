@@ -42,8 +42,8 @@ def verify(
     if device is not None and not again:
         raise ConfigError("--device: says where --again prunes. Give that too, or leave it out.")
     from optishear.cli.progress import Stages
-    from optishear.experiment.verify import verify as run
     from optishear.export.verify.check import FAILED, OK, TOLD, UNCHECKED
+    from optishear.tools.verify import verify as run
 
     checks = run(folder, against, again, device or "cpu", Stages())
     failed = [check for check in checks if check.status == FAILED]

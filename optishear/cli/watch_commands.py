@@ -19,7 +19,7 @@ from optishear.cli.writing import writes
 if TYPE_CHECKING:
     from optishear.report.dashboard import Dashboard
     from optishear.report.optuna_mirror import Mirror
-    from optishear.report.watching import Look, RunWatch
+    from optishear.report.watching import RunSnapshot, RunWatch
 
 
 def register(app: typer.Typer) -> None:
@@ -131,7 +131,7 @@ def _keep_up(mirror: "Mirror", dashboard: "Dashboard", every: float) -> None:
             note(f"{new} new, {mirror.trials} in all" + (", all anew" if mirror.anew else ""))
 
 
-def _looks(run: "RunWatch", every: float, once: bool) -> Iterator["Look"]:
+def _looks(run: "RunWatch", every: float, once: bool) -> Iterator["RunSnapshot"]:
     """A look now and again until the run is over."""
     while True:
         look = run.look()
@@ -141,7 +141,7 @@ def _looks(run: "RunWatch", every: float, once: bool) -> Iterator["Look"]:
         sleep(every)
 
 
-def _say_lines(looks: Iterator["Look"], once: bool) -> "Look":
+def _say_lines(looks: Iterator["RunSnapshot"], once: bool) -> "RunSnapshot":
     said: object = None
     for look in looks:
         if (data := look.to_json()) != said:
@@ -150,7 +150,7 @@ def _say_lines(looks: Iterator["Look"], once: bool) -> "Look":
     return look
 
 
-def _say_plainly(looks: Iterator["Look"]) -> "Look":
+def _say_plainly(looks: Iterator["RunSnapshot"]) -> "RunSnapshot":
     from rich.console import Console
 
     console, said = Console(highlight=False, markup=False), None
@@ -165,7 +165,7 @@ def _say_plainly(looks: Iterator["Look"]) -> "Look":
     return look
 
 
-def _redraw(looks: Iterator["Look"]) -> "Look":
+def _redraw(looks: Iterator["RunSnapshot"]) -> "RunSnapshot":
     from rich.console import Console
     from rich.live import Live
 

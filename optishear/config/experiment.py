@@ -12,7 +12,7 @@ from optishear.calibration.statistics import Need
 from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
 from optishear.config.sections import MemoryConfig, SearchConfig, TextsConfig
-from optishear.errors import ConfigError, ConfigErrors, noting
+from optishear.errors import ConfigError, ConfigErrors, collect_errors
 from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
 from optishear.recipe.lookup import did_you_mean
@@ -102,10 +102,10 @@ class Experiment(Strict):
         """All that is wrong together, as `ConfigErrors`."""
         mistakes: list[str] = []
         for name in self.quantities:
-            with noting(mistakes):
+            with collect_errors(mistakes):
                 make_objective(name)
         for name in self.baselines:
-            with noting(mistakes):
+            with collect_errors(mistakes):
                 parse_baseline(name)
         checks = (
             self._distinct_objectives,
@@ -118,11 +118,11 @@ class Experiment(Strict):
             self._possible_device_map,
         )
         for check in checks:
-            with noting(mistakes):
+            with collect_errors(mistakes):
                 check()
-        with noting(mistakes):
+        with collect_errors(mistakes):
             for pair in combinations(self.text_specs.items(), 2):
-                with noting(mistakes):
+                with collect_errors(mistakes):
                     refuse_overlap(dict(pair))
         if mistakes:
             raise ConfigErrors(mistakes)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from optishear.config.experiment import Experiment
 from optishear.config.places import located, located_change
-from optishear.errors import ConfigError, ConfigErrors, noting
+from optishear.errors import ConfigError, ConfigErrors, collect_errors
 from optishear.reading.texts import text_of
 from optishear.reading.yaml_data import yaml_of
 from optishear.recipe.lookup import did_you_mean, is_path
@@ -116,14 +116,14 @@ def _experiment(
 ) -> Experiment:
     mistakes: list[str] = []
     for key, value in changes.items():
-        with noting(mistakes):
+        with collect_errors(mistakes):
             value = located_change(key, value, path.parent)
             _put(data, key, value, f"{path}: vary {key}")
     for setting in settings:
-        with noting(mistakes):
+        with collect_errors(mistakes):
             _set(data, setting)
     of_space: list[str] = []
-    with noting(of_space):
+    with collect_errors(of_space):
         data |= _space(data.get("space"), path)
     if of_space:
         data["space"] = SpaceSpec()  # so that the other keys can be checked beside a sound one
@@ -201,7 +201,7 @@ def _parse(kind: Any, data: Any, where: str) -> Any:
     mistakes: list[str] = []
     unchecked = []
     try:
-        with noting(mistakes):
+        with collect_errors(mistakes):
             return kind.model_validate(data)
     except ValidationError as error:
         mistakes, unchecked = [_sentence(kind, one) for one in error.errors()], [MEANING]

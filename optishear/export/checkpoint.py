@@ -69,7 +69,7 @@ class Checked:
         layers = len(layout.layers)
         return cls(folder, layout.sparsity(recipe.drop), dtype, layers, size, (*told, *notes))
 
-    def noting(self, note: str | None) -> "Checked":
+    def with_note(self, note: str | None) -> "Checked":
         """The same with a note before the others; None is none."""
         return self if note is None else replace(self, notes=(note, *self.notes))
 

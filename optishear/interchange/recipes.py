@@ -86,10 +86,10 @@ def imported(path: Path, layout: ModelLayout, asked: Asked) -> Imported:
         note = f"levels of {grid.step:,} weights around {grid.sparsity:.6g}: {deviates}"
     elif kind == kinds.RATIOS:
         read = ratios.parse_ratios(text, where)
-        wishes = ratios.sparsities_of(read, asked.meaning, layout, where)
-        drop = {layer.name: pattern.uniform(layer, wishes[layer.name]) for layer in layout.layers}
-        wanted = {layer.name: wishes[layer.name] * layer.size for layer in layout.layers}
-        first, last = (wishes[layout.layers[i].name] for i in (0, -1))
+        targets = ratios.sparsities_of(read, asked.meaning, layout, where)
+        drop = {layer.name: pattern.uniform(layer, targets[layer.name]) for layer in layout.layers}
+        wanted = {layer.name: targets[layer.name] * layer.size for layer in layout.layers}
+        first, last = (targets[layout.layers[i].name] for i in (0, -1))
         deviates = profiles.deviation(wanted, drop, layout)
         note = f"dropped: {first:.4g} of the first layer, {last:.4g} of the last; {deviates}"
     else:

@@ -7,7 +7,7 @@ the search ends after 8 * 32 steps whatever the scores. The first guess is where
 distribution of the row's mean has that quantile. Where scores tie, the search ends at neighbouring
 floats and a running count over the row decides by index.
 
-How many steps that takes is counted by `experiments/kernel_counts.py`.
+How many steps that takes is counted by `experiments/benchmarks/kernel_counts.py`.
 """
 
 from statistics import NormalDist

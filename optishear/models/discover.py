@@ -13,7 +13,7 @@ from optishear.errors import ConfigError
 from optishear.models import causal
 from optishear.models.head import hidden_states
 from optishear.models.placement import offloaded
-from optishear.models.weights import place_of, refuse_shared
+from optishear.models.weights import refuse_shared, view_of
 from optishear.recipe.layout import Layer, ModelLayout
 
 
@@ -58,7 +58,7 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
         for path, names in _prunable(block, f"{prefix}.{index}.")
     }
     names = [name for group in owners.values() for name in group]
-    refuse_shared(model, {name: place_of(model, name) for name in names})
+    refuse_shared(model, {name: view_of(model, name) for name in names})
     try:
         first_read, inputs = _probe(model, owners)
     except torch.OutOfMemoryError:
@@ -223,6 +223,6 @@ def _role(model: nn.Module, name: str, depth: int) -> str:
 
 
 def _shape(model: nn.Module, name: str) -> tuple[int, int]:
-    place = place_of(model, name)
+    place = view_of(model, name)
     out_features, in_features = place.view(place.parameter).shape
     return out_features, in_features

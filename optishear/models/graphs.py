@@ -20,9 +20,9 @@ Run = Callable[[], Tensor]
 class GraphedForward:
     """Final hidden states of fixed token batches, by a graph for each shape among them.
 
-    Weights must stay where they are and be written in place, as `weights.lent` has it. Making one
-    captures every shape and checks its graph on other tokens than it was captured with; raises
-    `ConfigError` where the model cannot be captured or its graph answers something else.
+    Weights must stay where they are and be written in place, as `weights.working_weights` has it.
+    Making one captures every shape and checks its graph on other tokens than it was captured with;
+    raises `ConfigError` where the model cannot be captured or its graph answers something else.
 
     Memory: the activations of one batch of each shape, which the graphs hold on to.
     """

@@ -19,7 +19,7 @@ from transformers.core_model_loading import (
 from optishear.errors import ConfigError
 from optishear.models.folder import STORED, ModelFolder
 from optishear.models.load import AS_STORED, DTYPES
-from optishear.models.weights import place_of
+from optishear.models.weights import view_of
 from optishear.recipe.layout import ModelLayout
 
 
@@ -120,7 +120,7 @@ def dtypes_of(
 
 def parameter_of(model: PreTrainedModel, layer: str) -> str:
     """The name of the parameter in which a layer's weight lies; fused experts share one."""
-    if place_of(model, layer).expert is not None:
+    if view_of(model, layer).expert is not None:
         return layer.rpartition(".")[0]
     return f"{layer}.weight"
 

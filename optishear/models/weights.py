@@ -19,7 +19,7 @@ from optishear.recipe.layout import Layer, ModelLayout
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class WeightView:
     """Where a layer's weight lies: a parameter, an expert's index in it, how it is stored.
 
     - `module`, `leaf`: what has the parameter, and its name there.
@@ -60,18 +60,18 @@ class Place:
         return weight.T if self.transposed else weight
 
 
-def place_of(model: nn.Module, name: str) -> Place:
-    """The place of the layer called `name`; `<parameter>.<index>` is an expert of a fused one."""
+def view_of(model: nn.Module, name: str) -> WeightView:
+    """The view of the layer called `name`; `<parameter>.<index>` is an expert of a fused one."""
     try:
         path, _, last = name.rpartition(".")
         holder, _, leaf = path.rpartition(".")
         if last.isdigit() and leaf in (module := model.get_submodule(holder))._parameters:
             # transformers' `use_experts_implementation` marks experts stored as [in, out].
             transposed = bool(getattr(module, "is_transposed", False))
-            return Place(module, leaf, int(last), transposed)
+            return WeightView(module, leaf, int(last), transposed)
         module = model.get_submodule(name)
         module.get_parameter("weight")
-        return Place(module, "weight", None, isinstance(module, Conv1D))
+        return WeightView(module, "weight", None, isinstance(module, Conv1D))
     except AttributeError as error:
         raise ConfigError(
             f"Layer {name}: {type(model).__name__} has no weight of that name. The layout belongs "
@@ -84,7 +84,7 @@ def read(model: nn.Module, layer: Layer) -> Float[Tensor, "out in"]:
 
     One that accelerate keeps elsewhere is brought to the device where its layer computes.
     """
-    weight = place_of(model, layer.name).read()
+    weight = view_of(model, layer.name).read()
     _check_shape(layer, weight)
     return weight
 
@@ -100,30 +100,30 @@ def _check_shape(layer: Layer, weight: Tensor) -> None:
 
 
 class WorkingWeights:
-    """The weights of a model while they are lent: written in place, never re-pointed.
+    """The weights of a model while it works on copies: written in place, never re-pointed.
 
-    Holds the working copies themselves, so that a write after the loan has ended reaches nobody.
+    Holds the working copies themselves, so that a write after that has ended reaches nobody.
     """
 
     def __init__(
         self,
-        places: Mapping[str, Place],
+        views: Mapping[str, WeightView],
         dense: Mapping[tuple[int, str], Callable[[], Tensor]],
         working: Mapping[tuple[int, str], Tensor],
     ) -> None:
-        self._places, self._dense, self._working = places, dense, working
+        self._views, self._dense, self._working = views, dense, working
 
     def dense(self, name: str) -> Float[Tensor, "out in"]:
-        """The layer's weight as it was before the loan, where the layer computes: look, do not
+        """The layer's weight as it was before, where the layer computes: look, do not
         write."""
-        place = self._places[name]
-        return place.view(self._dense[place.key]())
+        view = self._views[name]
+        return view.view(self._dense[view.key]())
 
     def view(self, name: str) -> Float[Tensor, "out in"]:
         """The layer's working weight itself: what is written into it, the model has. An offloaded
         one is in CPU memory, wherever the layer computes."""
-        place = self._places[name]
-        return place.view(self._working[place.key])
+        view = self._views[name]
+        return view.view(self._working[view.key])
 
     def write(self, name: str, weight: Float[Tensor, "out in"]) -> None:
         """Give the layer another weight; cast to the model's dtype on the way."""
@@ -139,7 +139,7 @@ class WorkingWeights:
 
 
 @contextmanager
-def lent(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWeights]:
+def working_weights(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWeights]:
     """`model` with working copies in place of its prunable weights, its own given back on leaving.
 
     The dense tensors are set aside and never written to, so they come back bit for bit, in the
@@ -150,18 +150,18 @@ def lent(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWeights]:
     Memory: the prunable weights twice.
     """
     for layer in layout.layers:
-        place = place_of(model, layer.name)
-        _check_shape(layer, place.view(place.parameter))  # before anything moves
-    places = {layer.name: place_of(model, layer.name) for layer in layout.layers}
-    refuse_shared(model, places)
-    owners = {place.key: place for place in places.values()}
-    away = {key: place.kept for key, place in owners.items()}
+        view = view_of(model, layer.name)
+        _check_shape(layer, view.view(view.parameter))  # before anything moves
+    views = {layer.name: view_of(model, layer.name) for layer in layout.layers}
+    refuse_shared(model, views)
+    owners = {view.key: view for view in views.values()}
+    away = {key: view.kept for key, view in owners.items()}
     dense: dict[tuple[int, str], Callable[[], Tensor]] = {}
     working: dict[tuple[int, str], Tensor] = {}
     with ExitStack() as stack:
-        for key, place in owners.items():
-            dense[key], working[key] = stack.enter_context(_swapped(place.parameter, away[key]))
-        yield WorkingWeights(places, dense, working)
+        for key, view in owners.items():
+            dense[key], working[key] = stack.enter_context(_swapped(view.parameter, away[key]))
+        yield WorkingWeights(views, dense, working)
 
 
 @contextmanager
@@ -182,14 +182,14 @@ def _swapped(
         parameter.data = own
 
 
-def refuse_shared(model: nn.Module, places: Mapping[str, Place]) -> None:
+def refuse_shared(model: nn.Module, views: Mapping[str, WeightView]) -> None:
     """A `ConfigError` if memory of a prunable parameter is also read under another name.
 
-    An embedding tied to it would be pruned along, or fall out of step while it is lent.
+    An embedding tied to it would be pruned along, or fall out of step while copies are used.
     Compares memory ranges, not storages: unrelated tensors may lie in one storage. Of weights that
     are not in memory, transformers knows which are tied.
     """
-    prunable = {id(place.parameter) for place in places.values()}
+    prunable = {id(view.parameter) for view in views.values()}
     named: list[tuple[str, Tensor]] = [*model.named_parameters(remove_duplicate=False)]
     named.extend(model.named_buffers(remove_duplicate=False))
     ranges = []

@@ -8,7 +8,7 @@ import torch
 
 from optishear.errors import NumericalError
 from optishear.models.weights import WorkingWeights
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.result import LayerReport
 from optishear.pruning.solved import SolvedLayers, Stored
 from optishear.pruning.taylor import TaylorLosses
@@ -26,7 +26,7 @@ Solution = LayerSolution | Stored
 
 # What `prune` does, in whatever order the layers are done.
 PruneLayers = Callable[
-    [Sequence[Layer], WorkingWeights, Evidence, Recipe],
+    [Sequence[Layer], WorkingWeights, CalibrationData, Recipe],
     Generator[tuple[Layer, Solution], None, None],
 ]
 
@@ -35,7 +35,7 @@ PruneLayers = Callable[
 def prune(
     layers: Sequence[Layer],
     working: WorkingWeights,
-    evidence: Evidence,
+    data: CalibrationData,
     recipe: Recipe,
 ) -> Generator[tuple[Layer, LayerSolution], None, None]:
     """New weights layer by layer, written as they come, made of the dense ones.
@@ -46,7 +46,7 @@ def prune(
     for layer in layers:
         weight, buffer = working.dense(layer.name), working.view(layer.name)
         near = buffer if buffer.device == weight.device else None  # else solved where it computes
-        problem = evidence.problem(layer, weight, recipe, near)
+        problem = data.problem(layer, weight, recipe, near)
         solution = solve_layer(solver, layer, problem)
         if solution.weight is not buffer:
             working.write(layer.name, solution.weight)
@@ -62,7 +62,7 @@ def solve_layer(solver: Solver, layer: Layer, problem: LayerProblem) -> LayerSol
 
 
 class OneShot:
-    """One recipe after the other in the weights that a model lent; no layer is done twice in a row.
+    """One recipe after the other in a model's working weights; no layer is done twice in a row.
 
     Nobody else may write to these weights meanwhile. A layer's solution depends on what the recipe
     says of this layer alone, so one that already holds what is asked for is left as it is.
@@ -72,11 +72,11 @@ class OneShot:
         self,
         working: WorkingWeights,
         layout: ModelLayout,
-        evidence: Evidence,
+        data: CalibrationData,
         taylor: TaylorLosses | None = None,
         solved: SolvedLayers | None = None,
     ) -> None:
-        self.working, self.layout, self.evidence = working, layout, evidence
+        self.working, self.layout, self.data = working, layout, data
         self.taylor, self.solved = taylor, solved
         self._holds: dict[str, str] = {}  # layer -> key of what its working weight is
         self._reports: OrderedDict[str, LayerReport] = OrderedDict()
@@ -108,7 +108,7 @@ class OneShot:
         """These layers, written: copied where they are stored, solved and stored where not."""
         solved = self.solved
         if solved is None or recipe.solver == MASK:  # a mask is sooner made than read
-            yield from prune(layers, self.working, self.evidence, recipe)
+            yield from prune(layers, self.working, self.data, recipe)
             return
         for layer in layers:
             key = keys[layer.name]
@@ -116,7 +116,7 @@ class OneShot:
                 stored.write_into(self.working.view(layer.name))
                 yield layer, stored
                 continue
-            for _, solution in prune([layer], self.working, self.evidence, recipe):
+            for _, solution in prune([layer], self.working, self.data, recipe):
                 solved.put(key, solution)
                 yield layer, solution
 
@@ -145,13 +145,13 @@ def block_keys(layout: ModelLayout, recipe: Recipe) -> list[str]:
 def apply(
     layers: Sequence[Layer],
     working: WorkingWeights,
-    evidence: Evidence,
+    data: CalibrationData,
     recipe: Recipe,
     prune_layers: PruneLayers = prune,
 ) -> list[LayerReport]:
-    """Writes one recipe's weights of these layers into the model that lent them."""
+    """Writes one recipe's weights of these layers into the model's working weights."""
     found = {
         layer.name: LayerReport.of(layer, recipe.drop[layer.name], solution)
-        for layer, solution in prune_layers(layers, working, evidence, recipe)
+        for layer, solution in prune_layers(layers, working, data, recipe)
     }
     return [found[layer.name] for layer in layers]

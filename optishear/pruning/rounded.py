@@ -7,7 +7,7 @@ import torch
 
 from optishear.errors import ConfigError
 from optishear.models.weights import WorkingWeights
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.oneshot import PruneLayers, Solution
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
@@ -23,9 +23,9 @@ def rounded(
     """
 
     def prune_rounded(
-        layers: Sequence[Layer], working: WorkingWeights, evidence: Evidence, recipe: Recipe
+        layers: Sequence[Layer], working: WorkingWeights, data: CalibrationData, recipe: Recipe
     ) -> Generator[tuple[Layer, Solution], None, None]:
-        with closing(prune_layers(layers, working, evidence, recipe)) as made:
+        with closing(prune_layers(layers, working, data, recipe)) as made:
             for layer, solution in made:
                 for dtype in dtypes[layer.name]:
                     _round(layer.name, working, dtype)

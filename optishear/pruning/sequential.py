@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from optishear.calibration.collect import listening
+from optishear.calibration.collect import collecting
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import LayerStats, Need, unread
 from optishear.models.blocks import BlockRunner
 from optishear.models.weights import WorkingWeights
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
@@ -30,7 +30,7 @@ def apply_sequentially(
     progress: Callable[[int, int], None] | None = None,
     prune_layers: PruneLayers = prune,
 ) -> list[LayerReport]:
-    """Writes the recipe's weights into `model`, which lent `working`, as the papers do it.
+    """Writes the recipe's weights into `model`, whose weights are `working`, as the papers do it.
 
     For each block: sum up what its layers read of the calibration tokens while the blocks before
     are pruned and it is dense; solve its layers from their dense weights, all with those sums; run
@@ -50,9 +50,9 @@ def apply_sequentially(
     for block in range(layout.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
         stats = statistics_of(runner, layers, recipe)
-        evidence = Evidence(stats, gradients or {}, given or {})
-        reports += apply(layers, working, evidence, recipe, prune_layers)
-        del stats, evidence  # with its factors: gone before the next block's are collected
+        data = CalibrationData(stats, gradients or {}, given or {})
+        reports += apply(layers, working, data, recipe, prune_layers)
+        del stats, data  # with its factors: gone before the next block's are collected
         if runner is not None and block < layout.blocks - 1:
             runner.advance()
         if progress is not None:
@@ -69,6 +69,6 @@ def statistics_of(
     """
     if runner is None or not layers:
         return unread(layers)
-    with listening(runner.model, layers, needs_of(recipe) - {Need.GRADIENTS}) as heard:
+    with collecting(runner.model, layers, needs_of(recipe) - {Need.GRADIENTS}) as collected:
         runner.observe()
-    return heard.stats(sum(len(tokens) for tokens in runner.batches))
+    return collected.stats(sum(len(tokens) for tokens in runner.batches))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 @dataclass(frozen=True)
-class Part:
+class Tiling:
     """Groups of one shape: the weights at `rows` x `columns`, cut into tiles of `height` x `width`.
 
     Each tile is a group, in the order of rows and then of columns. Ranges may have steps, so that a
@@ -47,17 +47,19 @@ class Part:
         return len(self.columns) // self.width
 
     @property
-    def strips(self) -> Iterator["Part"]:
+    def strips(self) -> Iterator["Tiling"]:
         """The same groups, those on top of each other as one part."""
         for start in range(0, len(self.columns), self.width):
-            yield Part(self.rows, self.columns[start : start + self.width], self.height, self.width)
+            yield Tiling(
+                self.rows, self.columns[start : start + self.width], self.height, self.width
+            )
 
 
 @dataclass(frozen=True)
 class Grouping:
     """All groups of one matrix; what is asked of it for every candidate is counted once."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[Tiling, ...]
 
     @cached_property
     def weights(self) -> int:
@@ -88,7 +90,7 @@ class Cut(NamedTuple):
     count: int
 
 
-def shares(parts: Sequence[Part], drop: int) -> list[tuple[int, int]]:
+def shares(parts: Sequence[Tiling], drop: int) -> list[tuple[int, int]]:
     """By part (what each of its groups loses, how many of the first lose one more), `drop` in all.
 
     By size, rounded to the largest remainders, ties to the first group.
@@ -103,7 +105,7 @@ def shares(parts: Sequence[Part], drop: int) -> list[tuple[int, int]]:
     return list(zip(each, more))
 
 
-def cuts_of(part: Part, count: int, more: int) -> Iterator[Cut]:
+def cuts_of(part: Tiling, count: int, more: int) -> Iterator[Cut]:
     """Rectangles whose groups lose alike: `count`, and one more in the first `more` groups."""
     full, rest = divmod(more, part.across)  # rows of groups that lose one more, and groups beyond
     bands = len(part.rows) // part.height
@@ -114,7 +116,9 @@ def cuts_of(part: Part, count: int, more: int) -> Iterator[Cut]:
     yield from _cut(part, (full + bool(rest), bands), (0, part.across), count)
 
 
-def _cut(part: Part, bands: tuple[int, int], across: tuple[int, int], count: int) -> Iterator[Cut]:
+def _cut(
+    part: Tiling, bands: tuple[int, int], across: tuple[int, int], count: int
+) -> Iterator[Cut]:
     rows = part.rows[bands[0] * part.height : bands[1] * part.height]
     columns = part.columns[across[0] * part.width : across[1] * part.width]
     if rows and columns:

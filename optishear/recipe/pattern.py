@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from optishear.errors import ConfigError
-from optishear.recipe.groups import Cut, Grouping, Part, cuts_of, shares
+from optishear.recipe.groups import Cut, Grouping, Tiling, cuts_of, shares
 from optishear.recipe.layout import Layer
 
 
@@ -42,7 +42,7 @@ class Pattern(ABC):
     window: ClassVar[int | None] = None
 
     @abstractmethod
-    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
+    def parts(self, rows: int, columns: int) -> tuple[Tiling, ...]:
         """The groups of a layer so large; no weight is in two. They need not fit: others check."""
 
     @property
@@ -168,8 +168,8 @@ class Row(Pattern):
     name = "row"
     rows_compete = False
 
-    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
-        return (Part(range(rows), range(columns), 1, columns),)
+    def parts(self, rows: int, columns: int) -> tuple[Tiling, ...]:
+        return (Tiling(range(rows), range(columns), 1, columns),)
 
 
 @dataclass(frozen=True)
@@ -178,8 +178,8 @@ class WholeLayer(Pattern):
 
     name = "layer"
 
-    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
-        return (Part(range(rows), range(columns), rows, columns),)
+    def parts(self, rows: int, columns: int) -> tuple[Tiling, ...]:
+        return (Tiling(range(rows), range(columns), rows, columns),)
 
 
 @dataclass(frozen=True)
@@ -201,10 +201,10 @@ class Block(Pattern):
     def window(self) -> int:  # type: ignore[override]
         return self.columns
 
-    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
+    def parts(self, rows: int, columns: int) -> tuple[Tiling, ...]:
         starts = range(0, columns, self.columns)
         runs = [range(start, min(start + self.columns, columns)) for start in starts]
-        return tuple(Part(range(rows), run, rows, len(run)) for run in runs)
+        return tuple(Tiling(range(rows), run, rows, len(run)) for run in runs)
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,8 @@ class NofM(Pattern):
     def window(self) -> int:  # type: ignore[override]
         return self.m
 
-    def parts(self, rows: int, columns: int) -> tuple[Part, ...]:
-        return (Part(range(rows), range(columns), 1, self.m),)
+    def parts(self, rows: int, columns: int) -> tuple[Tiling, ...]:
+        return (Tiling(range(rows), range(columns), 1, self.m),)
 
 
 PATTERNS: dict[str, type[Pattern]] = {kind.name: kind for kind in (Row, WholeLayer, Block, NofM)}

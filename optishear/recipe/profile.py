@@ -1,6 +1,6 @@
-"""How many weights each layer loses: from a wish per layer to exact counts on a budget.
+"""How many weights each layer loses: from a target sparsity per layer to exact counts on a budget.
 
-Every wish within the bounds is answered by a legal profile, so a search needs neither repair
+Every target within the bounds is answered by a legal profile, so a search needs neither repair
 operators nor constraints.
 """
 
@@ -71,25 +71,25 @@ def uniform(layout: ModelLayout, pattern: Pattern, sparsity: float) -> dict[str,
 
 
 def project(
-    wish: Mapping[str, float],
+    targets: Mapping[str, float],
     layout: ModelLayout,
     pattern: Pattern,
     bounds: Bounds,
     budget: int | None,
 ) -> dict[str, int]:
-    """The counts nearest to `wish` (a sparsity a layer; shifted by one constant, then clipped).
+    """The counts nearest to `targets` (a sparsity a layer; shifted by one constant, then clipped).
 
     - With a `budget` (weights to drop in all) the total is met to the weight; under a pattern with
       levels, such as N:M, or with `bounds.steps` it is met from below, so closely that no layer
       could lose one more step within it.
-    - Without one (`None`) the wishes are only clipped and rounded.
+    - Without one (`None`) the targets are only clipped and rounded.
 
     Rounding goes to the largest remainders, ties to the first layer.
     """
     check_grid(layout, pattern, bounds)
-    raw = np.array([wish[layer.name] for layer in layout.layers], dtype=float)
+    raw = np.array([targets[layer.name] for layer in layout.layers], dtype=float)
     if not np.isfinite(raw).all():
-        raise ConfigError(f"A wished sparsity is not a finite number: {dict(wish)}.")
+        raise ConfigError(f"A target sparsity is not a finite number: {dict(targets)}.")
     step = np.array([step_of(layer, pattern, bounds) for layer in layout.layers])
     most = np.array([layer.size for layer in layout.layers]) // step  # in steps
     within = [_within(x, pattern, bounds, n) for x, n in zip(layout.layers, step.tolist())]
@@ -213,10 +213,10 @@ def _largest_first(remainders: np.ndarray, noise: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Rule:
-    """A published rule for layer sparsities as plain numbers: wish = sparsity x factor + offset."""
+    """A published rule for layer sparsities as numbers: target = sparsity x factor + offset."""
 
     factor: Mapping[str, float]
     offset: Mapping[str, float]
 
-    def wishes(self, sparsity: float) -> dict[str, float]:
+    def targets(self, sparsity: float) -> dict[str, float]:
         return {name: sparsity * f + self.offset[name] for name, f in self.factor.items()}

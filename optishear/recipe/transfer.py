@@ -101,11 +101,11 @@ def transfer(
     asked = source.sparsity(recipe.drop) if sparsity is None else check_sparsity(sparsity)
     matched = match_roles(source, target)
     fractions = {layer.name: recipe.drop[layer.name] / layer.size for layer in source.layers}
-    wish = carry(fractions, source, target, matched)
+    targets = carry(fractions, source, target, matched)
     # As much as the usual bounds let go, or the source does: all of a layer, if need be.
     ceiling = min(max(Bounds().ceiling, *fractions.values()), math.nextafter(1, 0))
     budget = round(asked * target.total)
-    drop = project(wish, target, recipe.pattern_object, Bounds(0.0, ceiling), budget)
+    drop = project(targets, target, recipe.pattern_object, Bounds(0.0, ceiling), budget)
     quadratic = recipe.quadratic
     if uses_gradients(quadratic):
         lambdas = {layer.name: lambda_of(quadratic, layer.name) for layer in source.layers}
@@ -116,12 +116,12 @@ def transfer(
         layers = [layer for layer in target.layers if layer.role == role]
         sizes = [layer.size for layer in layers]
         lost = sum(drop[layer.name] for layer in layers) / sum(sizes)
-        before = _mean([wish[layer.name] for layer in layers], sizes)
+        before = _mean([targets[layer.name] for layer in layers], sizes)
         roles.append(RoleMatch(role, sources, rule, len(layers), before, lost))
     return Transferred(
         Recipe(recipe.metric, drop, recipe.pattern, recipe.solver, quadratic),
         tuple(roles),
-        _mean([wish[layer.name] for layer in target.layers], list(target.sizes.values())),
+        _mean([targets[layer.name] for layer in target.layers], list(target.sizes.values())),
     )
 
 

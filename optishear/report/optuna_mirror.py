@@ -30,7 +30,7 @@ from optishear.recipe.features import Feature, features
 from optishear.records.journal import recipe_of
 from optishear.records.run_directory import RunDirectory
 from optishear.report.evaluations import layout_of_run
-from optishear.report.watching import Look, RunWatch
+from optishear.report.watching import RunSnapshot, RunWatch
 from optishear.search.optuna_driver import quiet
 
 
@@ -162,7 +162,7 @@ class Mirror:
             spent += entry["seconds"]
         return found
 
-    def _open(self, look: Look, rung: int, given: Given) -> tuple[optuna.Study, int]:
+    def _open(self, look: RunSnapshot, rung: int, given: Given) -> tuple[optuna.Study, int]:
         """The study, begun or emptied where it has to be, and how many trials it had."""
         experiment, mine = look.manifest["experiment"], look.manifest["hash"]
         self.name = f"{experiment['name']} {mine}, {rung} tokens"
@@ -184,7 +184,7 @@ class Mirror:
         self.study_id = self.storage.get_study_id_from_name(self.name)
         return study, len(trials)
 
-    def _study(self, look: Look) -> optuna.Study:
+    def _study(self, look: RunSnapshot) -> optuna.Study:
         # Not load_if_exists, which writes a line into Optuna's journal each time.
         if self.name in optuna.get_all_study_names(self.storage):
             return optuna.load_study(study_name=self.name, storage=self.storage)
@@ -280,7 +280,7 @@ def _feature(option: Any) -> Feature:
     return option if type(option) in (int, float) else str(option)
 
 
-def _rung(look: Look, asked: int | None) -> int:
+def _rung(look: RunSnapshot, asked: int | None) -> int:
     rungs = look.goal.rungs
     if asked is None:
         if rungs is None:

@@ -28,7 +28,7 @@ class _Finished(Shape):
 
 
 @dataclass(frozen=True)
-class Look:
+class RunSnapshot:
     """A run at one moment.
 
     - `state`: None before anything was measured and the rungs are known.
@@ -91,7 +91,7 @@ class RunWatch:
         self._goal: Goal | None = None
         self._progress: Progress | None = None
 
-    def look(self) -> Look:
+    def look(self) -> RunSnapshot:
         """The run as it is now. A `ConfigError` for a damaged journal or manifest."""
         manifest = read_manifest(self.run.manifest)  # before the journal, which only grows
         new = self.reader.new()
@@ -105,7 +105,7 @@ class RunWatch:
         if self._progress is not None:
             self.entries += [entry for entry in new if self._progress.add(entry)]
         over = manifest["status"] != RUNNING
-        return Look(
+        return RunSnapshot(
             manifest,
             goal,
             self._progress and self._progress.state(over=over),

@@ -54,7 +54,7 @@ class DriverSettings:
     - `exchangeable`: for each gene the weights of which its code is a share that others can take
       over, 0 where they cannot; the same change of code is the same share in all of them.
     - `gene_blocks`: for each gene the first decoder block that it acts on.
-    - `gene_sizes`: for each gene the weights whose share of a budget it wishes for, else 0.
+    - `gene_sizes`: for each gene the weights whose share of a budget it asks for, else 0.
 
     `variation`: `free`, or `prefix`, where a child equals one of its parents in all that acts
     before some block, so that its forward pass can start there. Only drivers that cross genomes

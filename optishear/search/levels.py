@@ -95,8 +95,8 @@ def _counts(space: SearchSpace) -> Mapping[str, range | list[int]] | None:
     """By layer how many weights it may come to drop."""
     layers, names = space.layers, space.layers.layout.sizes
 
-    def profile(wishes: Mapping[str, float]) -> dict[str, int]:
-        return project(wishes, layers.layout, layers.pattern, layers.bounds, space.budget)
+    def profile(targets: Mapping[str, float]) -> dict[str, int]:
+        return project(targets, layers.layout, layers.pattern, layers.bounds, space.budget)
 
     if not layers.genes:
         profiles = [profile(layers.decode({}, space.sparsity))]

@@ -177,7 +177,7 @@ def rebalanced(
     """The same genomes, shifted by one constant each and clipped, so that sum(sizes x row) = total.
 
     Only genes with a size move, and `total` is one that they can reach. Under a budget all counts
-    follow from the sum of the wishes, so a child keeps those of its parent's first blocks only if
+    follow from the sum of the targets, so a child keeps those of its parent's first blocks only if
     it keeps the sum. Whole numbers are rounded such that the sum is missed by at most half a step
     of the last one.
     """

@@ -94,7 +94,7 @@ class PymooDriver(Driver):
         self._fresh = np.random.default_rng([settings.seed, 1])  # the algorithm's own is [seed]
         self._asked: set[bytes] = set()
         self._infills = Population.empty()
-        self._ladder = Ladder(settings.objectives)
+        self._ladder = FailureScale(settings.objectives)
         new = OnlyNew(self._asked)
         mating = Mating(
             TournamentSelection(func_comp=tournament),
@@ -167,7 +167,7 @@ class OnlyNew(DuplicateElimination):
         return is_duplicate
 
 
-class Ladder:
+class FailureScale:
     """Puts what was told on a scale around one, with failures on the rungs above all real values.
 
     Objectives become (value - best) / (median - best), best and median taken once, over the first

@@ -44,7 +44,7 @@ def seed_genomes(
     genomes: dict[str, np.ndarray] = {}
     for level in levels:
         for metric, rule, solver, value in parts:
-            genome = space.encode(metric, rules[rule].wishes(level), solver, value)
+            genome = space.encode(metric, rules[rule].targets(level), solver, value)
             if genome is not None:
                 genomes.setdefault(space.decode(genome).key, genome)
     return np.array(list(genomes.values())).reshape(len(genomes), len(space.genes))

@@ -50,11 +50,11 @@ class SearchSpace:
         """Total: every vector within the bounds is a legal recipe that meets the budget."""
         codes = cleaned(self.genes, genome)
         values = {g.name: g.value(code) for g, code in zip(self.genes, codes, strict=True)}
-        wishes = self.layers.decode(values, self.sparsity)
+        targets = self.layers.decode(values, self.sparsity)
         pattern = self.layers.pattern
         return canonical_recipe(
             self.metric.decode(values),
-            project(wishes, self.layers.layout, pattern, self.layers.bounds, self.budget),
+            project(targets, self.layers.layout, pattern, self.layers.bounds, self.budget),
             pattern,
             self.solver.decode(values),
             self.quadratic.decode(values),
@@ -63,7 +63,7 @@ class SearchSpace:
     def encode(
         self,
         metric: Mapping[str, Any],
-        wishes: Mapping[str, float],
+        targets: Mapping[str, float],
         solver: Mapping[str, Any] = MASK,
         lam: float = 1.0,
     ) -> Float[np.ndarray, " genes"] | None:
@@ -71,7 +71,7 @@ class SearchSpace:
 
         A solver that the space lacks becomes its first one, and λ the nearest within its bounds.
         """
-        metric_codes, layer_codes = self.metric.encode(metric), self.layers.encode(wishes)
+        metric_codes, layer_codes = self.metric.encode(metric), self.layers.encode(targets)
         if metric_codes is None or layer_codes is None:
             return None
         # Genes of templates that were not chosen lie idle; any legal code will do.
@@ -100,7 +100,7 @@ class SearchSpace:
 
     @cached_property
     def gene_sizes(self) -> tuple[int, ...] | None:
-        """For each gene the weights whose share of the budget it wishes for; None without one."""
+        """For each gene the weights whose share of the budget it asks for; None without one."""
         return None if self.budget is None else self._sparsity_sizes
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Which sparsity a genome wishes for each layer: a rule, a gene a block or layer, or a curve."""
+"""Which sparsity a genome asks of each layer: a rule, a gene a block or layer, or a curve."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ class SparsityGenes:
 
     - `by`: `block`, `layer` (a gene each), `curve` (level, slope and bend over depth, an offset a
       role), or the name of a rule (`uniform`, `owl`, `alphapruning`).
-    - `bounds`: what a wish may be. With steps a block or layer gene counts them.
+    - `bounds`: what a target may be. With steps a block or layer gene counts them.
     - `level`: whether the overall level is a gene: not under a budget, which fixes it.
     - `options`: the only sparsities that a block or layer gene may take, if given.
     - `width`: how far a curve's slope, bend and offsets may go.
@@ -51,7 +51,7 @@ class SparsityGenes:
         return (*level, Real(SLOPE, -w, w), Real(BEND, -w, w), *offsets)
 
     def decode(self, values: Mapping[str, Any], sparsity: float | None) -> dict[str, float]:
-        """Gene values by gene name -> a wish per layer; `sparsity` is the budget's, if any."""
+        """Gene values by gene name -> a target sparsity a layer; `sparsity` is the budget's."""
         layers = self.layout.layers
         if self.by in ("block", "layer"):
             per = {group: self._wish(values[f"sparsity.{group}"]) for group in self._groups}
@@ -59,35 +59,35 @@ class SparsityGenes:
         level = values[LEVEL] if self.level else sparsity
         assert level is not None
         if self.by != "curve":
-            return self.rules[self.by].wishes(level)
-        wishes = {}
+            return self.rules[self.by].targets(level)
+        targets = {}
         for layer in layers:
             z = self._depth(layer)
             bend = values[BEND] * (1.5 * z * z - 0.5)  # the second Legendre polynomial
             offset = values.get(_offset(layer.role), 0.0)
-            wishes[layer.name] = level + values[SLOPE] * z + bend + offset
-        return wishes
+            targets[layer.name] = level + values[SLOPE] * z + bend + offset
+        return targets
 
-    def encode(self, wishes: Mapping[str, float]) -> dict[str, float] | None:
-        """Gene codes that come as near to these wishes as the grouping can; None for a rule whose
-        shape the wishes do not have."""
+    def encode(self, targets: Mapping[str, float]) -> dict[str, float] | None:
+        """Gene codes that come as near to these targets as the grouping can; None for a rule whose
+        shape the targets do not have."""
         if self.by in ("block", "layer"):
             codes = {}
             for group in self._groups:
                 members = [x for x in self.layout.layers if self.group_of(x) == group]
                 mean = np.average(
-                    [wishes[x.name] for x in members], weights=[x.size for x in members]
+                    [targets[x.name] for x in members], weights=[x.size for x in members]
                 )
-                codes[f"sparsity.{group}"] = self._wish_code(float(mean))
+                codes[f"sparsity.{group}"] = self._code_of(float(mean))
             return codes
         mean = np.average(
-            [wishes[layer.name] for layer in self.layout.layers],
+            [targets[layer.name] for layer in self.layout.layers],
             weights=[layer.size for layer in self.layout.layers],
         )
         if self.by == "curve":
-            return self._fit_curve(wishes)
-        own = self.rules[self.by].wishes(float(mean))
-        if any(abs(own[name] - wish) > 1e-6 for name, wish in wishes.items()):
+            return self._fit_curve(targets)
+        own = self.rules[self.by].targets(float(mean))
+        if any(abs(own[name] - target) > 1e-6 for name, target in targets.items()):
             return None
         return {LEVEL: float(mean)} if self.level else {}
 
@@ -119,26 +119,26 @@ class SparsityGenes:
             return 1 - value / m
         return float(value)
 
-    def _wish_code(self, wish: float) -> float:
+    def _code_of(self, target: float) -> float:
         if self.options is not None:
-            return float(np.argmin(np.abs(np.array(self.options) - wish)))
+            return float(np.argmin(np.abs(np.array(self.options) - target)))
         if self.bounds.steps is not None:
-            return float(round(wish * self.bounds.steps))
+            return float(round(target * self.bounds.steps))
         if (m := self.pattern.levels) is not None:
-            return float(round((1 - wish) * m))
-        return wish
+            return float(round((1 - target) * m))
+        return target
 
     def _depth(self, layer: Layer) -> float:
         """Relative depth of the layer's block, from -1 to 1."""
         return 2 * layer.block / max(1, self.layout.blocks - 1) - 1
 
-    def _fit_curve(self, wishes: Mapping[str, float]) -> dict[str, float]:
+    def _fit_curve(self, targets: Mapping[str, float]) -> dict[str, float]:
         layers, roles = self.layout.layers, self.layout.roles[1:]
         rows = []
         for layer in layers:
             z = self._depth(layer)
             rows.append([1.0, z, 1.5 * z * z - 0.5, *[float(layer.role == r) for r in roles]])
-        target = np.array([wishes[layer.name] for layer in layers])
+        target = np.array([targets[layer.name] for layer in layers])
         weight = np.sqrt([layer.size for layer in layers])
         found = np.linalg.lstsq(np.array(rows) * weight[:, None], target * weight, rcond=None)[0]
         names: Sequence[str] = [LEVEL, SLOPE, BEND, *[_offset(role) for role in roles]]

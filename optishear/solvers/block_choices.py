@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from optishear.recipe.groups import Cut, Part
+from optishear.recipe.groups import Cut, Tiling
 from optishear.recipe.pattern import Pattern
 from optishear.solvers.masks import from_groups, in_groups, keep_counts, keep_highest
 
@@ -69,7 +69,7 @@ def _known(cut: Cut, block: range, like: Float[Tensor, "rows columns"]) -> Choic
     return Choice(_moved(rows, columns, cut.height, cut.width, block), counts)
 
 
-def _counted(strip: Part, block: range, lost: Bool[Tensor, "rows part"]) -> Iterator[Choice]:
+def _counted(strip: Tiling, block: range, lost: Bool[Tensor, "rows part"]) -> Iterator[Choice]:
     """One where groups of the strip reach into the block, which has lost so much of them."""
     first, step = strip.columns.start, strip.columns.step
     begin, end = (max(0, -(-(column - first) // step)) for column in (block.start, block.stop))

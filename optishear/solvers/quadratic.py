@@ -49,7 +49,7 @@ class Quadratic:
     shared: Hessian
     row_term: RowTerm | None = None
 
-    def chunks(self, rows: int) -> Iterator["Part"]:
+    def chunks(self, rows: int) -> Iterator["QuadraticRows"]:
         """The rows in runs whose row terms fit in memory, all at once where there are none."""
         size = max(1, rows)
         if self.row_term is not None:
@@ -58,11 +58,11 @@ class Quadratic:
         for start in range(0, rows, size):
             yield self.part(slice(start, min(start + size, rows)))
 
-    def part(self, rows: slice) -> "Part":
+    def part(self, rows: slice) -> "QuadraticRows":
         """Some rows, with their row terms in memory."""
         device = self.shared.matrix.device
         term = None if self.row_term is None else self.row_term.rows(rows, device)
-        return Part(rows, self.shared, term)
+        return QuadraticRows(rows, self.shared, term)
 
     def cost(self, change: Float[Tensor, "out in"]) -> float:
         """The cost of a change of the whole layer, summed in fp64."""
@@ -72,7 +72,7 @@ class Quadratic:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class QuadraticRows:
     """Rows of a layer and their quadratics, with their row terms in memory."""
 
     rows: slice
@@ -126,7 +126,7 @@ class InverseOn:
     Without `masked` it may leave the last mask, on what it returns, to the caller.
     """
 
-    def __init__(self, part: Part, keep: Bool[Tensor, "rows in"], masked: bool = True):
+    def __init__(self, part: QuadraticRows, keep: Bool[Tensor, "rows in"], masked: bool = True):
         self.kept, self.inverse = keep.float(), part.shared.inverse
         self.masked, self.solved = masked, None
         if part.term is not None:

@@ -32,7 +32,7 @@ from optishear.kernels.use import usable
 from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
 from optishear.solvers.products import PRECISION
-from optishear.solvers.quadratic import Part, Quadratic
+from optishear.solvers.quadratic import Quadratic, QuadraticRows
 
 
 # Of the cost: how far above the optimum a refit may stop.
@@ -138,7 +138,7 @@ def refit(
 
 
 def _descend(
-    part: Part,
+    part: QuadraticRows,
     dense: Float[Tensor, "rows in"],
     keep: Bool[Tensor, "rows in"],
     weight: Float[Tensor, "rows in"],
@@ -185,7 +185,7 @@ def _descend(
 
 
 def _residual(
-    part: Part, change: Float[Tensor, "rows in"], kept: Shaped[Tensor, "rows in"]
+    part: QuadraticRows, change: Float[Tensor, "rows in"], kept: Shaped[Tensor, "rows in"]
 ) -> tuple[Float[Tensor, "rows in"], Float[Tensor, " rows"]]:
     """(residual, cost) of each row where its weights have changed so, in fp32 and fp64."""
     product = part.times(change)

@@ -19,11 +19,11 @@ from optishear.models.load import LoadedModel
 from optishear.recipe.layout import ModelLayout
 from optishear.workers.cluster import Cluster
 from optishear.workers.pool import Call
-from optishear.workers.replica import Parcel, sent, travelling
+from optishear.workers.replica import Payload, sent, travelling
 
 
 @dataclass(frozen=True, eq=False)
-class DenseModel(Parcel):
+class DenseModel(Payload):
     """A dense model that runs calibration sequences."""
 
     loaded: LoadedModel

@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from optishear.models.load import LoadedModel
-from optishear.pipeline import MeasureFunction, Memory, Yardstick, measure_on
-from optishear.pruning.evidence import Evidence
+from optishear.pipeline import MeasureFunction, MeasurementSettings, Memory, measure_on
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
@@ -14,19 +14,19 @@ from optishear.search.evaluator import MeasureAll, Outcome, outcome_of
 from optishear.text.tokens import TokenBatches
 from optishear.workers.cluster import Cluster
 from optishear.workers.pool import Call
-from optishear.workers.replica import Parcel, sent, travelling
+from optishear.workers.replica import Payload, sent, travelling
 
 
 @dataclass(frozen=True, eq=False)
-class Job(Parcel):
+class Job(Payload):
     """A dense model with its statistics and the search tokens; the other fields are those of
     `pipeline.measure_on`."""
 
     loaded: LoadedModel
     layout: ModelLayout
-    evidence: Evidence
+    data: CalibrationData
     search: TokenBatches
-    by: Yardstick
+    by: MeasurementSettings
     memory: Memory = field(default_factory=Memory)
     solved: SolvedLayers | None = None
 
@@ -35,7 +35,7 @@ class Job(Parcel):
         return measure_on(
             self.loaded,
             self.layout,
-            self.evidence,
+            self.data,
             self.search,
             self.by,
             self.memory,
@@ -44,7 +44,7 @@ class Job(Parcel):
         )
 
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "_Measurer":
-        here = replace(self, loaded=sent(self.loaded, device), evidence=self.evidence.to(device))
+        here = replace(self, loaded=sent(self.loaded, device), data=self.data.to(device))
         return _Measurer(stack.enter_context(here.measuring(notice)))
 
 
@@ -60,8 +60,8 @@ class _Measurer:
 def measuring_on(cluster: Cluster, job: Job) -> Iterator[MeasureAll]:
     """Measures candidates on the cluster's replicas while it is open."""
     with travelling(job.loaded) as loaded:
-        parcel = replace(job, loaded=loaded, evidence=job.evidence.to("cpu"))
-        with cluster.pool(parcel) as pool:
+        payload = replace(job, loaded=loaded, data=job.data.to("cpu"))
+        with cluster.pool(payload) as pool:
 
             def measure_all(recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome]]:
                 yield from pool.run([_call(recipe, rung) for recipe in recipes])

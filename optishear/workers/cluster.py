@@ -15,7 +15,7 @@ import torch
 from optishear.errors import ConfigError
 from optishear.workers import tensors
 from optishear.workers.pool import Pool
-from optishear.workers.replica import Parcel, Replica, versions
+from optishear.workers.replica import Payload, Replica, versions
 
 
 TOKEN = Path.home() / ".ray" / "auth_token"  # of a cluster, the same on all hosts
@@ -60,14 +60,14 @@ class Cluster:
     spare: list[Any] = field(default_factory=list)
 
     @contextmanager
-    def pool(self, parcel: Parcel) -> Iterator[Pool]:
-        """Replicas that work on this parcel, which a host's replicas read from shared memory."""
+    def pool(self, payload: Payload) -> Iterator[Pool]:
+        """Replicas that work on this payload, which a host's replicas read from shared memory."""
         import ray
 
         def make() -> Any:
             return self.spare.pop() if self.spare else make_replica(self.workers)
 
-        pool = Pool(make, ray.put(parcel), self.workers.number, self.notice)
+        pool = Pool(make, ray.put(payload), self.workers.number, self.notice)
         try:
             yield pool
         finally:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from optishear.errors import NumericalError
 from optishear.models.weights import WorkingWeights
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.levels import Level, SolveAll, Solved, solved_level
 from optishear.pruning.oneshot import PruneLayers, prune, solve_layer
 from optishear.pruning.solved import Stored
@@ -21,26 +21,26 @@ from optishear.solvers.base import LayerSolution
 from optishear.solvers.methods import solver_of
 from optishear.workers.cluster import Cluster, Workers, cluster
 from optishear.workers.pool import Call
-from optishear.workers.replica import Parcel
+from optishear.workers.replica import Payload
 
 
 @dataclass(frozen=True, eq=False)
-class DenseLayers(Parcel):
+class DenseLayers(Payload):
     """Dense weights by layer, and what calibration knows of them: enough to solve each alone."""
 
     weights: Mapping[str, Float[Tensor, "_out _in"]]
-    evidence: Evidence
+    data: CalibrationData
 
     def to(self, device: torch.device | str) -> "DenseLayers":
         weights = {name: weight.to(device) for name, weight in self.weights.items()}
-        return DenseLayers(weights, self.evidence.to(device))
+        return DenseLayers(weights, self.data.to(device))
 
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "DenseLayers":
         return self.to(device)
 
     def solve(self, layer: Layer, recipe: Recipe) -> LayerSolution:
         """From the dense weight. Raises `NumericalError` naming the layer."""
-        problem = self.evidence.problem(layer, self.weights[layer.name], recipe)
+        problem = self.data.problem(layer, self.weights[layer.name], recipe)
         return solve_layer(solver_of(recipe), layer, problem)
 
     def level(self, layer: Layer, recipe: Recipe) -> Solved:
@@ -82,10 +82,10 @@ def pruning_on(cluster: Cluster) -> PruneLayers:
     """
 
     def prune_layers(
-        layers: Sequence[Layer], working: WorkingWeights, evidence: Evidence, recipe: Recipe
+        layers: Sequence[Layer], working: WorkingWeights, data: CalibrationData, recipe: Recipe
     ) -> Generator[tuple[Layer, Stored], None, None]:
         weights = {layer.name: working.dense(layer.name) for layer in layers}
-        dense = DenseLayers(weights, evidence.only(layers))
+        dense = DenseLayers(weights, data.only(layers))
         # Closed here, and not when an error's traceback is let go of: Ray may have ended by then.
         with closing(_solved_on(cluster, dense, [(layer, recipe) for layer in layers])) as done:
             for (layer, _), solved in done:

@@ -14,7 +14,7 @@ from optishear.models.load import LoadedModel
 from optishear.workers import tensors
 
 
-class Parcel(ABC):
+class Payload(ABC):
     """What a replica is sent to work on, all of it on the CPU: see `tensors`."""
 
     @abstractmethod
@@ -34,8 +34,8 @@ class Replica:
         self._work: Any = None
         tensors.register()
 
-    def ready(self, parcel: Parcel) -> list[str]:
-        """Takes the parcel up in the place of the one before; returns what has to be said of it."""
+    def ready(self, payload: Payload) -> list[str]:
+        """Takes the payload up in the place of the one before; returns notices about it."""
         self._open.close()
         for name, found in versions().items():
             if self.expected[name] != found:
@@ -45,7 +45,7 @@ class Replica:
                 )
         torch.set_num_threads(self.threads)
         said: list[str] = []
-        self._work = parcel.begin(self._open, self.device, said.append)
+        self._work = payload.begin(self._open, self.device, said.append)
         return said
 
     def do(self, method: str, *arguments: Any) -> Any:

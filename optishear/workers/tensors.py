@@ -1,8 +1,8 @@
 """Tensors that lie in Ray's shared memory: a host's replicas read one copy of the dense weights.
 
 What is read there is read-only. Nobody writes to dense weights or statistics (a replica prunes
-working copies, see `models.weights.lent`), and a write by mistake ends that process at once, so
-that it cannot change what the others read.
+working copies, see `models.weights.working_weights`), and a write by mistake ends that process
+at once, so that it cannot change what the others read.
 """
 
 import warnings

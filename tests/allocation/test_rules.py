@@ -31,9 +31,9 @@ def views(outliers=None):
 @pytest.mark.parametrize("name", RULES)
 class TestEveryRule:
     def test_layers_of_one_block_share_their_sparsity(self, name):
-        wishes = RULES[name](views(outliers=1)).wishes(0.6)
+        targets = RULES[name](views(outliers=1)).targets(0.6)
         for block in range(LAYOUT.blocks):
-            assert len({wishes[x.name] for x in LAYOUT.layers if x.block == block}) == 1
+            assert len({targets[x.name] for x in LAYOUT.layers if x.block == block}) == 1
 
 
 def uneven_views(seed):
@@ -57,9 +57,9 @@ class TestAgainstTheirFormulas:
     @pytest.mark.parametrize("name", ["owl", "alphapruning"])
     def test_a_rule_is_what_its_formula_says(self, name, seed):
         views = uneven_views(seed)
-        wishes = RULES[name](views).wishes(0.6)
+        targets = RULES[name](views).targets(0.6)
         expected = getattr(rule_references, name)(views, 0.6)
-        assert wishes == pytest.approx({v.layer.name: expected[v.layer.block] for v in views})
+        assert targets == pytest.approx({v.layer.name: expected[v.layer.block] for v in views})
         assert len({round(value, 6) for value in expected.values()}) == 4
 
     @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ class TestAgainstTheirFormulas:
     )
     def test_a_rule_goes_by_the_settings_that_it_is_told(self, text, expected, seed):
         views, chosen = uneven_views(seed), parse_rule(text, "here")
-        wishes = RULES[chosen.name](views, chosen.values).wishes(0.6)
+        targets = RULES[chosen.name](views, chosen.values).targets(0.6)
         told = getattr(rule_references, chosen.name)(views, 0.6, **expected)
-        assert wishes == pytest.approx({v.layer.name: told[v.layer.block] for v in views})
+        assert targets == pytest.approx({v.layer.name: told[v.layer.block] for v in views})
 
     def test_the_hill_exponent_of_any_weight_is_that_of_the_reference(self, seed):
         for view in uneven_views(seed):
@@ -85,9 +85,9 @@ class TestAgainstTheirFormulas:
     @pytest.mark.parametrize("name", RULES)
     def test_the_mean_over_weights_is_the_sparsity_asked_for(self, name, seed):
         views = uneven_views(seed)
-        wishes = RULES[name](views).wishes(0.6)
+        targets = RULES[name](views).targets(0.6)
         weights = [view.layer.size for view in views]
-        mean = np.average([wishes[view.layer.name] for view in views], weights=weights)
+        mean = np.average([targets[view.layer.name] for view in views], weights=weights)
         assert mean == pytest.approx(0.6, abs=1e-9)
 
 
@@ -100,25 +100,25 @@ def test_alphapruning_prunes_least_where_the_tail_of_the_spectrum_is_heaviest():
         weight = torch.zeros(layer.out_features, layer.in_features)
         weight[range(n), range(n)] = values.sqrt().float()
         found.append(LayerView(layer, weight, LayerStats(50, 5, torch.ones(layer.in_features))))
-    wishes = list(RULES["alphapruning"](found).wishes(0.6).values())
-    assert np.argsort(wishes).tolist() == [1, 0, 3, 2]
+    targets = list(RULES["alphapruning"](found).targets(0.6).values())
+    assert np.argsort(targets).tolist() == [1, 0, 3, 2]
 
 
 def test_owl_spares_the_block_with_outliers_by_at_most_its_spread():
-    wishes = owl(views(outliers=2)).wishes(0.6)
-    per_block = [wishes[f"blocks.{block}.attn.q"] for block in range(4)]
+    targets = owl(views(outliers=2)).targets(0.6)
+    per_block = [targets[f"blocks.{block}.attn.q"] for block in range(4)]
     assert int(np.argmin(per_block)) == 2
     assert max(per_block) - min(per_block) == pytest.approx(0.16)
 
 
 def test_owl_is_uniform_where_no_block_has_outliers():
-    wishes = owl(views(), usual_of("owl") | {"m": 1e9}).wishes(0.6)
-    assert set(wishes.values()) == {0.6}
+    targets = owl(views(), usual_of("owl") | {"m": 1e9}).targets(0.6)
+    assert set(targets.values()) == {0.6}
 
 
 def test_alphapruning_stays_between_one_minus_and_one_plus_epsilon():
-    wishes = RULES["alphapruning"](views()).wishes(0.6)
-    ratios = np.array(list(wishes.values())) / 0.6
+    targets = RULES["alphapruning"](views()).targets(0.6)
+    ratios = np.array(list(targets.values())) / 0.6
     assert ratios.max() / ratios.min() == pytest.approx(1.3 / 0.7)
 
 
@@ -130,7 +130,7 @@ def test_alphapruning_leaves_a_layer_of_zeros_out_of_its_blocks_mean():
     block = [layer for layer in LAYOUT.layers if layer.block == 1]
     first = zeroed(block[0].name)
     without = [v for v in first if v.layer.name != block[0].name]
-    found, alone = (RULES["alphapruning"](some).wishes(0.6) for some in (first, without))
+    found, alone = (RULES["alphapruning"](some).targets(0.6) for some in (first, without))
     ratios = {x.name: found[x.name] / alone[x.name] for x in LAYOUT.layers if x.name in alone}
     assert max(ratios.values()) == pytest.approx(min(ratios.values()))
     assert found[block[0].name] == found[block[1].name]

@@ -22,7 +22,7 @@ from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.errors import ConfigError, StorageError
 from optishear.models.discover import layout_of
-from optishear.models.weights import place_of
+from optishear.models.weights import view_of
 from optishear.recipe.layout import Layer, ModelLayout
 
 
@@ -76,7 +76,7 @@ def through_a_file(folder, layer, gradient):
 
 def by_autograd(model, layout, sequences=SEQUENCES):
     """[samples, out, in] in fp64 of each layer, with every parameter's gradient taken at once."""
-    named = {layer.name: place_of(model, layer.name) for layer in layout.layers}
+    named = {layer.name: view_of(model, layer.name) for layer in layout.layers}
     parameters = list({id(p.parameter): p.parameter for p in named.values()}.values())
     samples = {name: [] for name in named}
     for sequence in sequences:

@@ -347,7 +347,7 @@ def reached(tmp_path, monkeypatch):
     stand_in("report.page.write.write_report")
     stand_in("report.chosen_table.Question.of_options")
     stand_in("cli.watch_commands._looks")
-    monkeypatch.setattr("optishear.experiment.stream.room_note", lambda *_: None)
+    monkeypatch.setattr("optishear.tools.prune_streamed.room_note", lambda *_: None)
     stand_in("experiment.results.open_run", some)
     stand_in("experiment.transfer.source_of_run", some)
     stand_in("experiment.transfer.source_of_file", some)

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 from optishear.calibration.origin import Origin
 from optishear.cli import app
 from optishear.errors import ConfigError
-from optishear.experiment.preconditions import table_of_positions
-from optishear.experiment.transfer import Source, Target, transfer_to
-from optishear.experiment.watcher import Silent
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.recipe.recipe import Recipe
 from optishear.records import manifest
+from optishear.runs.preconditions import table_of_positions
+from optishear.runs.watcher import Silent
 from optishear.text.sources import TextSpec
+from optishear.tools.transfer import Source, Target, transfer_to
 
 
 TEXT = {"sequences": 2, "seq_len": 80}

@@ -8,9 +8,9 @@ import pytest
 from tiny_folders import tiny_folder
 
 from optishear.calibration.origin import Origin
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.named import NamedMethod
 from optishear.text.sources import TextSpec
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to
 
 
 METHOD = NamedMethod("moonshot-wanda", 0.5)

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from optishear.cli import app
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.named import NamedMethod
 from optishear.text.sources import TextSpec
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to
 
 
 DOWN = "model.layers.2.mlp.down_proj.weight"

@@ -13,7 +13,7 @@ from optishear.config import (
     load_experiments,
 )
 from optishear.errors import ConfigError
-from optishear.experiment.several import in_order_of_cost
+from optishear.runs.several import in_order_of_cost
 from optishear.search.space_file import SpaceSpec
 
 

@@ -21,8 +21,8 @@ from optishear.kernels.use import kernels
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.graphs import GraphedForward
 from optishear.models.load import LoadedModel
-from optishear.pipeline import Memory, Yardstick, measure_on
-from optishear.pruning.evidence import Evidence
+from optishear.pipeline import MeasurementSettings, Memory, measure_on
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.pattern import parse_pattern
 from optishear.recipe.profile import Bounds, project
@@ -63,23 +63,23 @@ class Line:
             )
             for layer in self.layout.layers
         }
-        self.evidence = Evidence(stats, gradients)
+        self.data = CalibrationData(stats, gradients)
         self.total = self.search.tokens.numel()
 
     def recipes(self, count, solvers=({"name": "mask"},), pattern="row", seed=0):
         """Some with a metric or a block's sparsity in common, some with nothing."""
         generator = np.random.default_rng(seed)
-        wishes = dict.fromkeys(self.layout.sizes, 0.5)
+        targets = dict.fromkeys(self.layout.sizes, 0.5)
         made = []
         for _ in range(count):
             block = generator.integers(self.layout.blocks)
             for layer in self.layout.layers:
                 if layer.block == block:
-                    wishes[layer.name] = generator.choice([0.25, 0.5, 0.75])
+                    targets[layer.name] = generator.choice([0.25, 0.5, 0.75])
             metric = METRICS[generator.integers(len(METRICS))] if not made else made[-1].metric
             if generator.random() < 0.3:
                 metric = METRICS[generator.integers(len(METRICS))]
-            drop = project(wishes, self.layout, parse_pattern(pattern), Bounds(), None)
+            drop = project(targets, self.layout, parse_pattern(pattern), Bounds(), None)
             solver = solvers[generator.integers(len(solvers))]
             made.append(Recipe(metric, drop, pattern, solver))
         return made
@@ -88,9 +88,9 @@ class Line:
         with measure_on(
             self.loaded,
             self.layout,
-            self.evidence,
+            self.data,
             self.search,
-            Yardstick(QUANTITIES, 32, tuple(rungs)),
+            MeasurementSettings(QUANTITIES, 32, tuple(rungs)),
             memory,
             solved,
         ) as measure:
@@ -184,7 +184,7 @@ def test_a_model_that_cannot_start_in_the_middle_goes_on_without(monkeypatch):
 
     monkeypatch.setattr("optishear.pipeline.PrefixForward", refuse)
     with measure_on(
-        line.loaded, line.layout, line.evidence, line.search, Yardstick(QUANTITIES, 32),
+        line.loaded, line.layout, line.data, line.search, MeasurementSettings(QUANTITIES, 32),
         memory=ALL, notice=said.append,
     ) as measure:  # fmt: skip
         found = [measure(recipe, line.total) for recipe in recipes]
@@ -204,8 +204,8 @@ def test_forwards_as_graphs_change_no_bit(monkeypatch):
     line, said = Line("llama"), []
     recipes = line.recipes(4)
     with measure_on(
-        line.loaded, line.layout, line.evidence, line.search,
-        Yardstick(QUANTITIES, 32, graphed=True), memory=ALL, notice=said.append,
+        line.loaded, line.layout, line.data, line.search,
+        MeasurementSettings(QUANTITIES, 32, graphed=True), memory=ALL, notice=said.append,
     ) as measure:  # fmt: skip
         found = [measure(recipe, line.total) for recipe in recipes]
     assert found == line.values(recipes)
@@ -243,8 +243,8 @@ def compare_compiled():
     line, said = Line("llama"), []
     recipes = line.recipes(4)
     with measure_on(
-        line.loaded, line.layout, line.evidence, line.search,
-        Yardstick(QUANTITIES, 32, compiled=True), memory=ALL, notice=said.append,
+        line.loaded, line.layout, line.data, line.search,
+        MeasurementSettings(QUANTITIES, 32, compiled=True), memory=ALL, notice=said.append,
     ) as measure:  # fmt: skip
         assert all(block._compiled_call_impl for block in decoder_blocks(line.loaded.model)[1])
         found = [measure(recipe, line.total) for recipe in recipes]

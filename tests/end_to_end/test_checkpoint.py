@@ -8,15 +8,15 @@ from tiny_models import TINY, make
 from transformers import AutoModelForCausalLM
 
 from optishear.errors import ConfigError, StorageError
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.named import NamedMethod
-from optishear.experiment.texts import usual_text
 from optishear.export.checkpoint import check_zeros
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.models.weights import read
 from optishear.recipe.recipe import Recipe
 from optishear.text.sources import TextSpec
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to
+from optishear.tools.texts import usual_text
 
 
 TEXT = How(TextSpec("embedded", "train", 2, 64))

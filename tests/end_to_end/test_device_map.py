@@ -19,19 +19,19 @@ from optishear.calibration.collect import collect
 from optishear.calibration.statistics import Need
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
-from optishear.experiment import prepare
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.kernels.use import kernels
 from optishear.models.device_map import placed
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.load import LoadedModel, load
-from optishear.pipeline import Memory, Yardstick, measure_on
-from optishear.pruning.evidence import Evidence
+from optishear.pipeline import MeasurementSettings, Memory, measure_on
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.pattern import Row
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import read_journal
+from optishear.runs import prepare
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 from optishear.text.tokens import TokenBatches
 
 
@@ -143,8 +143,10 @@ def measured(model):
         )
     ]
     before = [p.clone() for p in model.parameters() if not p.is_meta]
-    evidence, memory = Evidence(stats), Memory(10**6, 10**6)
-    with measure_on(loaded, layout, evidence, text, Yardstick(QUANTITIES, 32), memory) as measure:
+    data, memory = CalibrationData(stats), Memory(10**6, 10**6)
+    with measure_on(
+        loaded, layout, data, text, MeasurementSettings(QUANTITIES, 32), memory
+    ) as measure:
         values = [measure(recipe, text.tokens.numel()) for recipe in recipes]
     assert all(map(torch.equal, before, [p for p in model.parameters() if not p.is_meta]))
     sums = [(s.input_sq.cpu().tolist(), s.gram.cpu().tolist()) for s in stats.values()]
@@ -152,8 +154,8 @@ def measured(model):
 
 
 def drops(layout, sparsity):
-    wish = dict.fromkeys(layout.sizes, sparsity)
-    return project(wish, layout, Row(), Bounds(), round(sparsity * layout.total))
+    targets = dict.fromkeys(layout.sizes, sparsity)
+    return project(targets, layout, Row(), Bounds(), round(sparsity * layout.total))
 
 
 def ready(name):
@@ -192,9 +194,9 @@ def test_a_candidate_moves_what_the_docs_say():
     recipes = [Recipe({"name": "magnitude"}, drops(layout, s), "row") for s in (0.3, 0.5)]
     with kernels("off"), PretendDevices() as devices:
         loaded = replace(loaded, model=over({"": 0, block: "cpu"})(model))
-        evidence = Evidence(collect(model, layout, text.batches(6), frozenset()))
-        by = Yardstick(("reconstruction",), 32)
-        with measure_on(loaded, layout, evidence, text, by) as measure:
+        data = CalibrationData(collect(model, layout, text.batches(6), frozenset()))
+        by = MeasurementSettings(("reconstruction",), 32)
+        with measure_on(loaded, layout, data, text, by) as measure:
             measure(recipes[0], text.tokens.numel())
             devices.moved.clear()
             measure(recipes[1], text.tokens.numel())

@@ -6,10 +6,10 @@ from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.recipe.canonical import MASK
 from optishear.records.journal import read_journal
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 
 
 SEARCH_TEXT = {"source": "embedded", "split": "search", "sequences": 4, "seq_len": 64}

@@ -13,11 +13,6 @@ from typer.testing import CliRunner
 from optishear.calibration.origin import Origin
 from optishear.cli import app
 from optishear.errors import ConfigError
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.exports import export
-from optishear.experiment.imports import import_for
-from optishear.experiment.named import NamedMethod, masks_of
-from optishear.experiment.results import Entry, Front, front_to_json
 from optishear.interchange.modules import linear_modules
 from optishear.interchange.recipes import Asked
 from optishear.models.discover import layout_of
@@ -27,8 +22,13 @@ from optishear.recipe.pattern import parse_pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import write_json
+from optishear.runs.results import Entry, Front, front_to_json
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import token_batches
+from optishear.tools.exports import export
+from optishear.tools.imports import import_for
+from optishear.tools.named import NamedMethod, masks_of
+from optishear.tools.prune import How, prune_to
 
 
 TEXT = TextSpec("embedded", "train", 3, 64)
@@ -49,8 +49,8 @@ def loaded(dense):
 def recipe(loaded):
     """Wanda with another count in every layer."""
     layout = layout_of(loaded.model)
-    wishes = {layer.name: 0.3 + 0.05 * i for i, layer in enumerate(layout.layers)}
-    drop = project(wishes, layout, parse_pattern("row"), Bounds(), None)
+    targets = {layer.name: 0.3 + 0.05 * i for i, layer in enumerate(layout.layers)}
+    drop = project(targets, layout, parse_pattern("row"), Bounds(), None)
     return Recipe({"name": "wanda"}, drop)
 
 

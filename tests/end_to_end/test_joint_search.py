@@ -8,14 +8,14 @@ from small_experiment import EMBEDDED
 
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.config import load_experiment
-from optishear.experiment.apply import pruned
-from optishear.experiment.prepare import prepare
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.export.profiles import write_profile
 from optishear.models.load import load
 from optishear.models.weights import read
 from optishear.records.journal import read_journal, recipe_of
+from optishear.runs.prepare import prepare
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
+from optishear.tools.prune import pruned
 
 
 JOINT = {

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from test_checkpoint import saved
 
 from optishear.calibration.origin import Origin
-from optishear.experiment.apply import How, prune_to
 from optishear.interchange.llmcompressor import llmcompressor_recipe
 from optishear.interchange.modules import linear_modules
 from optishear.models.discover import layout_of
@@ -23,6 +22,7 @@ from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import token_batches
+from optishear.tools.prune import How, prune_to
 
 
 PYTHON = os.environ.get("OPTISHEAR_LLMCOMPRESSOR_PYTHON", "")
@@ -66,10 +66,10 @@ def test_it_drops_what_the_file_says_where_we_would(
     dense = str(saved(architecture, tmp_path / "dense", torch.float32))
     loaded = load(dense)
     layout, where = layout_of(loaded.model), parse_pattern(pattern)
-    wishes = {layer.name: 0.27 + 0.11 * (i % 5) for i, layer in enumerate(layout.layers)}
-    drop = project(wishes, layout, where, Bounds(0.0, 0.9), None)
+    targets = {layer.name: 0.27 + 0.11 * (i % 5) for i, layer in enumerate(layout.layers)}
+    drop = project(targets, layout, where, Bounds(0.0, 0.9), None)
     if exact and pattern == "row":
-        drop = {x.name: where.uniform(x, wishes[x.name]) for x in layout.layers}
+        drop = {x.name: where.uniform(x, targets[x.name]) for x in layout.layers}
     recipe = Recipe({"name": metric}, drop, pattern, solver)
     tokens = token_batches(TEXT, loaded.tokenizer).tokens.tolist()
     found = llmcompressor_recipe(recipe, layout, linear_modules(dense), Origin())

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from optishear.cli import app
 from optishear.config import load_experiment
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.models.load import load
 from optishear.models.weights import read
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 
 
 SPACES = {

@@ -14,8 +14,8 @@ from optishear.freed_memory import FreedMemory
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel
 from optishear.models.weights import read
-from optishear.pipeline import Yardstick, identity_of, measure_on
-from optishear.pruning.evidence import Evidence
+from optishear.pipeline import MeasurementSettings, identity_of, measure_on
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.pattern import Row
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
@@ -42,18 +42,18 @@ class Line:
         self.stats = collect(model, self.layout, self.calibration.batches(6), NEEDS)
 
     def recipe(self, sparsity, metric="wanda"):
-        wish = dict.fromkeys(self.layout.sizes, sparsity)
+        targets = dict.fromkeys(self.layout.sizes, sparsity)
         budget = round(sparsity * self.layout.total)
-        drop = project(wish, self.layout, Row(), Bounds(), budget)
+        drop = project(targets, self.layout, Row(), Bounds(), budget)
         return Recipe({"name": metric}, drop, "row")
 
     def measure(self, *recipes, batch_tokens=32):
         with measure_on(
             self.loaded,
             self.layout,
-            Evidence(self.stats),
+            CalibrationData(self.stats),
             self.search,
-            Yardstick(QUANTITIES, batch_tokens),
+            MeasurementSettings(QUANTITIES, batch_tokens),
         ) as measure:
             return [measure(recipe, self.search.tokens.numel()) for recipe in recipes]
 
@@ -111,16 +111,16 @@ def test_values_are_those_of_a_model_pruned_by_hand():
 def test_the_identity_names_all_that_a_value_depends_on():
     line = Line("llama")
     args = (line.loaded, line.layout, line.calibration, line.search)
-    by = Yardstick(QUANTITIES, 32)
+    by = MeasurementSettings(QUANTITIES, 32)
     plain = identity_of(*args, by)
-    assert plain == identity_of(*args, Yardstick(QUANTITIES, 32))
+    assert plain == identity_of(*args, MeasurementSettings(QUANTITIES, 32))
     swapped = identity_of(line.loaded, line.layout, line.search, line.calibration, by)
     assert swapped != plain
     others = {
         "quantities": QUANTITIES[:2], "batch_tokens": 64, "rungs": (16,), "compiled": True,
         "graphed": True,
     }  # fmt: skip
-    assert set(others) == {field.name for field in fields(Yardstick)}
+    assert set(others) == {field.name for field in fields(MeasurementSettings)}
     for name, value in others.items():
         assert identity_of(*args, replace(by, **{name: value})) != plain, name
     assert {"threads", "torch", "optishear", "dtype", "model"} <= set(plain)

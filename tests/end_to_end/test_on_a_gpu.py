@@ -12,17 +12,17 @@ import yaml
 from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.named import NamedMethod
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.kernels.use import kernels
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.models.weights import read
 from optishear.records.journal import read_journal
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 from optishear.solvers.methods import METHODS
 from optishear.text.sources import TextSpec
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to
 
 
 pytestmark = pytest.mark.skipif(

@@ -14,13 +14,13 @@ from optishear.calibration.origin import Origin, read_recipe, write_recipe
 from optishear.cli import app
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
-from optishear.experiment.plan.plan import plan
-from optishear.experiment.results import Run
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.records.cache import code_of
 from optishear.records.run_directory import RunDirectory
+from optishear.runs.results import Run
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 from optishear.text.sources import TextSpec
+from optishear.tools.plan.plan import plan
 
 
 class Told(Silent):
@@ -79,7 +79,7 @@ def experiment(place):
 @pytest.fixture(scope="module")
 def run(place):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optishear.experiment.search.draw_figures", lambda directory: None)
+        patch.setattr("optishear.runs.search.draw_figures", lambda directory: None)
         return search(experiment(place), place / "out", Silent())
 
 
@@ -190,7 +190,7 @@ def test_a_transferred_recipe_names_both_models(recipe, place, run, tmp_path):
 
 def test_a_resumed_run_ends_in_the_same_bytes(run, place, tmp_path, monkeypatch):
     """All that was measured is read back from a journal, which has an order of its own."""
-    monkeypatch.setattr("optishear.experiment.search.draw_figures", lambda directory: None)
+    monkeypatch.setattr("optishear.runs.search.draw_figures", lambda directory: None)
     shutil.copytree(place / "out", tmp_path / "out")
     copy = RunDirectory(tmp_path / "out" / "mine" / run.directory.path.name)
     manifest = json.loads(copy.manifest.read_text())
@@ -207,7 +207,7 @@ class TestAFinishedRun:
     @pytest.fixture
     def asked(self, run, place, monkeypatch):
         """Asks for the run again; nothing may be loaded for that."""
-        monkeypatch.setattr("optishear.experiment.search.set_up", lambda *_: pytest.fail("loaded"))
+        monkeypatch.setattr("optishear.runs.search.set_up", lambda *_: pytest.fail("loaded"))
 
         def ask():
             told = Told()

@@ -8,16 +8,16 @@ from test_checkpoint import saved
 
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.errors import ConfigError
-from optishear.experiment.apply import How, prune_to, pruned
-from optishear.experiment.named import NamedMethod
-from optishear.experiment.prepare import prepare, rule_of
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.models.weights import read
 from optishear.recipe.recipe import Recipe
+from optishear.runs.prepare import prepare, rule_of
 from optishear.solvers.methods import METHODS
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import token_batches
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to, pruned
 
 
 TEXT = TextSpec("embedded", "train", 3, 64)
@@ -143,9 +143,9 @@ def test_a_published_profile_is_met_by_any_method(dense, tmp_path, profile, patt
     assert 0.49 < checked.sparsity <= 0.5
     if pattern is None:
         assert sum(recipe.drop.values()) == round(0.5 * layout.total)
-        wishes = rule_of(prepared, profile).wishes(0.5)
+        targets = rule_of(prepared, profile).targets(0.5)
         got = {layer.name: recipe.drop[layer.name] / layer.size for layer in layout.layers}
-        assert got == pytest.approx(wishes, abs=2 / min(layout.sizes.values()))
+        assert got == pytest.approx(targets, abs=2 / min(layout.sizes.values()))
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,15 @@ from waiting import until
 from optishear.calibration.statistics import LayerStats, unread
 from optishear.cli import app
 from optishear.errors import ConfigError, NumericalError
-from optishear.experiment.apply import How, prune_to, workers_for
-from optishear.experiment.named import NamedMethod
-from optishear.experiment.stream import prune_streamed
 from optishear.models.discover import layout_of
-from optishear.models.weights import lent
+from optishear.models.weights import working_weights
 from optishear.pruning import oneshot
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.recipe import Recipe
 from optishear.text.sources import TextSpec
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to, workers_for
+from optishear.tools.prune_streamed import prune_streamed
 from optishear.workers import layers as worker_layers
 from optishear.workers.cluster import Cluster, Workers, running
 from optishear.workers.layers import pruning_on
@@ -152,13 +152,13 @@ def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense
     )
     bad = layout.layers[3]
     stats = {x.site: LayerStats(9, 1, torch.ones(x.in_features)) for x in layout.layers}
-    evidence = Evidence(stats | unread([bad]))
+    data = CalibrationData(stats | unread([bad]))
     prune_layers = pruning_on(replicas)
-    with lent(model, layout) as working:
+    with working_weights(model, layout) as working:
         with pytest.raises(NumericalError, match=f"^{bad.name}: 768 of 768 scores are nan"):
-            oneshot.apply(layout.layers, working, evidence, recipe, prune_layers)
+            oneshot.apply(layout.layers, working, data, recipe, prune_layers)
         for recipe in (more, fewer):  # each of the dense weights, whatever was done before
-            reports = oneshot.apply(layout.layers, working, evidence, recipe, prune_layers)
+            reports = oneshot.apply(layout.layers, working, data, recipe, prune_layers)
         assert [report.name for report in reports] == list(layout.sizes)
         assert all(int((working.view(name) == 0).sum()) == 48 for name in layout.sizes)
 

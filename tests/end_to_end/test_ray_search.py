@@ -10,10 +10,10 @@ from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError, WorkerError
-from optishear.experiment import search as searching
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.records.journal import read_journal
+from optishear.runs import search as searching
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 from optishear.solvers.refit import Refit
 from optishear.solvers.sparsegpt import SparseGPT
 from optishear.workers.candidates import Job

@@ -13,11 +13,11 @@ from small_experiment import EMBEDDED
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import held_out
-from optishear.experiment.results import open_run
-from optishear.experiment.search import search
-from optishear.experiment.watcher import Silent
 from optishear.records.journal import Journal, read_journal
 from optishear.report.run_table import run_table
+from optishear.runs.results import open_run
+from optishear.runs.search import search
+from optishear.runs.watcher import Silent
 
 
 BASE = {**EMBEDDED, "search": {"population": 8, "evaluations": 24}}
@@ -73,7 +73,7 @@ class TestHeldOutMemo:
             seen.append(text.source)
             return held_out(model, text, batch_tokens)
 
-        monkeypatch.setattr("optishear.experiment.held_out.held_out", counting)
+        monkeypatch.setattr("optishear.runs.held_out.held_out", counting)
         return seen
 
     def test_what_runs_share_is_measured_once_and_comes_out_the_same(

@@ -12,8 +12,8 @@ from small_experiment import EMBEDDED
 from typer.testing import CliRunner
 
 from optishear.cli import app
-from optishear.experiment.results import open_run
 from optishear.records.journal import read_journal
+from optishear.runs.results import open_run
 
 
 SEARCH = {"driver": "tpe", "population": 6, "evaluations": 20}

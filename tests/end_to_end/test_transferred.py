@@ -9,17 +9,17 @@ from typer.testing import CliRunner
 
 from optishear.calibration.origin import Origin, read_recipe, write_recipe
 from optishear.cli import app
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.results import Entry, Front, front_to_json
-from optishear.experiment.transfer import UNIFORM, Source, Target, source_of_file, transfer_to
-from optishear.experiment.verify import verify
-from optishear.experiment.watcher import Silent
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.recipe.quadratic import canonical_quadratic
 from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import write_json
+from optishear.runs.results import Entry, Front, front_to_json
+from optishear.runs.watcher import Silent
 from optishear.text.sources import TextSpec
+from optishear.tools.prune import How, prune_to
+from optishear.tools.transfer import UNIFORM, Source, Target, source_of_file, transfer_to
+from optishear.tools.verify import verify
 
 
 POWER = {"name": "power", "alpha": 1.2, "beta": 0.1, "gamma": 0.0, "delta": 0.7, "mix": 0.5}

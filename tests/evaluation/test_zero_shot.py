@@ -18,7 +18,7 @@ from optishear.evaluation.task_files import read_tasks
 from optishear.evaluation.zero_shot import Tasks, check_tasks, score
 from optishear.models.discover import layout_of
 from optishear.models.load import load
-from optishear.models.weights import lent, read
+from optishear.models.weights import read, working_weights
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "zero_shot"
@@ -119,13 +119,13 @@ def test_choices_as_contexts_compare_what_follows_them(embedded, tmp_path):
 
 
 def test_the_weights_in_memory_are_asked_and_left_as_they_are(embedded, answers, tmp_path):
-    """Also while weights are lent: a ruined model answers otherwise, and all comes back."""
+    """Also with working weights in use: a ruined model answers otherwise, and all comes back."""
     gold = [best for best, _ in answers]
     rows = [{"q": q, "c": c, "gold": g} for (q, c), g in zip(QUESTIONS, gold, strict=True)]
     tasks = Tasks(local=written(tmp_path, rows, **PLAIN))
     layout = layout_of(embedded.model)
     before = [read(embedded.model, layer).clone() for layer in layout.layers]
-    with lent(embedded.model, layout):
+    with working_weights(embedded.model, layout):
         for layer in layout.layers:
             read(embedded.model, layer).zero_()
         ruined, _ = score(embedded.model, embedded.tokenizer, tasks)

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from tiny_folders import tensors_of, tiny_folder
 
 from optishear.errors import ConfigError
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.named import NamedMethod
-from optishear.experiment.stream import prune_streamed
-from optishear.experiment.verify import verify
-from optishear.experiment.watcher import Silent
+from optishear.runs.watcher import Silent
 from optishear.text.sources import TextSpec
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to
+from optishear.tools.prune_streamed import prune_streamed
+from optishear.tools.verify import verify
 
 
 HOW = How(TextSpec("embedded", "train", 2, 64), sequential=False)

@@ -10,12 +10,12 @@ from tiny_models import TINY, make
 from transformers import AutoModelForCausalLM
 
 from optishear.errors import ConfigError
-from optishear.experiment.apply import How, prune_to
-from optishear.experiment.named import NamedMethod
-from optishear.experiment.verify import CHECKS, verify
-from optishear.experiment.watcher import Silent
 from optishear.models.load import load
+from optishear.runs.watcher import Silent
 from optishear.text.sources import TextSpec
+from optishear.tools.named import NamedMethod
+from optishear.tools.prune import How, prune_to
+from optishear.tools.verify import CHECKS, verify
 
 
 TEXT = How(TextSpec("embedded", "train", 2, 64))

@@ -112,7 +112,7 @@ def test_levels_without_a_grid_are_refused(tmp_path):
 def test_an_n_of_m_pattern_takes_the_nearest_n_and_says_how_far_that_is():
     levels = dict.fromkeys(LAYOUT.sizes, 0) | {"blocks.0.attn.q": 2}
     drop, deviates = drops_of(levels, Grid(0.5, 5), LAYOUT, parse_pattern("n:4"), "x")
-    assert drop["blocks.0.attn.q"] == 36  # of 34 wished: 3 of every 4
+    assert drop["blocks.0.attn.q"] == 36  # of 34 asked for: 3 of every 4
     assert deviates.layer == "blocks.0.attn.q"
     assert deviates.by == pytest.approx(2 / 48)
 

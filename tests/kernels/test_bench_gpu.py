@@ -11,7 +11,7 @@ import pytest
 import torch
 
 
-SCRIPT = Path(__file__).parents[2] / "experiments" / "bench_gpu.py"
+SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "bench_gpu.py"
 WITHOUT = """
 import runpy, sys
 

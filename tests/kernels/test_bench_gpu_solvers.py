@@ -13,7 +13,7 @@ SMOKE = """
 import sys
 
 sys.modules.update(dict.fromkeys(("pymoo", "optuna", "datasets")))  # as on a bare machine
-sys.path.insert(0, "experiments")
+sys.path.insert(0, "experiments/benchmarks")
 from bench_gpu_solvers import PARTS, Settings
 
 for name, part in PARTS.items():

@@ -1,4 +1,4 @@
-"""Device maps are taken as written, and weights that are kept elsewhere are lent like others."""
+"""Device maps are taken as written, and weights that are kept elsewhere are copied like others."""
 
 import gc
 
@@ -15,7 +15,7 @@ from optishear.models.device_map import check_device_map, devices_in, placed
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.load import load
 from optishear.models.placement import offload_folder, offloaded, refuse_parted
-from optishear.models.weights import lent, read
+from optishear.models.weights import read, working_weights
 
 
 ON_DISK = {"": "cpu", "model.layers.1": "disk"}
@@ -116,7 +116,7 @@ def test_what_is_written_into_lent_weights_on_disk_is_computed_with(kind, dtype,
     plain = load(place, dtype=dtype).model
     spread = load(place, dtype=dtype, device_map=ON_DISK).model
     layout, before = layout_of(plain), logits(plain)
-    with lent(plain, layout) as near, lent(spread, layout) as far:
+    with working_weights(plain, layout) as near, working_weights(spread, layout) as far:
         assert torch.equal(logits(spread), before)
         for number, layer in enumerate(layout.layers):
             new = near.dense(layer.name) * (1 + number % 3)
@@ -138,7 +138,7 @@ def test_the_dense_weights_are_back_after_an_exception_and_no_file_is_left(tmp_p
     held = {*offload_folder().iterdir()}
 
     def ruin(spread):
-        with lent(spread, layout) as working:
+        with working_weights(spread, layout) as working:
             for layer in layout.layers:
                 working.view(layer.name).zero_()
             assert {*offload_folder().iterdir()} == held

@@ -1,4 +1,4 @@
-"""Weights are read as views and lent for a while; the dense ones are never written to."""
+"""Weights are read as views and copied to work on; the dense ones are never written to."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 
 from optishear.errors import ConfigError
 from optishear.models.discover import layout_of
-from optishear.models.weights import lent, read
+from optishear.models.weights import read, working_weights
 from optishear.recipe.layout import ModelLayout
 
 
@@ -42,13 +42,13 @@ def test_read_refuses_the_layout_of_another_model():
 
 def test_lending_changes_nothing_until_something_is_written(model):
     before = logits(model)
-    with lent(model, layout_of(model)):
+    with working_weights(model, layout_of(model)):
         assert torch.equal(logits(model), before)
 
 
 def test_what_is_written_is_what_the_model_computes_with(model):
     layout = layout_of(model)
-    with lent(model, layout) as weights:
+    with working_weights(model, layout) as weights:
         for index, layer in enumerate(layout.layers):
             weights.write(layer.name, index + torch.zeros(layer.out_features, layer.in_features))
         for index, layer in enumerate(layout.layers):
@@ -60,7 +60,7 @@ def test_dense_weights_come_back_bit_for_bit_in_the_same_storage_after_an_except
     before = {name: (p, p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
     expected = logits(model)
     with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-        with lent(model, layout) as weights:
+        with working_weights(model, layout) as weights:
             for layer in layout.layers:
                 weights.write(layer.name, 7 * weights.dense(layer.name))
             assert not torch.equal(logits(model), expected)
@@ -76,7 +76,7 @@ def test_dense_weights_come_back_bit_for_bit_in_the_same_storage_after_an_except
 def test_dense_weights_stay_readable_while_others_are_at_work(model):
     layout = layout_of(model)
     before = {layer.name: read(model, layer).clone() for layer in layout.layers}
-    with lent(model, layout) as weights:
+    with working_weights(model, layout) as weights:
         for layer in layout.layers:
             weights.write(layer.name, torch.zeros(layer.out_features, layer.in_features))
         for layer in layout.layers:
@@ -85,7 +85,7 @@ def test_dense_weights_stay_readable_while_others_are_at_work(model):
 
 def test_restore_makes_the_model_dense_again(model):
     layout, expected = layout_of(model), logits(model)
-    with lent(model, layout) as weights:
+    with working_weights(model, layout) as weights:
         for layer in layout.layers:
             weights.write(layer.name, torch.zeros(layer.out_features, layer.in_features))
         weights.restore()
@@ -94,7 +94,7 @@ def test_restore_makes_the_model_dense_again(model):
 
 def test_writing_never_moves_the_storage(model):
     layout = layout_of(model)
-    with lent(model, layout) as weights:
+    with working_weights(model, layout) as weights:
         addresses = [p.data_ptr() for p in model.parameters()]
         for layer in layout.layers:
             weights.write(layer.name, 2 * weights.dense(layer.name))
@@ -105,7 +105,7 @@ def test_writing_never_moves_the_storage(model):
 def test_only_prunable_parameters_are_copied_and_fused_ones_once():
     model = TINY["mixtral"]()
     addresses = {name: p.data_ptr() for name, p in model.named_parameters()}
-    with lent(model, layout_of(model)):
+    with working_weights(model, layout_of(model)):
         moved = {n for n, p in model.named_parameters() if p.data_ptr() != addresses[n]}
     assert len(moved) == 2 * (4 + 2)
     assert not any("gate.weight" in name or "embed" in name or "norm" in name for name in moved)
@@ -115,7 +115,7 @@ def test_one_expert_is_written_and_its_neighbours_are_not():
     model = TINY["mixtral"]()
     experts = model.model.layers[0].mlp.experts
     before = experts.down_proj.detach().clone()
-    with lent(model, layout_of(model)) as weights:
+    with working_weights(model, layout_of(model)) as weights:
         weights.write("model.layers.0.mlp.experts.down_proj.1", torch.zeros(24, 40))
         assert (experts.down_proj[1] == 0).all()
         assert torch.equal(experts.down_proj[[0, 2]], before[[0, 2]])
@@ -125,13 +125,13 @@ def test_part_of_a_layout_can_be_lent():
     model = TINY["llama"]()
     part = ModelLayout(layout_of(model).layers[:3])
     address = model.model.layers[0].mlp.up_proj.weight.data_ptr()
-    with lent(model, part):
+    with working_weights(model, part):
         assert model.model.layers[0].mlp.up_proj.weight.data_ptr() == address
 
 
 def test_a_weight_of_another_shape_is_refused_and_not_broadcast():
     model = TINY["llama"]()
-    with lent(model, layout_of(model)) as weights:
+    with working_weights(model, layout_of(model)) as weights:
         with pytest.raises(ValueError, match=r"is \(40, 24\), not \(1, 24\)"):
             weights.write("model.layers.0.mlp.up_proj", torch.zeros(1, 24))
 
@@ -139,7 +139,7 @@ def test_a_weight_of_another_shape_is_refused_and_not_broadcast():
 def test_writing_after_the_loan_reaches_nobody():
     model = TINY["llama"]()
     expected = logits(model)
-    with lent(model, layout_of(model)) as weights:
+    with working_weights(model, layout_of(model)) as weights:
         pass
     weights.write("model.layers.0.mlp.up_proj", torch.zeros(40, 24))
     weights.restore()
@@ -149,7 +149,7 @@ def test_writing_after_the_loan_reaches_nobody():
 def test_a_half_precision_model_takes_weights_in_fp32():
     model = TINY["llama"]().to(torch.bfloat16)
     layer = layout_of(model).layers[0]
-    with lent(model, layout_of(model)) as weights:
+    with working_weights(model, layout_of(model)) as weights:
         weights.write(layer.name, torch.full((32, 24), 1 / 3))
         assert read(model, layer).dtype == torch.bfloat16
         assert (read(model, layer) == torch.tensor(1 / 3).bfloat16()).all()
@@ -162,7 +162,7 @@ def test_a_layer_tied_to_the_embedding_is_not_lent():
     model.model.embed_tokens.weight = table
     model.model.layers[0].mlp.up_proj.weight = nn.Parameter(table.detach()[10:50])  # a part of it
     with pytest.raises(ConfigError, match=r"embed_tokens\.weight and .*up_proj\.weight"):
-        with lent(model, layout):
+        with working_weights(model, layout):
             pass
     assert model.model.embed_tokens.weight is table
 
@@ -172,7 +172,7 @@ def test_two_layers_that_are_one_parameter_are_not_lent():
     layout = layout_of(model)
     model.model.layers[0].mlp.up_proj.weight = model.model.layers[1].mlp.up_proj.weight
     with pytest.raises(ConfigError, match=r"layers\.0\.mlp\.up_proj.*layers\.1\.mlp\.up_proj"):
-        with lent(model, layout):
+        with working_weights(model, layout):
             pass
 
 
@@ -182,7 +182,7 @@ def test_neighbours_in_one_storage_are_not_taken_for_tied():
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
     for p, part in zip(model.parameters(), flat.split([p.numel() for p in model.parameters()])):
         p.data = part.view_as(p)
-    with lent(model, layout):
+    with working_weights(model, layout):
         assert torch.equal(logits(model), expected)
 
 
@@ -190,7 +190,7 @@ def test_a_tied_embedding_and_head_outside_the_layout_do_no_harm():
     model = TINY["qwen2"]()
     assert model.lm_head.weight is model.model.embed_tokens.weight
     table = model.lm_head.weight.detach().clone()
-    with lent(model, layout_of(model)) as weights:
+    with working_weights(model, layout_of(model)) as weights:
         for layer in layout_of(model).layers:
             weights.write(layer.name, torch.zeros(layer.out_features, layer.in_features))
         assert torch.equal(model.lm_head.weight, table)

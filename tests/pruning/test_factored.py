@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import SmallLayer
 
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.factored import LEAST, Factored, held_bytes
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
@@ -24,9 +24,9 @@ ALPS = Recipe({"name": "own"}, DROP, "layer", {"name": "alps"})
 SPARSEGPT = Recipe({"name": "own"}, DROP, "layer", {"name": "sparsegpt"})
 
 
-def evidence(room=0):
+def data(room=0):
     stats = {layer.site: SMALL[layer.site].stats for layer in LAYERS}
-    return Evidence(stats, factored=Factored(room))
+    return CalibrationData(stats, factored=Factored(room))
 
 
 def solve(known, layers=LAYERS, recipe=SPARSEGPT):
@@ -39,7 +39,7 @@ def solve(known, layers=LAYERS, recipe=SPARSEGPT):
 @pytest.fixture
 def alive(monkeypatch):
     """How many quadratics were in memory each time that one had been made."""
-    from optishear.pruning import evidence as module
+    from optishear.pruning import calibration_data as module
 
     living, counts, make = weakref.WeakSet(), [], module.reconstruction
 
@@ -53,23 +53,21 @@ def alive(monkeypatch):
 
 
 def test_a_prune_of_many_sites_holds_the_factors_of_the_last_two(alive):
-    known = evidence()
+    known = data()
     solve(known, recipe=ALPS)
     assert len(alive) == SITES  # layers of a site share one
     assert max(alive) == len(known.factored) == LEAST
 
 
 def test_what_is_held_changes_no_bit():
-    for few, all_of_them in zip(
-        solve(evidence(), recipe=ALPS), solve(evidence(10**9), recipe=ALPS)
-    ):
+    for few, all_of_them in zip(solve(data(), recipe=ALPS), solve(data(10**9), recipe=ALPS)):
         assert torch.equal(few.weight, all_of_them.weight)
         assert torch.equal(few.keep, all_of_them.keep)
         assert few.cost == all_of_them.cost
 
 
 def test_two_sites_that_take_turns_are_factored_once_each(alive):
-    known = evidence()
+    known = data()
     turns = [LAYERS[i] for i in (0, 2, 1, 3, 0, 2)]
     assert [layer.site for layer in turns] == ["0.q", "1.q"] * 3
     solve(known, turns)
@@ -77,20 +75,20 @@ def test_two_sites_that_take_turns_are_factored_once_each(alive):
 
 
 def test_a_search_with_room_for_all_factors_nothing_twice(alive):
-    known = evidence(SITES * most_bytes(WIDTH))
+    known = data(SITES * most_bytes(WIDTH))
     solve(known)
     solve(known)
     assert len(alive) == SITES
 
 
 def test_room_is_never_overdrawn():
-    known = evidence(4 * most_bytes(WIDTH) + 100)
+    known = data(4 * most_bytes(WIDTH) + 100)
     solve(known)
     assert len(known.factored) == 4
 
 
 def test_on_its_way_elsewhere_evidence_takes_its_room_and_no_factors():
-    known = evidence(10**9)
+    known = data(10**9)
     solve(known)
     for moved in (known.to("cpu"), known.only(LAYERS[:2])):
         assert len(moved.factored) == 0

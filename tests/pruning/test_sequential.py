@@ -12,9 +12,9 @@ from optishear.calibration.statistics import LayerStats, Need
 from optishear.errors import ConfigError, NumericalError
 from optishear.models.blocks import BlockRunner
 from optishear.models.discover import decoder_blocks, layout_of
-from optishear.models.weights import lent, read
+from optishear.models.weights import read, working_weights
 from optishear.pruning import oneshot, sequential
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.pattern import parse_pattern
 from optishear.recipe.profile import Bounds, project
@@ -40,9 +40,9 @@ class Line:
 
     def recipe(self, method=WANDA, sparsity=0.6, **more):
         metric, pattern, solver = method
-        wish = dict.fromkeys(self.layout.sizes, sparsity)
+        targets = dict.fromkeys(self.layout.sizes, sparsity)
         budget = round(sparsity * self.layout.total)
-        drop = project(wish, self.layout, parse_pattern(pattern), Bounds(), budget)
+        drop = project(targets, self.layout, parse_pattern(pattern), Bounds(), budget)
         return Recipe(metric, drop, pattern, solver, **more)
 
     def weights(self):
@@ -50,26 +50,26 @@ class Line:
 
     def sequential(self, recipe, batches=None, **more):
         batches = self.batches if batches is None else batches
-        with lent(self.model, self.layout) as working:
+        with working_weights(self.model, self.layout) as working:
             reports = apply_sequentially(self.model, working, self.layout, recipe, batches, **more)
             return self.weights(), reports
 
     def oneshot(self, recipe):
         needs = needs_of(recipe)
-        evidence = Evidence(collect(self.model, self.layout, self.batches, needs))
-        with lent(self.model, self.layout) as working:
-            oneshot.apply(self.layout.layers, working, evidence, recipe)
+        data = CalibrationData(collect(self.model, self.layout, self.batches, needs))
+        with working_weights(self.model, self.layout) as working:
+            oneshot.apply(self.layout.layers, working, data, recipe)
             return self.weights()
 
     def by_hand(self, recipe, gradients=None, given=None):
         """The slow way: the whole model is run for every block."""
-        with lent(self.model, self.layout) as working:
+        with working_weights(self.model, self.layout) as working:
             for block in range(self.layout.blocks):
                 stats = collect(self.model, self.layout, self.batches, needs_of(recipe))
-                evidence = Evidence(stats, gradients or {}, given or {})
+                data = CalibrationData(stats, gradients or {}, given or {})
                 for layer in self.layout.layers:
                     if layer.block == block:
-                        list(oneshot.prune([layer], working, evidence, recipe))
+                        list(oneshot.prune([layer], working, data, recipe))
             return self.weights()
 
 
@@ -137,7 +137,7 @@ def test_batch_size_does_not_matter(line):
 
 def test_what_was_in_the_working_weights_before_does_not_matter(deep):
     recipe, want = deep.recipe(), deep.sequential(deep.recipe())[0]
-    with lent(deep.model, deep.layout) as working:
+    with working_weights(deep.model, deep.layout) as working:
         for layer in deep.layout.layers:
             working.write(layer.name, torch.ones(layer.out_features, layer.in_features))
         apply_sequentially(deep.model, working, deep.layout, recipe, deep.batches)
@@ -258,12 +258,12 @@ def test_an_expert_without_tokens_is_named():
 
 
 def test_needs_that_are_not_asked_for_are_not_collected(deep, monkeypatch):
-    asked, listening = [], sequential.listening
+    asked, collecting = [], sequential.collecting
 
     def noted(model, layers, needs):
         asked.append(({layer.block for layer in layers}, needs))
-        return listening(model, layers, needs)
+        return collecting(model, layers, needs)
 
-    monkeypatch.setattr(sequential, "listening", noted)
+    monkeypatch.setattr(sequential, "collecting", noted)
     deep.sequential(deep.recipe())
     assert asked == [({block}, frozenset({Need.INPUT_SQ})) for block in range(4)]

@@ -11,7 +11,7 @@ from layouts import small_layout
 from problems import ROWS, WIDTH, SmallLayer
 
 from optishear.metrics import METRICS
-from optishear.pruning.evidence import Evidence
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.canonical import CHOOSES_ITSELF, canonical_recipe, canonical_solver
 from optishear.recipe.layout import Layer
 from optishear.recipe.metric_forms import reads_inputs
@@ -145,9 +145,9 @@ def test_the_canonical_recipe_gives_the_weights_that_its_parts_give(
     parts = {"name": "own"} if found.metric == {"name": "own"} else metric
     plain = Recipe(parts, found.drop, pattern.text, solver, quadratic)
     layer = SmallLayer()
-    evidence = Evidence({"one": layer.stats}, {"one": layer.gradients})
+    data = CalibrationData({"one": layer.stats}, {"one": layer.gradients})
     ours, theirs = (
-        solver_of(recipe).solve(evidence.problem(ONE, layer.weight, recipe)).weight
+        solver_of(recipe).solve(data.problem(ONE, layer.weight, recipe)).weight
         for recipe in (found, plain)
     )
     assert torch.equal(ours, theirs)

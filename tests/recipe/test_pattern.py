@@ -11,7 +11,7 @@ from made_up_patterns import MADE_UP, Down, Halves, Odd, groups_of, known
 import optishear
 from optishear.errors import ConfigError
 from optishear.recipe import pattern as module
-from optishear.recipe.groups import Part
+from optishear.recipe.groups import Tiling
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.metric_forms import canonical_metric
 from optishear.recipe.pattern import PATTERNS, Block, NofM, Pattern, Row, WholeLayer, parse_pattern
@@ -172,7 +172,7 @@ def test_a_pattern_that_belies_itself_is_an_error_and_no_other_mask():
         rows_compete = False
 
         def parts(self, rows, columns):
-            return (Part(range(rows), range(columns), rows, columns),)
+            return (Tiling(range(rows), range(columns), rows, columns),)
 
     with pytest.raises(TypeError, match="not what the pattern promises"):
         Liar().check(layer_of(3, 4))

@@ -20,28 +20,28 @@ def layout_of_sizes(sizes, multiple=1):
 
 
 sizes = st.lists(st.tuples(st.integers(3, 40), st.integers(4, 60)), min_size=1, max_size=10)
-wishes = st.lists(st.floats(-2, 2), min_size=10, max_size=10)
+targets = st.lists(st.floats(-2, 2), min_size=10, max_size=10)
 
 
-@given(sizes, wishes, st.floats(0.3, 0.7), st.sampled_from([Row(), WholeLayer(), Block(4)]))
+@given(sizes, targets, st.floats(0.3, 0.7), st.sampled_from([Row(), WholeLayer(), Block(4)]))
 def test_every_wish_becomes_a_profile_that_meets_the_budget_to_the_weight(
     shapes, raw, sparsity, pattern
 ):
     layout = layout_of_sizes(shapes)
-    wish = dict(zip(layout.sizes, raw, strict=False))
+    targets = dict(zip(layout.sizes, raw, strict=False))
     budget = round(sparsity * layout.total)
-    counts = project(wish, layout, pattern, Bounds(0.1, 0.9), budget)
+    counts = project(targets, layout, pattern, Bounds(0.1, 0.9), budget)
     assert sum(counts.values()) == budget
     for layer in layout.layers:
         assert 0.1 * layer.size <= counts[layer.name] <= 0.9 * layer.size
 
 
-@given(sizes, wishes, st.floats(0.1, 0.5), st.sampled_from([2, 4, 8]))
+@given(sizes, targets, st.floats(0.1, 0.5), st.sampled_from([2, 4, 8]))
 def test_an_n_of_m_budget_is_met_from_below_within_one_step(shapes, raw, sparsity, m):
     layout = layout_of_sizes(shapes, multiple=m)
-    wish = dict(zip(layout.sizes, raw, strict=False))
+    targets = dict(zip(layout.sizes, raw, strict=False))
     budget = round(sparsity * layout.total)
-    counts = project(wish, layout, NofM(m), Bounds(0.0, 0.99), budget)
+    counts = project(targets, layout, NofM(m), Bounds(0.0, 0.99), budget)
     total = sum(counts.values())
     assert total <= budget
     for layer in layout.layers:
@@ -52,34 +52,34 @@ def test_an_n_of_m_budget_is_met_from_below_within_one_step(shapes, raw, sparsit
         assert not could_lose_more or total + step > budget
 
 
-@given(sizes, wishes)
+@given(sizes, targets)
 def test_a_budget_keeps_the_order_of_the_wishes(shapes, raw):
     layout = layout_of_sizes([shapes[0]] * len(shapes))  # equal layers: counts compare
-    wish = dict(zip(layout.sizes, raw, strict=False))
-    counts = project(wish, layout, Row(), Bounds(0.0, 0.99), layout.total // 2)
-    ordered = sorted(layout.sizes, key=lambda name: wish[name])
+    targets = dict(zip(layout.sizes, raw, strict=False))
+    counts = project(targets, layout, Row(), Bounds(0.0, 0.99), layout.total // 2)
+    ordered = sorted(layout.sizes, key=lambda name: targets[name])
     assert all(counts[a] <= counts[b] + 1 for a, b in itertools.pairwise(ordered))
 
 
 def test_without_a_budget_wishes_are_clipped_and_rounded():
     layout = small_layout(blocks=1)
-    wish = {"blocks.0.attn.q": 0.5, "blocks.0.mlp.down": 2.0}
-    counts = project(wish, layout, Row(), Bounds(0.0, 0.75), None)
+    targets = {"blocks.0.attn.q": 0.5, "blocks.0.mlp.down": 2.0}
+    counts = project(targets, layout, Row(), Bounds(0.0, 0.75), None)
     assert counts == {"blocks.0.attn.q": 24, "blocks.0.mlp.down": 45}
 
 
 def test_without_a_budget_an_n_of_m_layer_gets_the_nearest_n():
     layout = small_layout(blocks=1)
-    wish = {"blocks.0.attn.q": 0.3, "blocks.0.mlp.down": 1.0}
-    counts = project(wish, layout, NofM(4), Bounds(), None)
+    targets = {"blocks.0.attn.q": 0.3, "blocks.0.mlp.down": 1.0}
+    counts = project(targets, layout, NofM(4), Bounds(), None)
     assert counts == {"blocks.0.attn.q": 12, "blocks.0.mlp.down": 45}  # 3:4 and 1:4
 
 
 def test_an_impossible_budget_says_what_to_change():
     layout = small_layout()
-    wish = dict.fromkeys(layout.sizes, 0.5)
+    targets = dict.fromkeys(layout.sizes, 0.5)
     with pytest.raises(ConfigError, match="Widen the bounds"):
-        project(wish, layout, Row(), Bounds(0.2, 0.8), round(0.9 * layout.total))
+        project(targets, layout, Row(), Bounds(0.2, 0.8), round(0.9 * layout.total))
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 60.0, float("nan")])
@@ -121,13 +121,13 @@ def assert_met_from_below(counts, layout, bounds, budget):
         assert counts[layer.name] == within[-1] or total + within.step > budget
 
 
-@given(sizes, wishes, st.floats(0.4, 0.6), st.sampled_from([3, 8, 32]))
+@given(sizes, targets, st.floats(0.4, 0.6), st.sampled_from([3, 8, 32]))
 def test_a_budget_on_steps_is_met_from_below_within_one_step(shapes, raw, sparsity, steps):
     layout = layout_of_sizes(shapes, multiple=steps)
-    wish = dict(zip(layout.sizes, raw, strict=False))
+    targets = dict(zip(layout.sizes, raw, strict=False))
     budget, bounds = round(sparsity * layout.total), Bounds(0.3, 0.7, steps)
     for pattern in (Row(), WholeLayer(), Block(4)):
-        counts = project(wish, layout, pattern, bounds, budget)
+        counts = project(targets, layout, pattern, bounds, budget)
         assert_met_from_below(counts, layout, bounds, budget)
 
 
@@ -148,17 +148,20 @@ def test_all_counts_of_an_n_of_m_layer_keep_one_of_m_at_least():
 
 def test_wishes_on_the_steps_that_meet_the_budget_stay_as_they_are():
     layout = llama_layout()
-    wish = {name: (13 + i % 12) / 32 for i, name in enumerate(layout.sizes)}
-    exact = {layer.name: round(wish[layer.name] * layer.size) for layer in layout.layers}
+    targets = {name: (13 + i % 12) / 32 for i, name in enumerate(layout.sizes)}
+    exact = {layer.name: round(targets[layer.name] * layer.size) for layer in layout.layers}
     bounds = Bounds(0.4, 0.8, 32)
-    assert project(wish, layout, Row(), bounds, sum(exact.values())) == exact
-    assert project(wish, layout, Row(), bounds, None) == exact
+    assert project(targets, layout, Row(), bounds, sum(exact.values())) == exact
+    assert project(targets, layout, Row(), bounds, None) == exact
 
 
-def switched(layout, wish, up, down, steps):
+def switched(layout, targets, up, down, steps):
     counts, changed = (
         project(w, layout, Row(), Bounds(0.0, 0.99, steps), round(0.6 * layout.total))
-        for w in (wish, {**wish, up: wish[up] + 1 / steps, down: wish[down] - 1 / steps})
+        for w in (
+            targets,
+            {**targets, up: targets[up] + 1 / steps, down: targets[down] - 1 / steps},
+        )
     )
     return {
         name: (changed[name] - counts[name]) * steps / layout.sizes[name]
@@ -174,18 +177,18 @@ def test_a_step_from_one_layer_to_another_of_its_size_changes_these_two_only(dat
     layout = llama_layout()
     generator = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     levels = generator.integers(steps // 2, 3 * steps // 4, len(layout.layers))
-    wish = dict(zip(layout.sizes, (levels / steps).tolist(), strict=True))
+    targets = dict(zip(layout.sizes, (levels / steps).tolist(), strict=True))
     up = data.draw(st.sampled_from(layout.layers))
     alike = [layer for layer in layout.layers if layer.size == up.size and layer is not up]
     down = data.draw(st.sampled_from(alike))
-    assert switched(layout, wish, up.name, down.name, steps) == {up.name: 1, down.name: -1}
+    assert switched(layout, targets, up.name, down.name, steps) == {up.name: 1, down.name: -1}
 
 
 def test_equal_wishes_go_up_from_the_first_layer_on():
     """0.6 is 19.2 steps of 32: a fifth of the weights go to 20, those in the first blocks."""
     layout = llama_layout()
-    wish = dict.fromkeys(layout.sizes, 0.3)
-    counts = project(wish, layout, Row(), Bounds(0.0, 0.9, 32), round(0.6 * layout.total))
+    targets = dict.fromkeys(layout.sizes, 0.3)
+    counts = project(targets, layout, Row(), Bounds(0.0, 0.9, 32), round(0.6 * layout.total))
     levels = [counts[layer.name] * 32 // layer.size for layer in layout.layers]
     assert set(levels) == {19, 20}
     assert levels[:42] == [20] * 42  # six blocks of thirty
@@ -237,16 +240,16 @@ class TestRounding:
     )
     def test_the_largest_remainders_get_what_is_left(self, exact, rounded):
         layout = layout_of_sizes([(4, 16)] * 4)
-        wish = {name: count / 64 for name, count in zip(layout.sizes, exact, strict=True)}
-        found = project(wish, layout, Row(), Bounds(), sum(rounded))
+        targets = {name: count / 64 for name, count in zip(layout.sizes, exact, strict=True)}
+        found = project(targets, layout, Row(), Bounds(), sum(rounded))
         assert tuple(found.values()) == rounded
 
     @given(sizes, st.lists(st.floats(0.2, 0.8), min_size=10, max_size=10))
     def test_no_layer_is_rounded_up_before_one_with_a_larger_remainder(self, shapes, raw):
         layout = layout_of_sizes(shapes)
-        wish = dict(zip(layout.sizes, raw, strict=False))
-        exact = {layer.name: wish[layer.name] * layer.size for layer in layout.layers}
-        found = project(wish, layout, WholeLayer(), Bounds(), round(sum(exact.values())))
+        targets = dict(zip(layout.sizes, raw, strict=False))
+        exact = {layer.name: targets[layer.name] * layer.size for layer in layout.layers}
+        found = project(targets, layout, WholeLayer(), Bounds(), round(sum(exact.values())))
         shift = (sum(found.values()) - sum(exact.values())) / layout.total
         near = {layer.name: exact[layer.name] + shift * layer.size for layer in layout.layers}
         up = [near[name] % 1 for name, count in found.items() if count > near[name] + 1e-6]

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from mutations import mutated
 
 from optishear.errors import ConfigError
-from optishear.experiment.results import Run, finished
 from optishear.records.run_directory import RunDirectory
 from optishear.report.page.contents import read_contents
 from optishear.report.page.question import configuration
 from optishear.report.run_table import brief_table, finished_runs, run_table
 from optishear.report.watching import RunWatch
+from optishear.runs.results import Run, finished
 
 
 FILES = ("manifest", "front", "evaluation", "layout")

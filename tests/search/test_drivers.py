@@ -18,7 +18,7 @@ from optishear.search.evopress_driver import EvoPressDriver
 from optishear.search.exhaustive_driver import grid_size
 from optishear.search.front import hypervolume, non_dominated
 from optishear.search.genes import Choice, Integer, Real, cleaned
-from optishear.search.pymoo_driver import Ladder, reference_directions, unit_of
+from optishear.search.pymoo_driver import FailureScale, reference_directions, unit_of
 
 
 MIXED = (
@@ -382,7 +382,7 @@ class TestLadder:
     @settings(deadline=None, max_examples=100)
     @given(st.lists(st.lists(values, min_size=1, max_size=8), min_size=1, max_size=5))
     def test_failures_are_finite_in_order_and_worse_than_every_real_value(self, generations):
-        ladder, alive = Ladder(2), []
+        ladder, alive = FailureScale(2), []
         for told in generations:
             infills = [Stub() for _ in told]
             if not ladder.grade(alive, infills, told):
@@ -397,7 +397,7 @@ class TestLadder:
                 assert (graded[failed].min(axis=0) > graded[~failed].max(axis=0)).all()
 
     def test_the_scale_is_fixed_by_the_first_real_generation(self):
-        ladder = Ladder(2)
+        ladder = FailureScale(2)
         first, later = [Stub() for _ in range(3)], [Stub()]
         ladder.grade([], first, [(10.0, -3.0), (30.0, 5.0), (1e6, -1.0)])
         ladder.grade(first, later, [(50.0, -7.0)])

@@ -136,21 +136,21 @@ class TestEverySpace:
 @pytest.mark.parametrize("metric", ["wanda", "magnitude", "ria"])
 def test_named_metrics_are_found_in_the_continuous_space(metric):
     chosen = SPACES["continuous metric"]
-    genome = chosen.encode({"name": metric}, RULES["uniform"].wishes(0.6))
+    genome = chosen.encode({"name": metric}, RULES["uniform"].targets(0.6))
     assert chosen.decode(genome).metric == {"name": metric}
 
 
 def test_the_paper_s_space_knows_wanda_and_magnitude_but_not_ria():
     chosen = SPACES["paper's metric"]
-    wish = RULES["uniform"].wishes(0.6)
+    targets = RULES["uniform"].targets(0.6)
     for metric in ("wanda", "magnitude"):
-        assert chosen.decode(chosen.encode({"name": metric}, wish)).metric == {"name": metric}
-    assert chosen.encode({"name": "ria"}, wish) is None
+        assert chosen.decode(chosen.encode({"name": metric}, targets)).metric == {"name": metric}
+    assert chosen.encode({"name": "ria"}, targets) is None
 
 
 def test_a_rule_s_profile_is_encoded_block_by_block():
     chosen = SPACES["blocks"]
-    recipe = chosen.decode(chosen.encode({"name": "wanda"}, RULES["owl"].wishes(0.6)))
+    recipe = chosen.decode(chosen.encode({"name": "wanda"}, RULES["owl"].targets(0.6)))
     for index, name in enumerate(NAMES):
         want = 0.6 + 0.02 * (index // 2 - 1)
         assert recipe.drop[name] / LAYOUT.sizes[name] == pytest.approx(want, abs=0.01)
@@ -158,19 +158,19 @@ def test_a_rule_s_profile_is_encoded_block_by_block():
 
 def test_a_curve_that_is_a_straight_line_is_encoded_exactly():
     chosen = SPACES["curve without a budget"]
-    wishes = {
+    targets = {
         x.name: 0.5 + 0.1 * (x.block - 1) + 0.05 * (x.role != "attn.q") for x in LAYOUT.layers
     }
-    recipe = chosen.decode(chosen.encode({"name": "wanda"}, wishes))
-    for name, wish in wishes.items():
-        assert recipe.drop[name] == pytest.approx(wish * LAYOUT.sizes[name], abs=1)
+    recipe = chosen.decode(chosen.encode({"name": "wanda"}, targets))
+    for name, target in targets.items():
+        assert recipe.drop[name] == pytest.approx(target * LAYOUT.sizes[name], abs=1)
 
 
 def test_an_n_of_m_profile_is_encoded_as_the_number_that_is_kept():
     chosen = SPACES["n of 4 without a budget"]
-    wishes = {name: (0.25, 0.5, 0.75)[i % 3] for i, name in enumerate(NAMES)}
-    recipe = chosen.decode(chosen.encode(WANDA, wishes))
-    assert {n: drop / LAYOUT.sizes[n] for n, drop in recipe.drop.items()} == wishes
+    targets = {name: (0.25, 0.5, 0.75)[i % 3] for i, name in enumerate(NAMES)}
+    recipe = chosen.decode(chosen.encode(WANDA, targets))
+    assert {n: drop / LAYOUT.sizes[n] for n, drop in recipe.drop.items()} == targets
 
 
 def test_a_gene_in_steps_is_how_many_of_them_are_dropped():
@@ -179,8 +179,8 @@ def test_a_gene_in_steps_is_how_many_of_them_are_dropped():
     recipe = chosen.decode(np.array([4.0, 6.0, 9.0]))
     shares = [recipe.drop[layer.name] / layer.size for layer in LAYERS]
     assert shares == [4 / 12, 4 / 12, 6 / 12, 6 / 12, 9 / 12, 9 / 12]
-    wishes = {layer.name: (0.1, 0.49, 0.99)[layer.block] for layer in LAYERS}
-    assert chosen.encode(WANDA, wishes).tolist() == [4, 6, 9]
+    targets = {layer.name: (0.1, 0.49, 0.99)[layer.block] for layer in LAYERS}
+    assert chosen.encode(WANDA, targets).tolist() == [4, 6, 9]
 
 
 def test_steps_that_do_not_divide_a_layer_name_it():
@@ -205,7 +205,7 @@ solver_specs = st.sampled_from(
 @given(solver_specs, st.floats(0, 1), st.floats(0.3, 0.9))
 def test_a_solver_and_a_lambda_are_encoded_as_they_are(solver, lam, sparsity):
     chosen = SPACES["solvers and lambdas"]
-    genome = chosen.encode(WANDA, RULES["uniform"].wishes(sparsity), solver, lam)
+    genome = chosen.encode(WANDA, RULES["uniform"].targets(sparsity), solver, lam)
     recipe = chosen.decode(genome)
     own = solver["name"] in ("sparsegpt", "alps") or solver.get("of") == "sparsegpt"
     assert recipe.solver == solver
@@ -216,7 +216,7 @@ def test_a_solver_and_a_lambda_are_encoded_as_they_are(solver, lam, sparsity):
 
 
 def test_what_a_space_lacks_is_encoded_as_the_nearest_that_it_has():
-    uniform = RULES["uniform"].wishes(0.5)
+    uniform = RULES["uniform"].targets(0.5)
     updating = space(solver=[{"name": "sparsegpt"}, {"name": "alps"}], by="uniform")
     assert updating.decode(updating.encode(WANDA, uniform)).solver == {"name": "sparsegpt"}
     bounded = SPACES["one lambda"]
@@ -262,7 +262,7 @@ def test_lambda_may_be_one_of_few():
     assert gene.options == (1 / 3, 0.5, 1)
     assert chosen.decode(np.array([1.0])).quadratic["lambda"] == _attention(0.5)
     assert chosen.decode(np.array([2.0])).quadratic == {"name": "reconstruction"}
-    assert chosen.encode(WANDA, RULES["uniform"].wishes(0.5), lam=0.45)[0] == 1
+    assert chosen.encode(WANDA, RULES["uniform"].targets(0.5), lam=0.45)[0] == 1
 
 
 def test_a_fixed_lambda_and_the_damping_have_no_gene():

@@ -13,8 +13,8 @@ from torch import nn
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import LayerStats
-from optishear.models.weights import Place, WorkingWeights
-from optishear.pruning.evidence import Evidence
+from optishear.models.weights import WeightView, WorkingWeights
+from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.recipe import Recipe
 from optishear.workers.cluster import Cluster, Workers
 from optishear.workers.layers import DenseLayers, pruning_on, solving_on
@@ -30,7 +30,7 @@ def small(layer):
 
 
 WEIGHTS = {layer.name: small(layer).problem(0).weight for layer in LAYERS}
-EVIDENCE = Evidence(
+EVIDENCE = CalibrationData(
     {layer.site: LayerStats(4, 1, torch.ones(layer.in_features)) for layer in LAYERS},
     {x.name: LayerGradients(torch.ones(2, 1, 3).half(), torch.ones(1)) for x in LAYERS},
     {name: torch.ones_like(weight).bool() for name, weight in WEIGHTS.items()},
@@ -41,17 +41,17 @@ EVIDENCE = Evidence(
 class Desk(Cluster):
     """A cluster that is this process, and remembers what it was sent and asked."""
 
-    parcels: list = field(default_factory=list)
+    payloads: list = field(default_factory=list)
     calls: list = field(default_factory=list)
 
     @contextmanager
-    def pool(self, parcel):
-        self.parcels.append(parcel)
+    def pool(self, payload):
+        self.payloads.append(payload)
 
         def run(calls):
             self.calls.extend(calls)
             for call in calls:
-                yield call.key, getattr(parcel, call.method)(*call.arguments)
+                yield call.key, getattr(payload, call.method)(*call.arguments)
 
         yield SimpleNamespace(run=run)
 
@@ -63,10 +63,10 @@ def desk():
 
 def working_weights():
     modules = {name: nn.Linear(*weight.T.shape, bias=False) for name, weight in WEIGHTS.items()}
-    places = {name: Place(module, "weight", None, False) for name, module in modules.items()}
-    dense = {place.key: partial(WEIGHTS.get, name) for name, place in places.items()}
-    working = {place.key: WEIGHTS[name].clone() for name, place in places.items()}
-    return WorkingWeights(places, dense, working)
+    views = {name: WeightView(module, "weight", None, False) for name, module in modules.items()}
+    dense = {view.key: partial(WEIGHTS.get, name) for name, view in views.items()}
+    working = {view.key: WEIGHTS[name].clone() for name, view in views.items()}
+    return WorkingWeights(views, dense, working)
 
 
 def test_the_dearest_layers_are_begun_first_and_layers_of_a_site_go_together(desk):
@@ -86,13 +86,13 @@ def test_only_what_the_layers_of_a_call_need_is_sent(desk):
     done = list(pruning_on(desk)(block, working_weights(), EVIDENCE, RECIPE))
     names, sites = {layer.name for layer in block}, {layer.site for layer in block}
     assert {layer.name for layer, _ in done} == names
-    [parcel] = desk.parcels
-    sent = parcel.evidence
-    assert parcel.weights.keys() == sent.gradients.keys() == sent.given.keys() == names
+    [payload] = desk.payloads
+    sent = payload.data
+    assert payload.weights.keys() == sent.gradients.keys() == sent.given.keys() == names
     assert sent.stats.keys() == sites < EVIDENCE.stats.keys()
 
 
 def test_where_there_is_nothing_to_solve_nobody_is_asked(desk):
     assert list(pruning_on(desk)([], working_weights(), EVIDENCE, RECIPE)) == []
     assert list(solving_on(desk, DenseLayers(WEIGHTS, EVIDENCE))([])) == []
-    assert desk.parcels == []
+    assert desk.payloads == []

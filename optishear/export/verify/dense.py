@@ -12,7 +12,7 @@ from optishear.export.verify.check import FAILED, OK, TOLD, Check
 from optishear.export.verify.files import StoredFiles
 from optishear.models.as_stored import AsStored
 from optishear.models.stored import parameter_of
-from optishear.models.weights import place_of, read
+from optishear.models.weights import read, view_of
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.solvers.ranks import BITS
 
@@ -48,7 +48,7 @@ def check_architecture(model: Any, layout: ModelLayout, dense: AsStored) -> Chec
         return Check("dense model", FAILED, f"It is a {ours}, the dense model a {theirs}.")
     for layer in layout.layers:
         try:
-            place = place_of(dense.model, layer.name)
+            place = view_of(dense.model, layer.name)
             shape = tuple(place.view(place.parameter).shape)
         except (ConfigError, IndexError):
             return _other_layers(f"{layer.name} is not there")

@@ -1,1 +1,0 @@
-"""The whole line: from an experiment's configuration to a finished run, and back from its files."""

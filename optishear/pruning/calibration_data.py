@@ -1,0 +1,83 @@
+"""What calibration knows of a model, posed as one problem a layer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import LayerStats, stats_of
+from optishear.pruning.factored import Factored
+from optishear.recipe.layout import Layer
+from optishear.recipe.quadratic import damping_of, lambda_of
+from optishear.recipe.recipe import Recipe
+from optishear.solvers.base import LayerProblem
+from optishear.solvers.moonshot import blended, blended_stats, reconstruction
+from optishear.solvers.quadratic import Quadratic
+from optishear.solvers.ranks import RankCache
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationData:
+    """Statistics by input site, gradients by layer, and what was already factored of them.
+
+    - `gradients`: only where recipes mix in the Taylor loss.
+    - `given`: masks by layer from elsewhere, which take the place of the metric's choice.
+    - `ranks`: how weights rank under metrics that came up before; it changes no result.
+    - `factored`: plain quadratics, which layers of one site and all recipes share; the last few.
+    """
+
+    stats: Mapping[str, LayerStats]
+    gradients: Mapping[str, LayerGradients] = field(default_factory=dict)
+    given: Mapping[str, Bool[Tensor, "out in"]] = field(default_factory=dict)
+    ranks: RankCache = field(default_factory=lambda: RankCache(0))
+    factored: Factored = field(default_factory=Factored)
+
+    def to(self, device: torch.device | str) -> "CalibrationData":
+        """With statistics on this device; gradients stay where they are stored."""
+        stats = {site: stats.to(device) for site, stats in self.stats.items()}
+        return replace(self, stats=stats, factored=self.factored.anew())
+
+    def only(self, layers: Sequence[Layer]) -> "CalibrationData":
+        """What these layers' problems are made of, with nothing factored yet."""
+        names, sites = {layer.name for layer in layers}, {layer.site for layer in layers}
+        return replace(
+            self,
+            stats={site: stats for site, stats in self.stats.items() if site in sites},
+            gradients={name: found for name, found in self.gradients.items() if name in names},
+            given={name: keep for name, keep in self.given.items() if name in names},
+            factored=self.factored.anew(),
+        )
+
+    def with_masks(self, given: Mapping[str, Bool[Tensor, "out in"]]) -> "CalibrationData":
+        return replace(self, given=given)
+
+    def problem(
+        self,
+        layer: Layer,
+        weight: Float[Tensor, "out in"],
+        recipe: Recipe,
+        buffer: Float[Tensor, "out in"] | None = None,
+    ) -> LayerProblem:
+        """What the recipe asks of this layer; `weight` is its dense one, `buffer` see there."""
+        stats, lam = stats_of(self.stats, layer), lambda_of(recipe.quadratic, layer.name)
+        stats = replace(stats, gradients=self.gradients.get(layer.name))
+        damping, given = damping_of(recipe.quadratic), self.given.get(layer.name)
+        drop, pattern = recipe.drop[layer.name], recipe.pattern_object
+        if lam == 1:
+            make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping)
+        else:
+            gradients = self.gradients[layer.name]
+            make_stats = partial(blended_stats, weight, stats, gradients, lam)
+            make_quadratic = partial(blended, weight, stats, gradients, lam, damping)
+        name = f"{layer.name} {lam!r}"
+        return LayerProblem(
+            weight, drop, pattern, make_stats, make_quadratic, given, name, self.ranks, buffer
+        )
+
+    def _plain(self, layer: Layer, damping: float) -> Quadratic:
+        make = partial(reconstruction, stats_of(self.stats, layer), damping)
+        return self.factored.get((layer.site, damping), layer.in_features, make)

@@ -1,0 +1,1 @@
+"""From an experiment's configuration to a finished run, and back from its files."""

@@ -1,0 +1,195 @@
+"""What every candidate of a search shares: model, texts, statistics, the rules' profiles."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jaxtyping import Int
+from torch import Tensor
+
+from optishear.allocation import READS_INPUTS, RULES, LayerView
+from optishear.calibration.gradient_samples import CollectGradients
+from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.calibration.origin import SEQUENTIAL, Origin
+from optishear.calibration.parts import CollectParts, parts_of
+from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
+from optishear.calibration.store import load_or_collect, too_large
+from optishear.models.device_map import DeviceMap
+from optishear.models.discover import layout_of
+from optishear.models.load import AS_STORED, LoadedModel, load
+from optishear.models.placement import kind_of_device, refuse_offloaded
+from optishear.models.weights import read
+from optishear.pruning.calibration_data import CalibrationData
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.profile import Rule
+from optishear.recipe.rule_settings import parse_rule
+from optishear.records.atomic import replace_file
+from optishear.records.cache import OTHER_CACHE, code_of, kept
+from optishear.runs.keys import gradients_key, rule_key, statistics_key
+from optishear.runs.preconditions import text_for
+from optishear.text.sources import TextSpec
+from optishear.text.tokens import TokenBatches
+
+
+BATCH_TOKENS = 2048  # of calibration text in one forward call, at least one sequence
+GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empirical Fisher
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A dense model and its calibration tokens, about which nothing was collected yet.
+
+    - `parts`: of the calibration sequences, each summed up on its own, and then added.
+    - `place`: where the weights are while they are at work; empty where the model has them itself.
+    """
+
+    loaded: LoadedModel
+    layout: ModelLayout
+    calibration: TokenBatches
+    batch_tokens: int
+    parts: int = 1
+    place: str = ""
+
+    @property
+    def batches(self) -> list[Int[Tensor, "_ seq"]]:
+        """The calibration tokens as one forward call takes them: whole sequences, at least one."""
+        tokens = self.calibration.tokens
+        return list(tokens.split(max(1, self.batch_tokens // tokens.shape[1])))
+
+    def origin(self, text: TextSpec, mode: str | None, samples: int | None) -> Origin:
+        """What files say of whatever is found or made with this; `text` is the calibration's.
+
+        `samples`: so many sequences were asked to give a gradient; None where nothing reads them.
+        """
+        sequences = len(self.calibration.tokens)
+        return Origin(
+            model=self.loaded.name,
+            model_hash=self.loaded.hash,
+            dtype=self.loaded.dtypes,
+            device=self.place or kind_of_device(self.loaded.model),
+            calibration=text,
+            calibration_hash=self.calibration.hash,
+            batch_tokens=self.batch_tokens,
+            calibration_parts=1 if mode == SEQUENTIAL else self.parts,  # block by block: all in one
+            gradient_sequences=None if samples is None else min(samples, sequences),
+            mode=mode,
+            code=code_of("levels"),
+        )
+
+    @property
+    def input_stats(self) -> Mapping[str, LayerStats]:
+        """What the layers of the dense model read, at least as sums of squares."""
+        return self.calibrate(frozenset({Need.INPUT_SQ})).data.stats
+
+    def statistics_file(self, needs: frozenset[Need]) -> Path | None:
+        """Where these statistics lie, if they are there; None where they are too large to keep."""
+        return None if too_large(self.layout, needs) else statistics_key(self, needs).path
+
+    def calibrate(
+        self,
+        needs: frozenset[Need],
+        gradient_sequences: int = GRADIENT_SEQUENCES,
+        notice: Callable[[str], None] | None = None,
+        collect: CollectParts | None = None,
+        collect_gradients: CollectGradients | None = None,
+    ) -> "Calibrated":
+        """Collects what `needs` names of the dense model, or reads it from the cache.
+
+        Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
+        told how much they take on disk, and how long it took. `collect` sums up the parts of the
+        sequences, `collect_gradients` takes the gradients; None does it in this process.
+        """
+        model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
+        if Need.GRADIENTS in needs:
+            refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
+        if wanted := needs - {Need.GRADIENTS}:
+            stats = load_or_collect(
+                self.statistics_file(wanted),
+                model,
+                self.layout,
+                parts_of(self.batches, self.parts),
+                wanted,
+                collect,
+            )
+        if Need.GRADIENTS in needs:
+            tokens = self.calibration.tokens[:gradient_sequences]
+            gradients = load_or_collect_gradients(
+                gradients_key(self, gradient_sequences).path,
+                model,
+                self.layout,
+                tokens,
+                notice,
+                collect_gradients,
+            ).layers
+        return Calibrated(
+            self.loaded,
+            self.layout,
+            self.calibration,
+            self.batch_tokens,
+            self.parts,
+            self.place,
+            data=CalibrationData(stats, gradients),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated(Prepared):
+    """A dense model with what its layers saw on the calibration text."""
+
+    data: CalibrationData = field(kw_only=True)
+
+    @property
+    def gradient_sequences(self) -> int | None:
+        """How many there are gradients of; None where there are none."""
+        return next((g.samples for g in self.data.gradients.values()), None)
+
+    @property
+    def input_stats(self) -> Mapping[str, LayerStats]:
+        return self.data.stats
+
+
+def prepare(
+    model: str,
+    dtype: str,
+    device: str,
+    text: TextSpec,
+    batch_tokens: int = BATCH_TOKENS,
+    parts: int = 1,
+    device_map: DeviceMap = "",
+    saved_as: str = AS_STORED,
+) -> Prepared:
+    """Loads the model and cuts its calibration text."""
+    loaded = load(model, dtype=dtype, device=device, device_map=device_map, saved_as=saved_as)
+    return Prepared(
+        loaded,
+        layout_of(loaded.model),
+        text_for(loaded, text),
+        batch_tokens,
+        parts,
+    )
+
+
+def rule_of(prepared: Prepared, text: str) -> Rule:
+    """A published rule's profile on this model, kept in the cache: spectra take a while.
+
+    `text`: its name, and its settings where they are not as usual (`parse_rule`).
+    """
+    p, chosen = prepared, parse_rule(text, "rule of layer sparsities")
+    name, path = chosen.name, rule_key(prepared, text).path
+    if (rule := kept(path, _read_rule)) is not None:
+        return rule
+    stats = p.input_stats if name in READS_INPUTS else unread(p.layout.layers)
+    views = [
+        LayerView(layer, read(p.loaded.model, layer), stats_of(stats, layer))
+        for layer in p.layout.layers
+    ]
+    rule = RULES[name](views, chosen.values)
+    content = {"factor": dict(rule.factor), "offset": dict(rule.offset)}
+    replace_file(path, json.dumps(content).encode(), OTHER_CACHE)
+    return _read_rule(path)  # so that a later run has the very same numbers
+
+
+def _read_rule(path: Path) -> Rule:
+    data = json.loads(path.read_text(encoding="utf-8"))
+    return Rule(data["factor"], data["offset"])

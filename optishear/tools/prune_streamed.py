@@ -1,0 +1,223 @@
+"""One recipe, one folder, and a model that need not fit into memory: `optishear prune --stream`."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from jaxtyping import Int
+from torch import Tensor
+
+from optishear.calibration.origin import write_recipe
+from optishear.calibration.statistics import Need
+from optishear.calibration.streamed_gradients import BlockByBlock
+from optishear.errors import ConfigError
+from optishear.export.checkpoint import (
+    RECIPE_FILE,
+    Checked,
+    check_layout,
+    check_logits,
+    check_zeros,
+    dtype_text,
+    logits_of,
+    rewritten_of,
+)
+from optishear.export.half_done import HalfDone, half_done, sweep
+from optishear.export.place import STATE_FOLDER, place_for, seal
+from optishear.models.blocks import BlockRunner, BlockStack, Entangled
+from optishear.models.folder import ModelFolder
+from optishear.models.hidden_files import HiddenFiles
+from optishear.models.load import DTYPES
+from optishear.models.streamed import Streamed, stream
+from optishear.models.weights import read, working_weights
+from optishear.pruning.calibration_data import CalibrationData
+from optishear.pruning.oneshot import PruneLayers, apply
+from optishear.pruning.rounded import rounded
+from optishear.pruning.sequential import statistics_of
+from optishear.recipe.layout import ModelLayout
+from optishear.recipe.lookup import lookup
+from optishear.recipe.recipe import Recipe
+from optishear.records.cache import KINDS, library_version
+from optishear.runs.preconditions import text_for
+from optishear.runs.prepare import Calibrated, Prepared
+from optishear.runs.watcher import Watcher
+from optishear.solvers.methods import needs_of
+from optishear.tools.prune import (
+    PROBE_TOKENS,
+    SILENT,
+    How,
+    check_what_is_there,
+    found_elsewhere,
+    origin_of,
+    stored_dtypes,
+)
+from optishear.workers.layers import pruning_with
+
+
+def prune_streamed(
+    model: str,
+    recipe_for: Callable[[Prepared], Recipe],
+    folder: Path,
+    how: How,
+    watcher: Watcher = SILENT,
+) -> tuple[Checked, bool]:
+    """What `prune_to` does, with one decoder block in memory at a time; the same numbers come out.
+
+    `recipe_for` may look at the layout and the identity of what is prepared, not at its weights.
+    A second call with the same arguments goes on with the first block that is not done; with
+    others it is a `ConfigError`.
+    """
+    with place_for(folder, STATE_FOLDER) as finished:
+        return _prune_streamed(model, recipe_for, folder, how, watcher, finished)
+
+
+def _prune_streamed(
+    model: str,
+    recipe_for: Callable[[Prepared], Recipe],
+    folder: Path,
+    how: How,
+    watcher: Watcher,
+    finished: bool,
+) -> tuple[Checked, bool]:
+    watcher.stage(f"reading {model} block by block")
+    streamed = stream(model, dtype=how.dtype, device=how.device, saved_as=how.save_dtype)
+    layout = streamed.layout()
+    tokens = text_for(streamed.loaded, how.calibration)
+    place = streamed.device.type
+    prepared = Prepared(streamed.loaded, layout, tokens, how.batch_tokens, place=place)
+    recipe = recipe_for(prepared)
+    recipe.check(layout)
+    origin = origin_of(prepared, recipe, how)
+    if finished:
+        check_what_is_there(folder, recipe, origin, watcher)
+        sweep(folder)
+        stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
+        checked = Checked.of(folder, layout, recipe, stored)
+        return checked.with_note(found_elsewhere(origin)), False
+    libraries = {name: library_version(name) for name in KINDS["levels"].libraries}
+    identity = {"recipe": recipe.key, **origin.to_json(), "libraries": libraries}
+    rewritten = rewritten_of(streamed.loaded, layout)
+    with half_done(folder, identity, rewritten) as half:
+        if half.block == 0:
+            watcher.stage("copying what is outside of the blocks")
+            for part in half.outside:
+                half.write(part)
+        stack = _proved(streamed, _probe(prepared))
+        dense = prepared.calibrate(
+            needs_of(recipe) & {Need.GRADIENTS},
+            how.gradient_sequences,
+            watcher.stage,
+            collect_gradients=BlockByBlock(
+                streamed, stack, layout, half.state_folder / "gradients"
+            ),
+        )
+        done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
+        watcher.stage(f"pruning block by block{done}")
+        with pruning_with(how.workers, watcher.stage) as prune_layers:
+            made = rounded(prune_layers, stored_dtypes(prepared))
+            want = _prune(streamed, stack, dense, recipe, how.sequential, half, watcher, made)
+        watcher.stage("checking the checkpoint")
+        notes = half.finish()
+        _check(folder, layout, recipe, how, _probe(prepared), want)
+        seal(folder)
+        write_recipe(folder / RECIPE_FILE, recipe, origin)
+    sweep(folder)
+    stored = dtype_text(rewritten.dtype)
+    checked = Checked.of(folder, layout, recipe, stored, half.reports, notes)
+    return checked.with_note(found_elsewhere(origin)), True
+
+
+def _prune(
+    streamed: Streamed,
+    stack: BlockStack,
+    dense: Calibrated,
+    recipe: Recipe,
+    sequential: bool,
+    half: HalfDone,
+    watcher: Watcher,
+    prune_layers: PruneLayers,
+) -> Tensor:
+    """Prunes and writes the blocks that are not done; the pruned model's logits on the probe.
+
+    Not `sequential`: what a block hands on is what it made while it was dense.
+    """
+    model, probe, blocks = streamed.loaded.model, _probe(dense), len(streamed.blocks)
+    handed = HiddenFiles(half.state_folder / "hidden", half.block, streamed.device)
+    probed = HiddenFiles(half.state_folder / "probe", half.block, streamed.device)
+    follows = BlockRunner(model, [probe], stack=stack, handed=probed, block=half.block)
+    runner, gradients = None, dense.data.gradients
+    if needs_of(recipe) - {Need.GRADIENTS}:
+        runner = BlockRunner(model, dense.batches, stack=stack, handed=handed, block=half.block)
+    for block in range(half.block, blocks):
+        part = streamed.blocks[block]
+        layers = tuple(layer for layer in dense.layout.layers if layer.block == block)
+        goes_on = runner if block < blocks - 1 else None
+        with streamed.resident(part), working_weights(model, ModelLayout(layers)) as working:
+            stats = statistics_of(runner, layers, recipe)
+            if goes_on is not None and not sequential:
+                goes_on.advance()
+            data = CalibrationData(stats, gradients)
+            reports = apply(layers, working, data, recipe, prune_layers)
+            del stats, data
+            if goes_on is not None and sequential:
+                goes_on.advance()
+            follows.advance()
+            half.write(part)
+        half.done(block + 1, reports)
+        for files in (handed, probed):
+            files.turn()
+            files.tidy()
+        watcher.pruned(block + 1, blocks)
+    final = probed[0]
+    assert final is not None
+    with stack.stood_in_for(blocks, final.clone):
+        return logits_of(model, probe)
+
+
+def _proved(streamed: Streamed, probe: Int[Tensor, "1 seq"]) -> BlockStack:
+    """The blocks, which are handed nothing but hidden states; reads the checkpoint three times."""
+    stack = BlockStack(streamed.loaded.model)
+    try:
+        stack.prove(probe, stack.states(probe), to_rounding=True)
+    except Entangled as why:
+        raise ConfigError(
+            f"{type(stack.model).__name__} cannot be run block by block ({stack.path}): {why}. "
+            f"Prune it without --stream, with `--one-shot`."
+        ) from why
+    return stack
+
+
+def _probe(prepared: Prepared) -> Int[Tensor, "1 seq"]:
+    return prepared.calibration.tokens[:1, :PROBE_TOKENS]
+
+
+def _check(
+    folder: Path,
+    layout: ModelLayout,
+    recipe: Recipe,
+    how: How,
+    probe: Int[Tensor, "1 seq"],
+    want: Tensor,
+) -> None:
+    """Reopens what was written, a block at a time: its layers, its zeros, its logits."""
+    again = stream(str(folder), dtype=how.dtype, device=how.device)
+    check_layout(again.layout(), layout, folder)
+    for block, part in enumerate(again.blocks):
+        with again.resident(part):
+            for layer in layout.layers:
+                if layer.block == block:
+                    check_zeros(read(again.loaded.model, layer), layer, recipe)
+    check_logits(logits_of(again.loaded.model, probe), want, folder)
+
+
+def room_note(model: str, dtype: str, device: str) -> str | None:
+    """A sentence where the whole model, dense and pruned, would not fit into the free memory."""
+    if device != "cpu":
+        return None
+    needed = 2 * ModelFolder.of(model).numbers * lookup(DTYPES, dtype, kind="dtype").itemsize
+    free = psutil.virtual_memory().available
+    if needed <= free:
+        return None
+    return (
+        f"{model} in {dtype} and its pruned copy take about {needed / 1e9:.3g} GB, "
+        f"{free / 1e9:.3g} GB are free; --stream has one block of it in memory at a time"
+    )

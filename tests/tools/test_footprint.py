@@ -1,0 +1,70 @@
+"""What is said of memory and disk."""
+
+import pytest
+
+from optishear.calibration.statistics import Need
+from optishear.config.sections import MemoryConfig
+from optishear.recipe.layout import Layer
+from optishear.tools.plan.footprint import (
+    Held,
+    Room,
+    bytes_at,
+    factored_bytes,
+    memory_advice,
+    size_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (12_345, "12.3 kB"), (2.5e9, "2.5 GB")]
+)
+def test_sizes_have_three_digits(size, text):
+    assert size_text(size) == text
+
+
+def test_room_is_warned_of_before_it_is_gone():
+    assert Room("memory", 80, 100).warning("Wait.") is None
+    near = Room("memory", 95, 100)
+    assert near.fits
+    assert "nearly all of the 100 B" in str(near.warning("Wait."))
+    over = Room("memory", 120, 100)
+    assert not over.fits
+    assert over.warning("Wait.") == (
+        "memory: about 120 B will be needed, more than the 100 B that are free. Wait."
+    )
+
+
+def test_advice_names_the_largest_part_and_the_limits_that_are_not_zero():
+    held = [Held("dense model", 5_000), Held("gradients, mapped", 9_000, mapped=True)]
+    assert "dense model, 5 kB" in memory_advice(held, MemoryConfig())
+    advice = memory_advice(
+        held, MemoryConfig.model_validate({"ranks": 0, "prefixes": 0, "factors": 0})
+    )
+    assert "Lower batch_tokens" in advice
+
+
+def test_a_folder_is_as_large_as_its_files(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "a").write_bytes(b"123")
+    (tmp_path / "deep" / "b").write_bytes(b"45")
+    assert (bytes_at(tmp_path), bytes_at(tmp_path / "a"), bytes_at(tmp_path / "no")) == (5, 3, 0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "needs", "matrices"),
+    [
+        ("2GB", {Need.GRAM}, 4 + 2 * 9),
+        (0, {Need.GRAM}, 2 * 9),
+        (0, {Need.GRAM, Need.GRADIENTS}, 3 * 9),
+    ],
+)
+def test_a_plan_counts_the_factors_that_are_held_and_not_those_of_every_site(
+    limit, needs, matrices
+):
+    """Sites of 2, 3 and 3 inputs, of which two layers read the first; 24 bytes an element."""
+    layers = [
+        Layer(f"{n}", 0, f"{n}", 5, width, site)
+        for n, (width, site) in enumerate([(2, "a"), (2, "a"), (3, "b"), (3, "c")])
+    ]
+    limits = MemoryConfig.model_validate({"factors": limit})
+    assert factored_bytes(layers, frozenset(needs), limits) == 24 * matrices
