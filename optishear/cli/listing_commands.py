@@ -1,4 +1,4 @@
-"""Commands that say what there is: models, methods, metrics, objectives."""
+"""The commands that list what there is: models, methods, metrics, objectives, drivers."""
 
 import typer
 
@@ -6,7 +6,7 @@ from optishear.cli.console import JsonFlag, say_json, say_table, speaking
 
 
 def register(app: typer.Typer) -> None:
-    for command in (models, methods, metrics, objectives):
+    for command in (models, methods, metrics, objectives, drivers):
         app.command()(command)
 
 
@@ -69,6 +69,27 @@ def objectives(json_: bool = JsonFlag) -> None:
         for name, kind in OBJECTIVES.items()
     ]
     _say("objectives", ["name", "direction", "unit", "what"], rows, json_)
+
+
+@speaking
+def drivers(json_: bool = JsonFlag) -> None:
+    """Search drivers (`search.driver`), with the settings of `search` that each reads.
+
+    Example: optishear drivers
+    """
+    from optishear.search.drivers import DRIVERS
+
+    rows = [
+        [
+            name,
+            ", ".join(entry.settings),
+            "any" if entry.most_objectives is None else str(entry.most_objectives),
+            entry.about,
+            entry.paper,
+        ]
+        for name, entry in DRIVERS.items()
+    ]
+    _say("drivers", ["name", "settings", "objectives", "what", "paper"], rows, json_)
 
 
 def _say(title: str, columns: list[str], rows: list[list[str]], as_json: bool) -> None:

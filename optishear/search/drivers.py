@@ -1,4 +1,4 @@
-"""The table of search methods: names in experiment files -> drivers.
+"""The table of search drivers: names in experiment files -> drivers.
 
 A factory imports its engine when it is called, so that reading this table costs nothing.
 """
@@ -23,7 +23,7 @@ class DriverEntry:
     """How a driver is made, what it is, where it is described, its smallest population, the most
     objectives it takes (None: any number), and whether it can vary genomes by `prefix`. `staged`:
     whether each of its generations climbs the ladder of fidelities at once, to tell it the top.
-    `seeds_below`: where its engine's seeds end."""
+    `seeded`: whether chance has a part in it. `seeds_below`: where its engine's seeds end."""
 
     make: Callable[[DriverSettings], Driver]
     about: str
@@ -32,7 +32,14 @@ class DriverEntry:
     most_objectives: int | None = None
     prefix: bool = False
     staged: bool = False
+    seeded: bool = True
     seeds_below: int | None = None
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The keys of `search` that it reads, beside those which every search reads."""
+        read = {"population": True, "seed": self.seeded, "variation": self.prefix}
+        return tuple(name for name, is_read in read.items() if is_read)
 
 
 def make_driver(name: str, settings: DriverSettings) -> Driver:
@@ -187,6 +194,7 @@ DRIVERS: dict[str, DriverEntry] = {
         ExhaustiveDriver,
         "every genome of a small space without real genes, in order",
         "(enumeration)",
+        seeded=False,
     ),
     "nsga2": DriverEntry(
         _nsga2,

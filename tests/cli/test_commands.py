@@ -15,7 +15,7 @@ from optishear.records.run_directory import write_json
 run = CliRunner().invoke
 RUNS = ["plan", "search", "watch", "dashboard", "front", "plot", "export", "report", "table"]
 MODELS = ["prune", "evaluate", "verify", "transfer", "import"]
-LISTINGS = ["models", "methods", "metrics", "objectives"]
+LISTINGS = ["models", "methods", "metrics", "objectives", "drivers"]
 COMMANDS = [*RUNS, *MODELS, *LISTINGS]
 
 
@@ -44,6 +44,14 @@ def test_listings_have_one_line_each_and_a_paper(command):
     )
     text = invoke(command).stdout
     assert all(row["name"] in text for row in rows)
+
+
+def test_what_is_from_the_literature_is_listed_with_its_paper_and_settings():
+    listed = {name: json.loads(invoke(name, "--json").stdout) for name in LISTINGS}
+    for name in ("methods", "metrics", "drivers"):
+        assert all(row["paper"] for row in listed[name]), name
+    for name in ("metrics", "drivers"):
+        assert all("settings" in row for row in listed[name]), name
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ EXPECTED = {
         "--dirty": [Reaches(TABLE, "--dirty"),
                     Refused("table --into p.md --dirty", "Give it alone")],
     },
-    **dict.fromkeys(("models", "methods", "metrics", "objectives"), JSON),
+    **dict.fromkeys(("models", "methods", "metrics", "objectives", "drivers"), JSON),
 }  # fmt: skip
 
 
