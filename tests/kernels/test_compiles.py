@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton comes with torch's builds for GPUs only")
 
-COUNTS = Path(__file__).parents[2] / "experiments" / "kernel_counts.py"
+COUNTS = Path(__file__).parents[2] / "experiments" / "benchmarks" / "kernel_counts.py"
 SHARED = {"sm_90": 227 * 1024, "sm_86": 99 * 1024}  # bytes that one program may have
 
 
@@ -27,7 +27,7 @@ def counts(tmp_path_factory):
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
     environment["PYTHONPATH"] = os.pathsep.join(
-        [str(COUNTS.parents[1]), environment.get("PYTHONPATH", "")]
+        [str(COUNTS.parents[2]), environment.get("PYTHONPATH", "")]
     )
     done = subprocess.run(
         [sys.executable, str(COUNTS), "--rows", "2"],
