@@ -1,4 +1,4 @@
-"""Commands about a run that is there: front, plot, export."""
+"""Commands about a run that is there: front, plot, export, pack."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,10 @@ from optishear.cli.wording import how_text, number_text
 
 
 RunPlace = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory, or a folder that holds one run.")
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run directory, packed or not, or a folder that holds one run."
+    ),
 ]
 PickOption = Annotated[
     str | None,
@@ -22,7 +25,7 @@ PickOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for command in (front, plot, export):
+    for command in (front, plot, export, pack):
         app.command()(command)
 
 
@@ -77,7 +80,8 @@ def front(run: RunPlace, pick: PickOption = None, json_: bool = JsonFlag) -> Non
 
 @speaking
 def plot(run: RunPlace, json_: bool = JsonFlag) -> None:
-    """Draw the front, the picked profile and the convergence, as PNG and SVG, into RUN/figures.
+    """Draw the front, the picked profile and the convergence, as PNG and SVG, into RUN/figures
+    (RUN.figures beside a packed run).
 
     Example: optishear plot results/quickstart
     """
@@ -132,3 +136,33 @@ def export(
         note(line)
     for path in found.files:
         say(str(path))
+
+
+@speaking
+def pack(
+    places: Annotated[
+        list[Path], typer.Argument(metavar="RUN…", help="Runs, or folders that hold some.")
+    ],
+    json_: bool = JsonFlag,
+) -> None:
+    """Make each finished run one file, RUN.tar.xz in place of its folder; every command reads it.
+
+    What plot, report and dashboard can make again is not kept. `tar xf` makes the folder again.
+
+    Example: optishear pack results/
+    """
+    from optishear.tools.pack import pack as packed
+
+    found = packed(places)
+    if json_:
+        say_json(
+            {
+                "packed": [
+                    {"file": str(one.path), "bytes": one.bytes, "unpacked": one.unpacked}
+                    for one in found
+                ]
+            }
+        )
+        return
+    for one in found:
+        say(f"{one.path}: {one.bytes / 1e3:,.0f} kB of {one.unpacked / 1e3:,.0f}")

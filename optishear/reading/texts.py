@@ -15,7 +15,12 @@ def text_of(path: Path, mend: str = CONVERT) -> str:
 
     Raises `ConfigError` where it is not UTF-8, and `OSError` as opening it does.
     """
-    text = decoded(path.read_bytes().removeprefix(BOM), str(path), mend=mend)
+    return text_in(path.read_bytes(), str(path), mend)
+
+
+def text_in(content: bytes, where: str, mend: str = CONVERT) -> str:
+    """The same of a file's content; `where` names it."""
+    text = decoded(content.removeprefix(BOM), where, mend=mend)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -16,6 +16,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from optishear.errors import ConfigError, StorageError
 from optishear.recipe.recipe import Recipe
 from optishear.records.lines import FORMAT, parsed
+from optishear.records.packed import content_of
 
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ def read_journal(path: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]
     A last line without its end, torn by a crash, does not count; a line before it that is no entry
     is an error, since something else than a crash did that.
     """
-    content = path.read_bytes()
+    content = content_of(path)
     whole = content.rfind(b"\n") + 1
     header, entries = parsed(content[:whole], path, None)
     return header, entries, whole

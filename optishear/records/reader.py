@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from optishear.records.lines import parsed
+from optishear.records.packed import content_of
 
 
 class JournalReader:
@@ -27,9 +28,7 @@ class JournalReader:
     def new(self) -> list[dict[str, Any]]:
         """The entries that have come since the last call. A `ConfigError` for a damaged journal."""
         try:
-            with self.path.open("rb") as file:
-                file.seek(self._read)
-                content = file.read()
+            content = content_of(self.path, self._read)
         except FileNotFoundError:
             return []
         whole = content.rfind(b"\n") + 1

@@ -1,14 +1,16 @@
-"""The only module that knows the names of files inside results/."""
+"""The only module that knows where the files of a run are, in a folder or packed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optishear.errors import ConfigError
-from optishear.reading.json_data import json_in
+from optishear.reading.json_data import json_of
+from optishear.reading.texts import text_in
 from optishear.records.atomic import replace_file
+from optishear.records.packed import SUFFIX, content_of, is_packed
 
 
 MEND = (
@@ -18,9 +20,24 @@ MEND = (
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """`results/<experiment>/<hash of its configuration>/`: one run and all that it leaves."""
+    """`results/<experiment>/<hash of its configuration>/`: one run and all that it leaves.
+
+    `path` may be a packed run, `<hash>.tar.xz`. Its files are then inside, which `content_of` and
+    `is_there` read as they do a folder's, and what is drawn or written of it lies beside it, as
+    `<hash>.figures` and so on.
+    """
 
     path: Path
+
+    @property
+    def packed(self) -> bool:
+        return is_packed(self.path)
+
+    def _derived(self, name: str) -> Path:
+        """Where something is written that is made from the run's files."""
+        if not self.packed:
+            return self.path / name
+        return self.path.with_name(f"{self.path.name.removesuffix(SUFFIX)}.{name}")
 
     @property
     def manifest(self) -> Path:
@@ -44,20 +61,22 @@ class RunDirectory:
 
     @property
     def figures(self) -> Path:
-        return self.path / "figures"
+        return self._derived("figures")
 
     @property
     def report(self) -> Path:
-        return self.path / "report.html"
+        return self._derived("report.html")
 
     @property
     def study(self) -> Path:
         """The evaluations as an Optuna study: made from the journal, and of no use to a search."""
-        return self.path / "optuna.log"
+        return self._derived("optuna.log")
 
     def siblings(self) -> list[Path]:
-        """Journals of all other runs under the same results folder."""
-        everywhere = self.path.parent.parent.glob("*/*/journal.jsonl")
+        """Journals of all other runs under the same results folder, packed ones among them."""
+        results = self.path.parent.parent
+        everywhere = [*results.glob("*/*/journal.jsonl")]
+        everywhere += [archive / "journal.jsonl" for archive in results.glob(f"*/*{SUFFIX}")]
         return sorted(path for path in everywhere if path != self.journal)
 
 
@@ -70,7 +89,7 @@ def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:
 def read_json(path: Path) -> Any:
     """The content of a run's file; a `ConfigError` says what is missing and what makes it."""
     try:
-        return json_in(path, MEND)
+        return json_of(text_in(content_of(path), str(path), MEND), str(path), MEND)
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: is not there. A search that has finished writes it; run the search again to "
@@ -80,17 +99,52 @@ def read_json(path: Path) -> Any:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
+def run_at(folder: Path) -> RunDirectory:
+    """The run whose folder this is or was: the folder, or what it was packed into."""
+    archive = Path(f"{folder}{SUFFIX}")
+    if not archive.is_file():
+        return RunDirectory(folder)
+    if (folder / "manifest.json").exists() or (folder / "journal.jsonl").exists():
+        raise ConfigError(
+            f"{folder}: is there as a folder and packed, as {archive.name}, and nothing says which "
+            f"of them counts. Move one of them away."
+        )
+    return RunDirectory(archive)
+
+
 def find_run(place: Path) -> RunDirectory:
-    """The run in this folder, or the only one below it."""
-    if (place / "manifest.json").exists():
-        return RunDirectory(place)
+    """The run in this folder, or the only one below it; packed or not."""
+    run = run_at(_folder_of(place))
+    if run.packed or (run.path / "manifest.json").exists():
+        return run
     if not place.exists():
         raise ConfigError(f"{place}: there is no such run. `optishear search` prints where it is.")
-    below = sorted(path.parent for path in place.glob("*/manifest.json"))
+    below = _runs(place.glob("*/manifest.json"), place.glob(f"*{SUFFIX}"))
     if len(below) == 1:
-        return RunDirectory(below[0])
+        return below[0]
     if not below:
         raise ConfigError(f"{place}: holds no run (no manifest.json in it or one level below).")
     raise ConfigError(
-        f"{place}: holds {len(below)} runs, name one: {', '.join(str(path) for path in below)}."
+        f"{place}: holds {len(below)} runs, name one: {', '.join(str(run.path) for run in below)}."
     )
+
+
+def runs_under(place: Path) -> list[RunDirectory]:
+    """All runs in this folder and below, packed or not, by name; a `ConfigError` where nothing is
+    called so."""
+    run = run_at(_folder_of(place))
+    if run.packed:
+        return [run]
+    if not place.exists():
+        raise ConfigError(f"{place}: there is no such folder. Name a run, or where runs are.")
+    return _runs(place.rglob("manifest.json"), place.rglob(f"*{SUFFIX}"))
+
+
+def _folder_of(place: Path) -> Path:
+    """The folder that a packed run was, or the place itself."""
+    return place.with_name(place.name.removesuffix(SUFFIX)) if is_packed(place) else place
+
+
+def _runs(manifests: Iterable[Path], archives: Iterable[Path]) -> list[RunDirectory]:
+    folders = {path.parent for path in manifests} | {_folder_of(path) for path in archives}
+    return [run_at(folder) for folder in sorted(folders)]

@@ -14,6 +14,7 @@ from optishear.errors import ConfigError
 from optishear.reading.shapes import Shape, shaped
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
+from optishear.records.packed import is_there
 from optishear.records.run_directory import MEND, RunDirectory, read_json
 
 
@@ -134,7 +135,7 @@ def read_manifest(path: Path, shape: type[Shape] = Manifest) -> dict[str, Any]:
 
 def layout_of_run(run: RunDirectory) -> ModelLayout:
     """The layers of the model that the run is about; older runs say it in the front."""
-    if run.layout.exists():
+    if is_there(run.layout):
         return ModelLayout.from_json(read_json(run.layout), str(run.layout), MEND)
     front = read_json(run.front)
     layout = front.get("layout") if isinstance(front, dict) else None

@@ -9,7 +9,7 @@ import pandas as pd
 
 from optishear.errors import ConfigError
 from optishear.reading.shapes import Shape
-from optishear.records.run_directory import MEND, RunDirectory
+from optishear.records.run_directory import MEND, RunDirectory, runs_under
 from optishear.records.run_files import FINISHED, Manifest, read_evaluation, read_manifest
 from optishear.report.comparison import OWN_ROWS, found_beside, one_shot
 
@@ -37,16 +37,12 @@ def finished_runs(places: Sequence[Path], dirty: bool = False) -> dict[str, list
     """
     found: dict[str, list[RunDirectory]] = {}
     for place in places:
-        if not place.exists():
-            raise ConfigError(f"{place}: there is no such folder. Name a run, or where runs are.")
-        for path in sorted(place.rglob("manifest.json")):
-            if read_manifest(path, _Status)["status"] != FINISHED:
+        for run in runs_under(place):
+            if read_manifest(run.manifest, _Status)["status"] != FINISHED:
                 continue
-            manifest = read_manifest(path, _Finished)
+            manifest = read_manifest(run.manifest, _Finished)
             if dirty or not manifest.get("code", {}).get("dirty", False):
-                found.setdefault(manifest["experiment"]["name"], []).append(
-                    RunDirectory(path.parent)
-                )
+                found.setdefault(manifest["experiment"]["name"], []).append(run)
     return found
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
+from optishear.records.packed import is_there
 from optishear.records.run_directory import RunDirectory
 from optishear.records.run_files import Row, read_evaluation, read_front
 from optishear.report.comparison import one_shot
@@ -94,7 +95,7 @@ def read_run(run: RunDirectory) -> RunView:
 
 def _at_the_fronts_rung(run: RunDirectory, keys: list[str], objectives: list[str]) -> pd.DataFrame:
     """The evaluations of the rung that the front is from, which is the one with most tokens."""
-    if not run.journal.exists():
+    if not is_there(run.journal):
         raise ConfigError(f"{run.journal}: is not there, and the figures show what is in it.")
     table = evaluations_table(run)
     top = table.rung[table.key.isin(keys)].max()
@@ -110,7 +111,7 @@ def _at_the_fronts_rung(run: RunDirectory, keys: list[str], objectives: list[str
 
 
 def _baselines(run: RunDirectory, names: list[str]) -> dict[str, tuple[float, ...]]:
-    if not run.evaluation.exists():
+    if not is_there(run.evaluation):
         return {}
     rows = read_evaluation(run, Row)
     return {

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from optishear.reading.shapes import Shape, shaped
 from optishear.records.journal import has_writer
+from optishear.records.packed import written_at
 from optishear.records.reader import JournalReader
 from optishear.records.run_directory import MEND, RunDirectory
 from optishear.records.run_files import FINISHED, read_manifest
@@ -115,7 +116,7 @@ class RunWatch:
         )
 
     def _came(self) -> datetime:
-        return datetime.fromtimestamp(self.run.journal.stat().st_mtime, UTC)
+        return datetime.fromtimestamp(written_at(self.run.journal), UTC)
 
 
 def _goal(manifest: Mapping[str, Any], entries: list[Mapping[str, Any]], where: str) -> Goal:

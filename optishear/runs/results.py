@@ -11,6 +11,7 @@ from optishear.reading.shapes import Shape
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.recipe.storage import Storage, sizes
+from optishear.records.packed import is_there
 from optishear.records.run_directory import MEND, RunDirectory, find_run
 from optishear.records.run_files import (
     FINISHED,
@@ -112,11 +113,25 @@ class Run:
 
 def finished(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
     """The manifest of a run that is finished, with all its files as they should be; else None. And
-    where one of them cannot be read, which one and why, in a sentence."""
+    where one of them cannot be read, which one and why, in a sentence.
+
+    A packed run that is not finished and whole is a `ConfigError`: nobody can go on with it.
+    """
+    manifest, damage = _finished(directory)
+    if manifest is None and directory.packed:
+        why = damage or f"{directory.path}: is packed, but not finished."
+        raise ConfigError(
+            f"{why} A search goes on in a folder only: unpack it (tar xf {directory.path.name}) "
+            f"and move the archive away, or move it away to begin anew."
+        )
+    return manifest, damage
+
+
+def _finished(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
     run = Run(directory)
-    if not directory.manifest.exists():
-        return None, ""
     try:
+        if not is_there(directory.manifest):
+            return None, ""
         if run.manifest["status"] != FINISHED:
             return None, ""
         read_manifest(directory.manifest, _Ended)

@@ -14,7 +14,7 @@ from optishear.allocation import rules_for
 from optishear.config import Experiment
 from optishear.pipeline import MeasurementSettings, Memory, identity_of
 from optishear.pruning.solved import SolvedLayers
-from optishear.records.run_directory import RunDirectory
+from optishear.records.run_directory import RunDirectory, run_at
 from optishear.runs.preconditions import text_for
 from optishear.runs.prepare import Calibrated, prepare, rule_of
 from optishear.runs.watcher import Watcher
@@ -188,8 +188,8 @@ def space_of(experiment: Experiment, calibrated: Calibrated) -> SearchSpace:
 
 
 def directory_of(experiment: Experiment, out: Path) -> RunDirectory:
-    """Where the experiment's run lies, or would lie."""
-    return RunDirectory(out / experiment.name / experiment.hash)
+    """Where the experiment's run lies, packed or not, or would lie."""
+    return run_at(out / experiment.name / experiment.hash)
 
 
 def workers_of(experiment: Experiment) -> Workers:

@@ -13,7 +13,18 @@ from optishear.records.run_directory import write_json
 
 
 run = CliRunner().invoke
-RUNS = ["plan", "search", "watch", "dashboard", "front", "plot", "export", "report", "table"]
+RUNS = [
+    "plan",
+    "search",
+    "watch",
+    "dashboard",
+    "front",
+    "plot",
+    "export",
+    "pack",
+    "report",
+    "table",
+]
 MODELS = ["prune", "evaluate", "verify", "transfer", "import"]
 LISTINGS = ["models", "methods", "metrics", "objectives", "drivers"]
 COMMANDS = [*RUNS, *MODELS, *LISTINGS]

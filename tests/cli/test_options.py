@@ -263,6 +263,7 @@ EXPECTED = {
     },
     "front": JSON | {"--pick": [Reaches("front run", "--pick lowest:kl")]},
     "plot": JSON,
+    "pack": JSON,
     "export": {
         "--json": [Printed("end_to_end/test_interchange.py")],
         "--to": [Reaches("export run --to x", "--to y")],

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from optishear.errors import ConfigError
+from optishear.records.packed import is_there
 from optishear.records.run_directory import RunDirectory
 from optishear.records.run_files import FINISHED, read_evaluation, read_front, read_manifest
 from optishear.report.evaluations import evaluations_table
@@ -45,14 +46,14 @@ def read_contents(run: RunDirectory) -> Contents:
     manifest = read_manifest(run.manifest, PageManifest)
     if manifest["status"] == FINISHED:
         read_manifest(run.manifest, FinishedManifest)
-    if not run.journal.exists():
+    if not is_there(run.journal):
         raise ConfigError(f"{run.journal}: is not there, and a report is about what is in it.")
-    front = read_front(run) if run.front.exists() else None
+    front = read_front(run) if is_there(run.front) else None
     return Contents(
         run,
         manifest,
         front,
         read_run(run) if front and front["entries"] else None,
         evaluations_table(run),
-        read_evaluation(run) if run.evaluation.exists() else None,
+        read_evaluation(run) if is_there(run.evaluation) else None,
     )

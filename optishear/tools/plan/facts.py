@@ -11,6 +11,7 @@ from optishear.models.placement import devices_of
 from optishear.objectives import make_objective
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Key, memo_of, read_journal, refuse_other_measure
+from optishear.records.packed import is_there
 from optishear.records.run_directory import RunDirectory
 from optishear.runs.inputs import refuse_changed_inputs
 from optishear.runs.prepare import Prepared
@@ -173,7 +174,7 @@ def run_facts(directory: RunDirectory, experiment: Experiment) -> RunFacts:
     if manifest is not None:
         refuse_changed_inputs(directory, manifest, experiment)
         return RunFacts(path, "finished", manifest["finished"])
-    return RunFacts(path, "unfinished" if directory.journal.exists() else "none")
+    return RunFacts(path, "unfinished" if is_there(directory.journal) else "none")
 
 
 def counted(facts: RunFacts, directory: RunDirectory, setup: Setup) -> RunFacts:
@@ -186,7 +187,7 @@ def counted(facts: RunFacts, directory: RunDirectory, setup: Setup) -> RunFacts:
 
 
 def _own(directory: RunDirectory, setup: Setup) -> dict[Key, Mapping[str, Any]]:
-    if not directory.journal.exists():
+    if not is_there(directory.journal):
         return {}
     header, entries, _ = read_journal(directory.journal)
     if header is not None:
