@@ -9,8 +9,8 @@ from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
 from optishear.config.baselines import parse_baseline
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.models.weights import WorkingWeights, working_weights
+from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.oneshot import PruneLayers, apply, prune
-from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.canonical import MASK
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, project
@@ -135,10 +135,8 @@ class _Bench:
         # A mask is sooner made than sent.
         prune_layers = prune if recipe.solver == MASK else self.prune_layers
         if mode == SEQUENTIAL:
-            apply_sequentially(
-                calibrated.loaded.model,
-                working,
-                calibrated.layout,
+            apply_by_block(
+                InMemory(calibrated.loaded.model, working, calibrated.layout),
                 recipe,
                 calibrated.batches,
                 gradients=calibrated.data.gradients,

@@ -18,10 +18,10 @@ from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refus
 from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.stored import StoredTensors, dtypes_of
 from optishear.models.weights import WorkingWeights, working_weights
+from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.pruning.result import LayerReport
 from optishear.pruning.rounded import rounded
-from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.recipe import Recipe
 from optishear.runs.prepare import (
     BATCH_TOKENS,
@@ -107,10 +107,8 @@ def apply_to(
         return apply(layout.layers, working, data, recipe, prune_layers)
     dense = prepared.calibrate(needs & {Need.GRADIENTS}, gradient_sequences, watcher.stage)
     watcher.stage("pruning block by block")
-    return apply_sequentially(
-        prepared.loaded.model,
-        working,
-        layout,
+    return apply_by_block(
+        InMemory(prepared.loaded.model, working, layout),
         recipe,
         prepared.batches,
         gradients=dense.data.gradients,

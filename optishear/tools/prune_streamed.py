@@ -21,24 +21,21 @@ from optishear.export.checkpoint import (
     logits_of,
     rewritten_of,
 )
-from optishear.export.half_done import HalfDone, half_done, sweep
+from optishear.export.half_done import half_done, sweep
 from optishear.export.place import STATE_FOLDER, place_for, seal
-from optishear.models.blocks import BlockRunner, BlockStack, Entangled
+from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.folder import ModelFolder
-from optishear.models.hidden_files import HiddenFiles
 from optishear.models.load import DTYPES
 from optishear.models.streamed import Streamed, stream
-from optishear.models.weights import read, working_weights
-from optishear.pruning.calibration_data import CalibrationData
-from optishear.pruning.oneshot import PruneLayers, apply
+from optishear.models.weights import read
+from optishear.pruning.block_loop import apply_by_block
 from optishear.pruning.rounded import rounded
-from optishear.pruning.sequential import statistics_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import Recipe
 from optishear.records.cache import KINDS, library_version
 from optishear.runs.preconditions import text_for
-from optishear.runs.prepare import Calibrated, Prepared
+from optishear.runs.prepare import Prepared
 from optishear.runs.watcher import Watcher
 from optishear.solvers.methods import needs_of
 from optishear.tools.prune import (
@@ -50,6 +47,7 @@ from optishear.tools.prune import (
     origin_of,
     stored_dtypes,
 )
+from optishear.tools.streamed_blocks import StreamedBlocks
 from optishear.workers.layers import pruning_with
 
 
@@ -114,7 +112,17 @@ def _prune_streamed(
         watcher.stage(f"pruning block by block{done}")
         with pruning_with(how.workers, watcher.stage) as prune_layers:
             made = rounded(prune_layers, stored_dtypes(prepared))
-            want = _prune(streamed, stack, dense, recipe, how.sequential, half, watcher, made)
+            source = StreamedBlocks(streamed, stack, layout, half, _probe(prepared))
+            apply_by_block(
+                source,
+                recipe,
+                prepared.batches,
+                sequential=how.sequential,
+                gradients=dense.data.gradients,
+                progress=watcher.pruned,
+                prune_layers=made,
+            )
+            want = source.logits()
         watcher.stage("checking the checkpoint")
         notes = half.finish()
         _check(folder, layout, recipe, how, _probe(prepared), want)
@@ -124,53 +132,6 @@ def _prune_streamed(
     stored = dtype_text(rewritten.dtype)
     checked = Checked.of(folder, layout, recipe, stored, half.reports, notes)
     return checked.with_note(found_elsewhere(origin)), True
-
-
-def _prune(
-    streamed: Streamed,
-    stack: BlockStack,
-    dense: Calibrated,
-    recipe: Recipe,
-    sequential: bool,
-    half: HalfDone,
-    watcher: Watcher,
-    prune_layers: PruneLayers,
-) -> Tensor:
-    """Prunes and writes the blocks that are not done; the pruned model's logits on the probe.
-
-    Not `sequential`: what a block hands on is what it made while it was dense.
-    """
-    model, probe, blocks = streamed.loaded.model, _probe(dense), len(streamed.blocks)
-    handed = HiddenFiles(half.state_folder / "hidden", half.block, streamed.device)
-    probed = HiddenFiles(half.state_folder / "probe", half.block, streamed.device)
-    follows = BlockRunner(model, [probe], stack=stack, handed=probed, block=half.block)
-    runner, gradients = None, dense.data.gradients
-    if needs_of(recipe) - {Need.GRADIENTS}:
-        runner = BlockRunner(model, dense.batches, stack=stack, handed=handed, block=half.block)
-    for block in range(half.block, blocks):
-        part = streamed.blocks[block]
-        layers = tuple(layer for layer in dense.layout.layers if layer.block == block)
-        goes_on = runner if block < blocks - 1 else None
-        with streamed.resident(part), working_weights(model, ModelLayout(layers)) as working:
-            stats = statistics_of(runner, layers, recipe)
-            if goes_on is not None and not sequential:
-                goes_on.advance()
-            data = CalibrationData(stats, gradients)
-            reports = apply(layers, working, data, recipe, prune_layers)
-            del stats, data
-            if goes_on is not None and sequential:
-                goes_on.advance()
-            follows.advance()
-            half.write(part)
-        half.done(block + 1, reports)
-        for files in (handed, probed):
-            files.turn()
-            files.tidy()
-        watcher.pruned(block + 1, blocks)
-    final = probed[0]
-    assert final is not None
-    with stack.stood_in_for(blocks, final.clone):
-        return logits_of(model, probe)
 
 
 def _proved(streamed: Streamed, probe: Int[Tensor, "1 seq"]) -> BlockStack:

@@ -13,9 +13,9 @@ from optishear.errors import ConfigError, NumericalError
 from optishear.models.blocks import BlockRunner
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.weights import read, working_weights
-from optishear.pruning import oneshot, sequential
+from optishear.pruning import block_loop, oneshot
+from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.calibration_data import CalibrationData
-from optishear.pruning.sequential import apply_sequentially
 from optishear.recipe.pattern import parse_pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
@@ -51,7 +51,8 @@ class Line:
     def sequential(self, recipe, batches=None, **more):
         batches = self.batches if batches is None else batches
         with working_weights(self.model, self.layout) as working:
-            reports = apply_sequentially(self.model, working, self.layout, recipe, batches, **more)
+            source = InMemory(self.model, working, self.layout)
+            reports = apply_by_block(source, recipe, batches, **more)
             return self.weights(), reports
 
     def oneshot(self, recipe):
@@ -140,7 +141,7 @@ def test_what_was_in_the_working_weights_before_does_not_matter(deep):
     with working_weights(deep.model, deep.layout) as working:
         for layer in deep.layout.layers:
             working.write(layer.name, torch.ones(layer.out_features, layer.in_features))
-        apply_sequentially(deep.model, working, deep.layout, recipe, deep.batches)
+        apply_by_block(InMemory(deep.model, working, deep.layout), recipe, deep.batches)
         assert same(deep.weights(), want) == set(want)
 
 
@@ -258,12 +259,12 @@ def test_an_expert_without_tokens_is_named():
 
 
 def test_needs_that_are_not_asked_for_are_not_collected(deep, monkeypatch):
-    asked, collecting = [], sequential.collecting
+    asked, collecting = [], block_loop.collecting
 
     def noted(model, layers, needs):
         asked.append(({layer.block for layer in layers}, needs))
         return collecting(model, layers, needs)
 
-    monkeypatch.setattr(sequential, "collecting", noted)
+    monkeypatch.setattr(block_loop, "collecting", noted)
     deep.sequential(deep.recipe())
     assert asked == [({block}, frozenset({Need.INPUT_SQ})) for block in range(4)]

@@ -1,0 +1,72 @@
+"""The blocks of a model that is streamed: one in memory at a time, written once it is pruned."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from optishear.export.checkpoint import logits_of
+from optishear.export.half_done import HalfDone
+from optishear.models.blocks import BlockRunner, BlockStack
+from optishear.models.hidden_files import HiddenFiles
+from optishear.models.streamed import Streamed
+from optishear.models.weights import WorkingWeights, working_weights
+from optishear.pruning.block_loop import Batches, BlockSource
+from optishear.pruning.result import LayerReport
+from optishear.recipe.layout import Layer, ModelLayout
+
+
+class StreamedBlocks(BlockSource):
+    """Those that a half-done checkpoint lacks; hidden states between blocks are files beside it.
+
+    - `stack`: the blocks, proved to hand each other nothing but hidden states.
+    - `probe`: tokens that follow the calibration text through the pruned blocks, for `logits`.
+    """
+
+    def __init__(
+        self,
+        streamed: Streamed,
+        stack: BlockStack,
+        layout: ModelLayout,
+        half: HalfDone,
+        probe: Int[Tensor, "1 seq"],
+    ) -> None:
+        self.streamed, self.stack, self.layout, self.half = streamed, stack, layout, half
+        self.blocks, self.first = len(streamed.blocks), half.block
+        self.probe = probe
+        self._files: list[HiddenFiles] = []
+        self._follows = self._run([probe], "probe")
+        [self._probed] = self._files
+
+    def runner(self, batches: Batches) -> BlockRunner:
+        return self._run(batches, "hidden")
+
+    @contextmanager
+    def at_work(self, block: int, layers: Sequence[Layer]) -> Iterator[WorkingWeights]:
+        model, part = self.streamed.loaded.model, self.streamed.blocks[block]
+        own = ModelLayout(tuple(layers))
+        with self.streamed.resident(part), working_weights(model, own) as working:
+            yield working
+            self._follows.advance()
+            self.half.write(part)
+
+    def done(self, block: int, reports: Sequence[LayerReport]) -> None:
+        self.half.done(block + 1, reports)
+        for files in self._files:
+            files.turn()
+            files.tidy()
+
+    def logits(self) -> Float[Tensor, "1 seq vocabulary"]:
+        """What the pruned model makes of the probe, once all blocks are done."""
+        final = self._probed[0]
+        assert final is not None
+        with self.stack.stood_in_for(self.blocks, final.clone):
+            return logits_of(self.streamed.loaded.model, self.probe)
+
+    def _run(self, batches: Batches, name: str) -> BlockRunner:
+        """A stream of hidden states in files of its own; it goes on with the first block."""
+        files = HiddenFiles(self.half.state_folder / name, self.first, self.streamed.device)
+        self._files.append(files)
+        model = self.streamed.loaded.model
+        return BlockRunner(model, batches, stack=self.stack, handed=files, block=self.first)
