@@ -74,3 +74,34 @@ def test_the_solver_of_extending_does_what_it_says(extended):
     solution = solver_of(recipe).solve(problem)
     assert int((~solution.keep).sum()) == 100
     torch.testing.assert_close(solution.weight.norm(dim=1), problem.weight.norm(dim=1))
+
+
+PAGES = sorted([DOCS.parent / "README.md", *DOCS.glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_of_a_page_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    for link in links:
+        path, _, part = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        if part:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+            assert part in {anchor(title) for title in titles}, link
+
+
+def anchor(title):
+    """As code hosts make it of a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def test_the_index_names_every_page():
+    index = (DOCS / "README.md").read_text()
+    others = [page.name for page in DOCS.glob("*.md") if page.name != "README.md"]
+    assert not [name for name in others if f"({name})" not in index]
+
+
+def test_a_page_serves_one_reader():
+    assert not [page.name for page in PAGES if len(page.read_text().splitlines()) > 250]

@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 def prune(
     model: Annotated[str, typer.Option(help="A name of `optishear models`, a folder or a Hub id.")],
     to: Annotated[Path, typer.Option(help="Folder for the pruned checkpoint.")],
-    recipe: Annotated[Path | None, typer.Option(help="A recipe file of `export`.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe file of `export`, or a run: what it picks.")
+    ] = None,
     method: Annotated[str | None, typer.Option(help="A name of `optishear methods`.")] = None,
     mask_from: Annotated[
         str | None,
@@ -147,13 +149,14 @@ def prune(
     profile = profile or "uniform"
     if stream:
         refuse_whole_model({"--mask-from": mask_from, f"--profile {profile}": profile != "uniform"})
-    from optishear.calibration.origin import Origin, read_recipe
+    from optishear.calibration.origin import Origin
     from optishear.export.place import STATE_FOLDER, place_for
+    from optishear.runs.results import recipe_at
 
     with place_for(to, STATE_FOLDER if stream else None):
         pass  # is asked again where it is used; here before torch is imported
     # Before torch is imported: a mistake in the file is soon said.
-    ready, found = (None, Origin()) if recipe is None else read_recipe(recipe)
+    ready, found = (None, Origin()) if recipe is None else recipe_at(recipe)
     from optishear.calibration.statistics import Need
     from optishear.cli.progress import Stages
     from optishear.models.load import AS_STORED

@@ -1,13 +1,14 @@
-"""A finished run read from its files: its front, its picks, its held-out comparison. No torch."""
+"""A finished run read from its files: front, picks, held-out comparison, figures. No torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optishear.calibration.origin import Origin
+from optishear.calibration.origin import Origin, read_recipe
 from optishear.errors import ConfigError
 from optishear.reading.shapes import Shape
+from optishear.recipe.features import features
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.recipe.storage import Storage, sizes
@@ -23,6 +24,10 @@ from optishear.records.run_files import (
 from optishear.records.run_files import FRONT_FORMAT as FORMAT
 from optishear.search.pick import parse_pick
 
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 PREFERRED = (
     "kl",
@@ -64,6 +69,27 @@ class Front:
         if self.storage is None:
             return dict(entry.values)
         return {**entry.values, **sizes(entry.recipe, self.layout, self.storage)}
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a recipe, in the front's order, under the recipe's key.
+
+        Columns: `picked`, whether the experiment's own pick takes it; `dropped`, weights in all;
+        those of `row`, by which `pick` chooses; the recipe's parts, `recipe.features`.
+        """
+        import pandas as pd
+
+        picked = self.pick() if self.entries else None
+        rows = [
+            {
+                "picked": entry is picked,
+                "dropped": sum(entry.recipe.drop.values()),
+                **self.row(entry),
+                **features(entry.recipe, self.layout),
+            }
+            for entry in self.entries
+        ]
+        keys = [entry.recipe.key for entry in self.entries]
+        return pd.DataFrame(rows, index=pd.Index(keys, name="key"))
 
     def pick(self, text: str | None = None) -> Entry:
         """`knee`, `lowest:NAME`, `highest:NAME`, `nearest:NAME=NUMBER …` or constraints such as
@@ -110,6 +136,21 @@ class Run:
         """Rows of the held-out comparison: dense, the baselines, what was found."""
         return read_evaluation(self.directory)
 
+    def evaluations(self) -> "pd.DataFrame":
+        """All that the search measured, on and off the front: see `evaluations_table`."""
+        from optishear.report.evaluations import evaluations_table
+
+        return evaluations_table(self.directory)
+
+    def figures(self) -> "dict[str, Figure]":
+        """The run's figures by name, as `optishear plot` draws them; no file is written."""
+        from optishear.report.figures import make_figures
+        from optishear.report.run_view import read_run
+        from optishear.report.style import paper_style
+
+        with paper_style():
+            return make_figures(read_run(self.directory))
+
 
 def finished(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
     """The manifest of a run that is finished, with all its files as they should be; else None. And
@@ -145,6 +186,14 @@ def _finished(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:
 def open_run(place: str | Path) -> Run:
     """The run in this folder, or the only one below it."""
     return Run(find_run(Path(place)))
+
+
+def recipe_at(place: Path) -> tuple[Recipe, Origin]:
+    """The recipe of a file, or the one that the run in a folder picks, and its origin."""
+    if not place.is_dir():
+        return read_recipe(place)
+    front = open_run(place).front
+    return front.pick().recipe, front.origin
 
 
 def front_to_json(front: Front, units: Mapping[str, str]) -> dict[str, Any]:

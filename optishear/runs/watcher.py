@@ -1,6 +1,7 @@
-"""Who follows a long piece of work; the command line shows it, a notebook may stay silent."""
+"""Watchers of long work: the terminal's, a notebook's, a tracker's, or several of them at once."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from optishear.search.evaluator import Evaluation
 from optishear.search.loop import Found
@@ -37,3 +38,57 @@ class Silent(Watcher):
     def levels(self, done: int, total: int, seconds: float) -> None: ...
 
     def pruned(self, blocks: int, total: int) -> None: ...
+
+
+class Watchers(Watcher):
+    """Several watchers as one: each is told everything, in the order given."""
+
+    def __init__(self, *watchers: Watcher):
+        self.watchers = watchers
+
+    def stage(self, text: str) -> None:
+        for watcher in self.watchers:
+            watcher.stage(text)
+
+    def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
+        for watcher in self.watchers:
+            watcher.evaluated(found, evaluation, total)
+
+    def levels(self, done: int, total: int, seconds: float) -> None:
+        for watcher in self.watchers:
+            watcher.levels(done, total, seconds)
+
+    def pruned(self, blocks: int, total: int) -> None:
+        for watcher in self.watchers:
+            watcher.pruned(blocks, total)
+
+
+class Callbacks(Watcher):
+    """Plain functions as a watcher, each with the arguments of the method of its name; what is
+    left out is not watched. An exception in one of them ends the work, which can be resumed."""
+
+    def __init__(
+        self,
+        evaluated: Callable[[Found, Evaluation, int], object] | None = None,
+        stage: Callable[[str], object] | None = None,
+        levels: Callable[[int, int, float], object] | None = None,
+        pruned: Callable[[int, int], object] | None = None,
+    ):
+        self._evaluated, self._stage = evaluated, stage
+        self._levels, self._pruned = levels, pruned
+
+    def stage(self, text: str) -> None:
+        if self._stage is not None:
+            self._stage(text)
+
+    def evaluated(self, found: Found, evaluation: Evaluation, total: int) -> None:
+        if self._evaluated is not None:
+            self._evaluated(found, evaluation, total)
+
+    def levels(self, done: int, total: int, seconds: float) -> None:
+        if self._levels is not None:
+            self._levels(done, total, seconds)
+
+    def pruned(self, blocks: int, total: int) -> None:
+        if self._pruned is not None:
+            self._pruned(blocks, total)

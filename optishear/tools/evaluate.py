@@ -77,6 +77,15 @@ def evaluate(
     return row.texts[0], {"model_hash": row.model_hash, "text_hash": row.text_hashes[0]}
 
 
+def evaluate_loaded(loaded: LoadedModel, text: TextSpec, bos: str = "none") -> HeldOut:
+    """Perplexity of a model in memory as it is now, so also of one inside `pruned`.
+
+    Two results on the same text compare by `HeldOut.better_than`.
+    """
+    lookup(BOS, bos, kind="place of a BOS")
+    return _measure(loaded.name, loaded, Conditions(texts=(text,), bos=bos)).texts[0]
+
+
 def evaluate_all(
     models: Sequence[str],
     on: Conditions,

@@ -32,7 +32,7 @@ from optishear.runs.prepare import (
 from optishear.runs.watcher import Silent, Watcher
 from optishear.solvers.methods import needs_of
 from optishear.text.sources import TextSpec
-from optishear.tools.named import masks_of, recipe_of_masks
+from optishear.tools.named import NamedMethod, masks_of, recipe_of_masks
 from optishear.tools.texts import usual_text
 from optishear.workers.cluster import Workers
 from optishear.workers.layers import pruning_with
@@ -238,7 +238,7 @@ def holds(folder: Path, recipe: Recipe, origin: Origin) -> bool:
 @contextmanager
 def pruned(
     model: str,
-    recipe: Recipe,
+    recipe: Recipe | NamedMethod,
     calibration: TextSpec | None = None,
     dtype: str = "float32",
     device: str = "cpu",
@@ -258,6 +258,8 @@ def pruned(
     prepared = prepare(
         model, dtype, device, text, batch_tokens, calibration_parts, saved_as=save_dtype
     )
+    if isinstance(recipe, NamedMethod):
+        recipe = recipe.on(prepared)
     recipe.check(prepared.layout)
     with working_weights(prepared.loaded.model, prepared.layout) as working:
         apply_to(prepared, working, recipe, sequential, gradient_sequences)
