@@ -20,13 +20,18 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=SL
 settings.load_profile("any machine")
 
 
-# What takes minutes, whole searches and processes of their own, begins first: files are shared out
-# whole, and one of these at the end would leave all workers but one idle.
-LONG = {"end_to_end", "packaging", "test_readme.py", "workers"}
+# Whole searches, processes of their own, wheels and Ray are heavy wherever they stand; single tests
+# and files elsewhere say it with `pytest.mark.heavy`.
+HEAVY = {"end_to_end", "packaging", "test_readme.py", "workers"}
 
 
 def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
+    """Heavy ones begin first: files are shared out whole, and a long one at the end would leave all
+    workers but one idle."""
+    for item in items:
+        if not HEAVY.isdisjoint(item.path.parts):
+            item.add_marker(pytest.mark.heavy)
+    items.sort(key=lambda item: item.get_closest_marker("heavy") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,4 +41,13 @@ def _own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         if os.environ.get("OPTISHEAR_TEST_NETWORK") != "1":
             patch.setenv("OPTISHEAR_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _searches_draw_nothing():
+    """A third of a small search is drawing figures; who promises something of them puts the real
+    `draw_figures` back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optishear.runs.search.draw_figures", lambda directory: [])
         yield

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from optishear.cli import app
 from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import write_json
+from optishear.report.figures import draw_figures
 
 
 run = CliRunner().invoke
@@ -181,7 +182,7 @@ def test_a_run_that_never_finished_says_how_to_go_on(tmp_path):
     assert "run the search again" in invoke("front", tmp_path / "quick", code=2).stderr
 
 
-QUICK = {**EMBEDDED, "record": ["kl", "perplexity"], "search": {"population": 8, "evaluations": 20}}
+QUICK = {**EMBEDDED, "record": ["kl", "perplexity"], "search": {"population": 8, "evaluations": 12}}
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +191,9 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     path = folder / "quick.yaml"
     path.write_text("# Hypothesis: it runs.\n" + yaml.safe_dump(QUICK))
-    result = run(app, ["search", str(path), "--out", str(folder / "results"), "--json"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("optishear.runs.search.draw_figures", draw_figures)
+        result = run(app, ["search", str(path), "--out", str(folder / "results"), "--json"])
     assert result.exit_code == 0, (result.output, result.exception)
     return folder, json.loads(result.stdout)
 
@@ -198,7 +201,7 @@ def finished(tmp_path_factory):
 def test_search_prints_where_the_run_is_and_what_it_found(finished):
     folder, printed = finished
     assert printed["status"] == "finished"
-    assert (printed["evaluations"], printed["failed"]) == (20, 0)
+    assert (printed["evaluations"], printed["failed"]) == (12, 0)
     once = ["magnitude", "wanda", "found"]
     rows = ["dense", *once, *(f"{name}, block by block" for name in once)]
     assert [row["name"] for row in printed["held_out"]] == rows
@@ -306,7 +309,7 @@ def test_a_front_tells_bytes_in_three_forms_and_can_be_asked_for_them(finished, 
 def test_several_runs_are_made_cheap_ones_first_and_one_that_fails_stops_no_other(finished):
     """The runs of a file's `vary` and of a second file; the finished ones are only read."""
     folder, _ = finished
-    vary = [{"search.evaluations": [20, 8]}, {"search.population": [9], "model": ["no/model"]}]
+    vary = [{"search.evaluations": [12, 8]}, {"search.population": [9], "model": ["no/model"]}]
     path = folder / "several" / "quick.yaml"
     path.parent.mkdir()
     path.write_text("# It runs.\n" + yaml.safe_dump({**QUICK, "vary": vary}))
@@ -314,7 +317,7 @@ def test_several_runs_are_made_cheap_ones_first_and_one_that_fails_stops_no_othe
     result = run(app, [str(word) for word in [*words, "--json"]])
     assert result.exit_code == 1
     told = json.loads(result.stdout)
-    assert [r["evaluations"] for r in told["runs"]] == [8, 20, 20]
+    assert [r["evaluations"] for r in told["runs"]] == [8, 12, 12]
     assert told["runs"][1] == told["runs"][2]  # the same run, asked for twice
     [failed] = told["failed"]
     assert "no/model" in failed

@@ -78,9 +78,7 @@ def experiment(place):
 
 @pytest.fixture(scope="module")
 def run(place):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("optishear.runs.search.draw_figures", lambda directory: None)
-        return search(experiment(place), place / "out", Silent())
+    return search(experiment(place), place / "out", Silent())
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +188,6 @@ def test_a_transferred_recipe_names_both_models(recipe, place, run, tmp_path):
 
 def test_a_resumed_run_ends_in_the_same_bytes(run, place, tmp_path, monkeypatch):
     """All that was measured is read back from a journal, which has an order of its own."""
-    monkeypatch.setattr("optishear.runs.search.draw_figures", lambda directory: None)
     shutil.copytree(place / "out", tmp_path / "out")
     copy = RunDirectory(tmp_path / "out" / "mine" / run.directory.path.name)
     manifest = json.loads(copy.manifest.read_text())

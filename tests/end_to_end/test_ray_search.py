@@ -23,7 +23,7 @@ from optishear.workers.cluster import Cluster, Workers, running
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
 
 GUARD = 1800  # seconds: Ray asks for some limit
-RUNGS = {"population": 8, "evaluations": 24, "rungs": [64]}
+RUNGS = {"population": 8, "evaluations": 16, "rungs": [64]}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,6 +1,7 @@
 """The embedded model through whole searches: one seed one result, kill -9, refusals."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import held_out
 from optishear.records.journal import Journal, read_journal
+from optishear.report.figures import draw_figures
 from optishear.report.run_table import run_table
 from optishear.runs.results import open_run
 from optishear.runs.search import search
 from optishear.runs.watcher import Silent
 
 
-BASE = {**EMBEDDED, "search": {"population": 8, "evaluations": 24}}
+BASE = {**EMBEDDED, "search": {"population": 8, "evaluations": 16}}
 
 
 def config(folder, **changes):
@@ -47,13 +49,13 @@ def test_one_seed_is_one_result_bit_for_bit(tmp_path, driver, monkeypatch):
     assert one.directory.evaluation.read_bytes() == two.directory.evaluation.read_bytes()
 
 
-def test_the_same_measure_is_never_paid_for_twice_between_runs(tmp_path):
-    first = search(experiment(tmp_path), tmp_path / "r", Silent())
-    bigger = experiment(tmp_path, search={"population": 8, "evaluations": 32})
+def test_the_same_measure_is_never_paid_for_twice_between_runs(tmp_path, unbroken):
+    first = copied(unbroken, tmp_path / "r")
+    bigger = experiment(tmp_path, search={"population": 8, "evaluations": 24})
     second = search(bigger, tmp_path / "r", Silent())
     before = journal_values(first)
     new = {key for key, _ in journal_values(second)} - {key for key, _ in before}
-    assert second.manifest["measured_now"] == len(new) < 32
+    assert second.manifest["measured_now"] == len(new) < 24
     assert journal_values(first) == before
 
 
@@ -61,6 +63,9 @@ def with_own_cache(plan, out, monkeypatch):
     """With nothing remembered of what other tests have measured."""
     monkeypatch.setenv("OPTISHEAR_CACHE", str(out / "cache"))
     return search(plan, out, Silent())
+
+
+FEW = {"population": 4, "evaluations": 4}
 
 
 class TestHeldOutMemo:
@@ -80,10 +85,11 @@ class TestHeldOutMemo:
         self, tmp_path, monkeypatch, counted
     ):
         monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
-        first = search(experiment(tmp_path), tmp_path / "a", Silent())
+        plan = experiment(tmp_path, search=FEW)
+        first = search(plan, tmp_path / "a", Silent())
         assert len(first.evaluation) == 7  # dense, and two baselines and found, twice
         assert len(counted) == 6  # magnitude reads no statistics, so both modes are one
-        again = search(experiment(tmp_path), tmp_path / "b", Silent())
+        again = search(plan, tmp_path / "b", Silent())
         assert len(counted) == 6
         assert again.directory.evaluation.read_bytes() == first.directory.evaluation.read_bytes()
 
@@ -92,14 +98,15 @@ class TestHeldOutMemo:
         [
             ({"baselines": ["magnitude", "wanda", "ria"]}, 2),
             ({"batch_tokens": 64}, 6),  # sums in another order
-            ({"search": {**BASE["search"], "seed": 1}}, 6),  # other texts
+            ({"search": {**FEW, "seed": 1}}, 6),  # other texts
         ],
     )
     def test_what_is_not_the_same_is_measured(self, tmp_path, monkeypatch, counted, changes, new):
         monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
-        search(experiment(tmp_path), tmp_path / "r", Silent())
+        search(experiment(tmp_path, search=FEW), tmp_path / "r", Silent())
         before = len(counted)
-        search(experiment(tmp_path, **changes), tmp_path / "r", Silent())
+        plan = experiment(tmp_path, **{"search": FEW, **changes})
+        search(plan, tmp_path / "r", Silent())
         assert len(counted) - before == new
 
 
@@ -122,8 +129,16 @@ app(words)
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
+    """The finished run of `BASE`, for all who only read it or change a copy."""
     folder = tmp_path_factory.mktemp("unbroken")
     return search(experiment(folder), folder / "r", Silent())
+
+
+def copied(run, results):
+    """The same run as a search that writes to `results` left it."""
+    folder = results / run.directory.path.parent.name / run.directory.path.name
+    shutil.copytree(run.directory.path, folder)
+    return open_run(folder)
 
 
 @pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGINT])
@@ -149,10 +164,9 @@ def test_a_killed_run_resumes_pays_for_nothing_twice_and_ends_with_the_same_fron
     assert got.directory.front.read_bytes() == unbroken.directory.front.read_bytes()
 
 
-def test_a_damaged_file_of_a_finished_run_is_written_again_as_it_was(tmp_path):
+def test_a_damaged_file_of_a_finished_run_is_written_again_as_it_was(tmp_path, unbroken):
     """From the journal alone: nothing is measured, and what was whole is what it was."""
-    plan = experiment(tmp_path, baselines=["magnitude"])
-    run = search(plan, tmp_path / "r", Silent())
+    plan, run = experiment(tmp_path), copied(unbroken, tmp_path / "r")
     paths = {name: getattr(run.directory, name) for name in ("front", "evaluation", "layout")}
     before = {name: path.read_bytes() for name, path in paths.items()}
     for path in paths.values():
@@ -177,7 +191,7 @@ class Told(Silent):
 
 
 def test_a_run_of_another_measure_is_refused_and_keeps_what_it_has(tmp_path):
-    plan = experiment(tmp_path, threads=None)
+    plan = experiment(tmp_path, threads=None, search={"population": 2, "evaluations": 2})
     run = search(plan, tmp_path / "r", Silent())
     manifest = json.loads(run.directory.manifest.read_text())
     run.directory.manifest.write_text(json.dumps(manifest | {"status": "running"}))
@@ -225,7 +239,8 @@ def test_a_text_too_short_says_how_much_there_is(tmp_path):
         search(plan, tmp_path / "r", Silent())
 
 
-def test_a_front_of_three_objectives_is_drawn_and_picked(tmp_path):
+def test_a_front_of_three_objectives_is_drawn_and_picked(tmp_path, monkeypatch):
+    monkeypatch.setattr("optishear.runs.search.draw_figures", draw_figures)
     plan = experiment(
         tmp_path,
         objectives=["sparsity", "reconstruction", "kl"],
@@ -303,8 +318,7 @@ def test_random_is_a_floor_and_magnitude_loses_to_wanda_on_the_embedded_model(tm
     assert gap["mean"] > 2 * gap["error"]
 
 
-def test_open_run_reads_what_search_wrote(tmp_path):
-    run = search(experiment(tmp_path), tmp_path / "r", Silent())
-    again = open_run(tmp_path / "r" / "mine")
-    assert again.front == run.front
+def test_open_run_reads_what_search_wrote(unbroken):
+    again = open_run(unbroken.directory.path.parent)
+    assert again.front == unbroken.front
     assert torch.get_num_threads() >= 1

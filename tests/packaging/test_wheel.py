@@ -61,7 +61,8 @@ def test_the_quickstart_runs_from_an_installed_wheel_outside_the_repository(whee
     where = run(python, "-c", "import optishear; print(optishear.__file__)", **kwargs)
     assert where.startswith(str(environment))
     command = [environment / "bin" / "optishear", "search", "quickstart", "--json"]
-    small = ["--set", "search.evaluations=24", "--set", "text.evaluation.sequences=8"]
+    few = ("search.population=6", "search.evaluations=6", "text.evaluation.sequences=8")
+    small = [word for setting in few for word in ("--set", setting)]
     printed = json.loads(run(*command, *small, **kwargs))
     assert printed["status"] == "finished"
     assert (outside / printed["run"] / "figures" / "front.png").exists()
