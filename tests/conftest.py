@@ -44,10 +44,10 @@ def _own_cache(tmp_path_factory):
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _searches_draw_nothing():
-    """A third of a small search is drawing figures; who promises something of them puts the real
-    `draw_figures` back."""
+@pytest.fixture(scope="session")
+def searches_draw_nothing():
+    """A third of a small search is drawing figures. For whole modules of searches; who promises
+    something of figures puts the real `draw_figures` back."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("optishear.runs.search.draw_figures", lambda directory: [])
         yield

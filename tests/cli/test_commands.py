@@ -13,6 +13,8 @@ from optishear.records.run_directory import write_json
 from optishear.report.figures import draw_figures
 
 
+pytestmark = pytest.mark.usefixtures("searches_draw_nothing")
+
 run = CliRunner().invoke
 RUNS = [
     "plan",

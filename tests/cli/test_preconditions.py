@@ -25,6 +25,8 @@ from optishear.text.sources import TextSpec
 from optishear.tools.transfer import Source, Target, transfer_to
 
 
+pytestmark = pytest.mark.usefixtures("searches_draw_nothing")
+
 TEXT = {"sequences": 2, "seq_len": 80}
 WINDOWS = ["--sequences", 2, "--seq-len", 80]
 WANDA = ["--method", "wanda", "--sparsity", 0.5]

@@ -22,6 +22,9 @@ from optishear.report.optuna_mirror import Mirror, open_storage
 from optishear.report.watching import RunWatch
 
 
+pytestmark = pytest.mark.usefixtures("searches_draw_nothing")
+
+
 def invoke(*words, code=0):
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == code, (result.exit_code, result.output, result.exception)

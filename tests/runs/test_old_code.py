@@ -20,6 +20,8 @@ from optishear.runs.search import search
 from optishear.runs.watcher import Silent
 
 
+pytestmark = pytest.mark.usefixtures("searches_draw_nothing")
+
 WORK = {
     "statistics": "optishear.calibration.store.collect_in_parts",
     "gradients": "optishear.calibration.gradient_store.write_gradients",

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from made_up_patterns import MADE_UP, groups_of
+from pairwise import pairwise
 from problems import KINDS, ROWS, WIDTH, SmallLayer
 
 from optishear.calibration.statistics import Need
@@ -29,6 +30,12 @@ RECIPES = {
 }
 SIZE = ROWS * WIDTH
 PATTERNS = [Row(), WholeLayer(), Block(16), NofM(4)]
+LAMBDAS = [1.0, 0.5, 0.0]
+
+
+def cases(names, *more):
+    """Every two of a solver, a λ and what else there is come together."""
+    return pytest.mark.parametrize(names.split(), pairwise(list(RECIPES), LAMBDAS, *more))
 
 
 def make(name):
@@ -40,11 +47,8 @@ def test_every_solver_is_held_to_the_contract():
     assert {solver["name"] for _, solver in RECIPES.values()} == set(solver_names())
 
 
-@pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.parametrize("lam", [1.0, 0.5, 0.0])
 class TestEverySolver:
-    @pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.text)
-    @pytest.mark.parametrize("share", [0, 0.5, 0.75, 1])
+    @cases("name lam pattern share", PATTERNS, [0, 0.5, 0.75, 1])
     def test_drops_exactly_as_many_as_asked_and_leaves_exact_zeros(self, name, lam, pattern, share):
         drop = int(share * SIZE) + (0 if isinstance(pattern, NofM) or share in (0, 1) else 5)
         solution = make(name).solve(SmallLayer().problem(drop, pattern, lam))
@@ -61,7 +65,7 @@ class TestEverySolver:
             parts = [(~part).sum() for part in solution.keep.split(16, dim=1)]
             assert parts == [cut.count for cut in pattern.cuts((ROWS, WIDTH), drop)]
 
-    @pytest.mark.parametrize("kind", KINDS)
+    @cases("name lam kind", list(KINDS))
     def test_solves_degenerate_layers_without_touching_their_weights(self, name, lam, kind):
         layer = SmallLayer(kind)
         before = layer.weight.clone()
@@ -71,13 +75,15 @@ class TestEverySolver:
         assert solution.weight.dtype == before.dtype
         assert (~solution.keep).sum() == SIZE // 2
 
-    @pytest.mark.parametrize(("rows", "width"), [(1, 24), (30, 8), (5, 300)])
-    def test_takes_layers_of_any_shape(self, name, lam, rows, width):
+    @cases("name lam shape", [(1, 24), (30, 8), (5, 300)])
+    def test_takes_layers_of_any_shape(self, name, lam, shape):
+        rows, width = shape
         layer = SmallLayer(rows=rows, width=width)
         solution = make(name).solve(layer.problem(rows * width // 2, lam=lam))
         assert solution.weight.shape == (rows, width)
         assert (~solution.keep).sum() == rows * width // 2
 
+    @cases("name lam")
     def test_gives_the_same_answer_twice(self, name, lam):
         first, second = (
             make(name).solve(SmallLayer().problem(SIZE // 2, WholeLayer(), lam)) for _ in range(2)
@@ -101,10 +107,9 @@ def test_every_solver_keeps_to_the_groups_of_a_pattern_that_it_does_not_know(nam
         assert (solution.weight[~solution.keep] == 0).all()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.text)
-@pytest.mark.parametrize("lam", [1.0, 0.5, 0.0])
-@pytest.mark.parametrize("of", CHOOSERS)
+@pytest.mark.parametrize(
+    ("kind", "pattern", "lam", "of"), pairwise(list(KINDS), PATTERNS, LAMBDAS, list(CHOOSERS))
+)
 def test_a_refit_never_costs_more_than_the_masked_weights(kind, pattern, lam, of):
     layer = SmallLayer(kind)
     metric = {"name": "wanda"} if of == "mask" else OWN
