@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := demo
 
-.PHONY: demo test lint types contracts tests clean
+.PHONY: demo test lint types contracts tests heavy clean
 
 demo: $(VENV)/ready
 	$(BIN)/optishear search experiments/quickstart.yaml --out $(OUT)/results
@@ -28,8 +28,14 @@ types: $(VENV)/ready
 contracts: $(VENV)/ready
 	$(BIN)/lint-imports
 
+PYTEST := OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
 tests: $(VENV)/ready
-	OMP_WAIT_POLICY=PASSIVE OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	$(PYTEST) -m "not heavy" --durations=15
+
+# Whole searches, processes of their own, Ray, the compiler: minutes, and what `.ci/run` adds.
+heavy: $(VENV)/ready
+	$(PYTEST) -m heavy --durations=30
 
 # torch first and pinned: pip then takes a CPU build wherever it can find one (README), and
 # nothing installed afterwards brings another.
