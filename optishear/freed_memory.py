@@ -1,4 +1,4 @@
-"""Gives memory that was freed back to the system, where the C library would keep it."""
+"""Freed memory given back to the system, where the C library's allocator would keep it."""
 
 import ctypes
 import os

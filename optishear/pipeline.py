@@ -1,4 +1,4 @@
-"""Where the two halves meet: what the search calls `measure` is pruning, then looking."""
+"""Measuring of a recipe, where search and pruning meet: prune, then one forward pass."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence

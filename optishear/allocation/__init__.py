@@ -1,4 +1,4 @@
-"""HOW MUCH each layer may lose, by published rules. Searched profiles come from `search`.
+"""Published rules for layer sparsities: HOW MUCH each layer may lose. Searched ones: `search`.
 
 To add a rule: write a function of the layers and its settings that returns a `Rule`, add one line
 here, and one with its settings, if any, to `recipe.rule_settings`.

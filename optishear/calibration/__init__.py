@@ -1,1 +1,1 @@
-"""WHAT each layer saw: sums over calibration tokens, collected in one dense pass and cached."""
+"""Statistics and gradients of a model's layers on calibration text: WHAT each layer saw."""

@@ -1,4 +1,4 @@
-"""One pass over the calibration tokens -> what every input site of the model saw."""
+"""Collection of statistics: one pass over calibration tokens, one set of sums an input site."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""Takes a model's per-sequence gradients once for one content, and maps them from disk later."""
+"""The store of per-sequence gradients: taken once for one content, mapped from disk later."""
 
 import logging
 import shutil

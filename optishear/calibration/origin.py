@@ -1,4 +1,4 @@
-"""On what a recipe was found, or a checkpoint made: what stands beside the recipe in its file.
+"""The origin of a recipe or checkpoint: on what it was found or made, beside it in its file.
 
 The only writer and the only reader of `made_with`: of fronts, exported recipes, pruned folders.
 """

@@ -1,4 +1,4 @@
-"""How commands speak: results on stdout, everything else on stderr, errors with an exit code."""
+"""Printing: results on stdout, everything else on stderr, errors with an exit code."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""The comparison on held-out text as one reads it."""
+"""The table of a held-out comparison in the terminal."""
 
 from optishear.cli.console import say_table
 from optishear.cli.wording import number_text

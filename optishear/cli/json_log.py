@@ -1,4 +1,4 @@
-"""`optishear search --log-json`: what happens, as one JSON object a line on stderr.
+"""Progress as JSON lines, one event each on stderr: `optishear search --log-json`.
 
 Every object has `event` and `time` (UTC, ISO 8601). Events:
 

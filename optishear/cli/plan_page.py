@@ -1,4 +1,4 @@
-"""A plan as one reads it: a page of tables, and at its end what is wrong."""
+"""The printed plan: a page of tables, and at its end what is wrong."""
 
 from collections.abc import Sequence
 

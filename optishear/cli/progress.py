@@ -1,4 +1,4 @@
-"""Long work as one sees it: bars with the time left in a terminal, lines in a pipe."""
+"""The terminal's watchers of long work: bars with the time left, or lines in a pipe."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""A search's progress in words and as a bar, the same for who runs it and for who looks on."""
+"""Text and bars of a search's progress, the same for `search` and for `watch`."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING

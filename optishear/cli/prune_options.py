@@ -1,4 +1,4 @@
-"""What the options of `prune` come to together: none that is given is without effect."""
+"""Checks of `prune`'s options together: none that is given is without effect."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A command that is told to end leaves as it does on Ctrl-C: what is half written is removed."""
+"""Signals: a command that is told to end leaves as on Ctrl-C; half-written files are removed."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""Values and recipes in few words."""
+"""Values and recipes as short text."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any

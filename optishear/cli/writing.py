@@ -1,4 +1,4 @@
-"""Commands that write a file see to its place before they do anything."""
+"""A decorator for commands that write a file: its place is checked before any work."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""WHAT was asked: YAML -> a checked `Experiment`. The only parser."""
+"""Experiment files, YAML to a checked `Experiment`: WHAT was asked. The only parser."""
 
 from optishear.config.experiment import Experiment as Experiment
 from optishear.config.files import EXPERIMENTS as EXPERIMENTS

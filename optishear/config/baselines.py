@@ -1,4 +1,4 @@
-"""A fixed method by name, pattern and profile: `wanda`, `wanda:layer`, or `wanda@owl`."""
+"""Baselines: a fixed method by name, pattern and rule: `wanda`, `wanda:layer`, `wanda@owl`."""
 
 from dataclasses import dataclass
 

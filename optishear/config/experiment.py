@@ -1,4 +1,4 @@
-"""An experiment as its file says it: one question put to one model, checked before it is loaded."""
+"""The experiment: one question put to one model, checked before that is loaded."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Files that an experiment file names: what lies beside it comes before what lies elsewhere."""
+"""Paths in experiment files: what lies beside the file comes before what lies elsewhere."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a search space may come to ask of the pruning stack: is it known, and what does it read?"""
+"""What a search space may ask of metrics, solvers and calibration: known names, statistics read."""
 
 from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError

@@ -1,1 +1,1 @@
-"""HOW GOOD, at length, once a model is finished: held-out text that no search has seen."""
+"""Held-out perplexity and zero-shot accuracy of finished models: HOW GOOD, at length."""

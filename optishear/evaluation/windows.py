@@ -1,4 +1,4 @@
-"""The protocol of perplexity tables: one text in windows of equal length, each on its own.
+"""Windows of perplexity tables: one text cut into equal lengths, each read on its own.
 
 The text is tokenised as a whole and cut into windows that do not overlap; a rest shorter than a
 window is left out. A window's first token is context only, the others are predicted from what

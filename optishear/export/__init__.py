@@ -1,1 +1,1 @@
-"""WHAT one takes away: recipes, sparsity profiles, pruned checkpoints."""
+"""Pruned checkpoints and sparsity profiles, written and verified: WHAT one takes away."""

@@ -1,4 +1,4 @@
-"""What lies beside the weights of a dense model goes with the pruned one: tokenizer, licence, code.
+"""Files beside a dense model's weights that go with the pruned one: tokenizer, licence, code.
 
 Carried is every file that is no weight, index of weights, pickle or cache, byte for byte. Only
 what would no longer be true is changed: the dtype in config.json, and an `auto_map` that names

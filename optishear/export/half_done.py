@@ -1,4 +1,4 @@
-"""A checkpoint that is written part by part, and gone on with where it stopped.
+"""The state of a checkpoint that is written part by part, and gone on with where it stopped.
 
 A part is a decoder block, a module outside of them with tensors of its own, or all that the model
 does not know, and has one shard.

@@ -1,4 +1,4 @@
-"""The folder of a pruned checkpoint: free before any work, and known again when it is whole."""
+"""The folder of a pruned checkpoint: free before any work, and recognised when it is whole."""
 
 import os
 from collections.abc import Iterator, Mapping

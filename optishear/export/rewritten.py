@@ -1,4 +1,4 @@
-"""What the tensors of a pruned checkpoint are: those of the dense files, with what was pruned."""
+"""The tensors of a pruned checkpoint: those of the dense files, with what was pruned."""
 
 from collections.abc import Iterable, Mapping
 

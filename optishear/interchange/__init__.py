@@ -1,1 +1,1 @@
-"""WHAT other tools read and write: masks, sparsity profiles, recipes, metrics."""
+"""Files of other tools, read and written: masks, sparsity profiles, recipes, metrics."""

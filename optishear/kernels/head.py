@@ -1,4 +1,4 @@
-"""The output head as a product whose tiles leave but their peak and their mass behind."""
+"""The output head's product in tiles, of which only maximum and sum of exponentials are written."""
 
 from dataclasses import asdict, dataclass
 from typing import no_type_check

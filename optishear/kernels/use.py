@@ -1,4 +1,4 @@
-"""Whether a kernel or its reference runs: by device, by what is installed, and by a switch.
+"""The choice between a kernel and its reference: by device, by what is installed, by a switch.
 
 `OPTISHEAR_KERNELS` is `on` (the default: tensors on a CUDA device, where Triton is installed),
 `off`, or `interpret`: tensors on the CPU through Triton's interpreter, as tests do. The interpreter

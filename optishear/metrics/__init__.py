@@ -1,4 +1,4 @@
-"""HOW MUCH each weight matters. To add a metric: write the class, add one line here."""
+"""Metrics: HOW MUCH each weight matters. To add one: write the class, add one line here."""
 
 from optishear.metrics.base import Metric as Metric
 from optishear.metrics.base import metric_from

@@ -1,1 +1,1 @@
-"""WHERE the weights are: finding, reading and lending them, and how hidden states become logits."""
+"""Models: loading, finding layers, reading and replacing weights, running blocks, the head."""

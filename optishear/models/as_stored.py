@@ -1,4 +1,4 @@
-"""A checkpoint part by part, each tensor with the very numbers and in the type that its files hold.
+"""Checkpoint tensors part by part, with the very numbers and in the type that the files hold.
 
 The names and shapes are the model's, whatever they are in the files (fused experts, prefixes).
 """

@@ -1,4 +1,4 @@
-"""Run some decoder blocks of a causal language model, the ones before them stood in for.
+"""Running of some decoder blocks of a causal language model, the ones before them stood in for.
 
 A block's arguments (masks, positions, caches) are never made here: the model's own forward makes
 them. The blocks before the one that matters cost nothing and hand on what was stored. Whether a

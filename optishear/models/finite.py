@@ -1,4 +1,4 @@
-"""What is said wherever a model's numbers leave the range of their dtype: one sentence."""
+"""The sentence for a model whose numbers leave the range of their dtype."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A model's folder, looked at before transformers sees it; no tensor is read.
+"""A model's folder checked before transformers sees it; no tensor is read.
 
 Whatever could be wrong with a checkpoint is found here, because transformers would fill what is
 missing with random numbers and only note it in a log.

@@ -1,4 +1,4 @@
-"""The forward pass as CUDA graphs: a search has few batch shapes, and a small model's time is what
+"""The forward pass as CUDA graphs: batch shapes are few, and most of a small model's time is what
 the host takes to launch its kernels one by one."""
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""How hidden states become logits, checked on the model itself, and a forward that stops there.
+"""The output head: how hidden states become logits, checked on the model, and a forward without it.
 
 Dense references are kept as hidden states: at a 128k vocabulary they are 30 times smaller than
 logits, and where the head is linear many a norm over logits needs no logit at all.

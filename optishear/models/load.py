@@ -1,4 +1,4 @@
-"""Loads a dense model ready for pruning: checked, frozen, in eval mode, with its identity."""
+"""Loading of a dense model for pruning: checked, frozen, in eval mode, with its identity."""
 
 import logging
 import shutil

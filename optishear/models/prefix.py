@@ -1,4 +1,4 @@
-"""Run the same token batches through many versions of a model, each from its first new block on.
+"""Prefix reuse: the same batches through many versions of a model, from the first new block on.
 
 What goes from one decoder block to the next depends on the weights of the blocks before it and on
 nothing else. A candidate that shares its first blocks with an earlier one begins where they part.

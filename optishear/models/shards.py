@@ -1,4 +1,4 @@
-"""Fills a model on the meta device from its safetensors files, a few of its tensors at a time.
+"""Filling of a model on the meta device from its safetensors files, a few tensors at a time.
 
 How names and shapes in a file become those of the model (experts that are fused, prefixes) is
 transformers' own business: its loader is called with the tensors of the part that is wanted.

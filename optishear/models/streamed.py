@@ -1,4 +1,4 @@
-"""A model larger than memory: each part of it has its weights only while it is at work."""
+"""A streamed model, larger than memory: each part has its weights only while it is at work."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""HOW BAD, cheaply, inside the loop. To add an objective: write the class, add one line here."""
+"""Objectives: HOW BAD a candidate is, cheaply. To add one: write the class, add one line here."""
 
 from optishear.errors import ConfigError
 from optishear.objectives.base import Objective

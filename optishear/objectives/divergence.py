@@ -1,4 +1,4 @@
-"""How far the pruned model's answers are from the dense model's."""
+"""Divergences: how far the pruned model's answers are from the dense model's."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How well the pruned model predicts the search text itself."""
+"""Perplexity on the search text: how well the pruned model predicts it."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What rounding may do to a number that cannot be negative, and the refusal of what it cannot."""
+"""Bounds of rounding in numbers that cannot be negative; below them a value is refused."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the recipe leaves of the model: no forward pass is needed."""
+"""Objectives of size, by what the recipe leaves of the model: no forward pass is needed."""
 
 from optishear.objectives.base import Number, SizeObjective
 from optishear.pruning.result import PruneResult

@@ -1,4 +1,4 @@
-"""The loss that pruning adds, to second order: no forward pass is needed."""
+"""The Taylor objective: the loss that pruning adds, to second order. No forward pass is needed."""
 
 from optishear.objectives.base import SizeObjective
 from optishear.pruning.result import PruneResult

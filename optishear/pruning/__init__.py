@@ -1,1 +1,1 @@
-"""A RECIPE applied to a MODEL."""
+"""Pruning of a whole model: a recipe applied to it, one-shot, block by block or from levels."""

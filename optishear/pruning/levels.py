@@ -1,4 +1,4 @@
-"""Solves in advance what the recipes of a space can ask for, a layer and a level at a time."""
+"""Building of a level database: what a space's recipes can ask for, one layer and level at once."""
 
 import logging
 import time

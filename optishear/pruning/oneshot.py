@@ -1,4 +1,4 @@
-"""Apply recipes to every layer on its own, with statistics of the dense model: the search's way."""
+"""One-shot pruning: every layer on its own, with statistics of the dense model, as in a search."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What solvers change is rounded to what a file holds, so that the model in memory is the file."""
+"""Rounding of what solvers change to the type of the files, so that memory and file are equal."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing

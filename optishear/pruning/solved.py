@@ -1,4 +1,4 @@
-"""Solved layers on disk, so that a search solves each layer once a level and then only copies it.
+"""Solved layers on disk, the level database: a search solves each layer once a level, then copies.
 
 Next to EvoPress's database of whole layers (arXiv 2410.14649), ours holds only what is kept, and is
 filed by what the solution depends on, not by a level's number.

@@ -1,4 +1,4 @@
-"""The Taylor loss of a pruned model: layers add up, so what a layer costs is computed once."""
+"""The Taylor loss of a pruned model: layers add up, so each layer's part is computed once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

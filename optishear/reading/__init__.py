@@ -1,1 +1,1 @@
-"""HOW a file becomes plain data: text, JSON, YAML; what cannot be read is one sentence."""
+"""Readers of text, JSON and YAML as plain data; what cannot be read is one sentence."""

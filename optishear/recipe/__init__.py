@@ -1,1 +1,1 @@
-"""WHAT to do to a model, as plain data: layouts, patterns, profiles, recipes. No torch."""
+"""Recipes as plain data: WHAT to do to a model. Layouts, patterns, profiles, keys. No torch."""

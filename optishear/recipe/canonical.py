@@ -1,4 +1,4 @@
-"""The simplest recipe that does what the given parts do, so that what is alike is tried once."""
+"""Canonical recipes: the simplest that does the same, so that what is alike is tried once."""
 
 from collections.abc import Mapping
 from typing import Any

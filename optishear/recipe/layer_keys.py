@@ -1,4 +1,4 @@
-"""What a recipe says of each single layer: layers that it says the same of come out the same."""
+"""Keys of single layers in a recipe: layers that it says the same of have the same key."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A model's shape as far as pruning cares: which layers, how big, in which block. No tensors."""
+"""The layout: a model's prunable layers, how big, in which block. No tensors."""
 
 import hashlib
 import json

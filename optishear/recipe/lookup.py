@@ -1,4 +1,4 @@
-"""Names in files and commands -> things in code. Each package owns one plain dict."""
+"""Lookup of names in files and commands. Each package owns one plain dict."""
 
 import os
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What to do to a model, as plain data. A search candidate is a recipe being tried."""
+"""The recipe: what to do to a model, as plain data. A search candidate is one being tried."""
 
 import hashlib
 import json

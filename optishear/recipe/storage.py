@@ -1,4 +1,4 @@
-"""How many bytes a pruned model takes, by the form in which its layers are stored."""
+"""Sizes of a pruned model in bytes, by the form in which its layers are stored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A recipe for one model carried to another, by relative depth and role. No tensors.
+"""Transfer of a recipe to another model, by relative depth and role. No tensors.
 
 What a paper claims when it says that a metric or a profile "transfers": the sparsity (and λ) of a
 layer is a function of how deep it lies and which role it has, read off the source, interpolated

@@ -1,1 +1,1 @@
-"""WHAT stays on disk: the journal, the manifest, the names inside a run directory. No torch."""
+"""Files that stay: journal, manifest, cache, names inside a run directory. No torch."""

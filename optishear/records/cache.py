@@ -1,4 +1,4 @@
-"""What is computed once and kept: where it lies, and all that it depends on. The one list of both.
+"""The cache: what is computed once, where it lies, all that it depends on. The one list of both.
 
 A value is found again by its key alone, so the key has to hold everything that the value depends
 on: what it was made from, the libraries that computed, and a version of our own code. Whoever

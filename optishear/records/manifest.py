@@ -1,4 +1,4 @@
-"""Where a run comes from: configuration, code, versions and machine."""
+"""Provenance of a run: configuration, code, versions and machine."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The place that a command writes to: looked at and made before any work."""
+"""The place that a command writes to: checked and made before any work."""
 
 import tempfile
 from collections.abc import Iterator

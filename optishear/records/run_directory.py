@@ -1,4 +1,4 @@
-"""The only module that knows where the files of a run are, in a folder or packed."""
+"""Names of files inside results/: the only module that knows them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

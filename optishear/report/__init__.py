@@ -1,1 +1,1 @@
-"""WHAT a person sees: the front, the profile and the progress of a run, fit for a paper."""
+"""Figures, tables and the HTML report of runs, and progress in numbers: WHAT a person sees."""

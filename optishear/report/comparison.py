@@ -1,4 +1,4 @@
-"""Rows of evaluation.json: which are no baselines, their modes, and what each stands beside."""
+"""Rows of evaluation.json: baselines, modes, and what each row stands beside."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

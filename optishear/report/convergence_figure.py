@@ -1,4 +1,4 @@
-"""How the search got there: the dominated hypervolume, or the best value, after each evaluation."""
+"""The convergence figure: dominated hypervolume, or the best value, after each evaluation."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

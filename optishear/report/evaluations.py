@@ -1,4 +1,4 @@
-"""All that a run has measured as one table, from its files alone, while it runs or afterwards."""
+"""The table of all that a run has measured, from its files alone, while it runs or afterwards."""
 
 import pandas as pd
 

@@ -1,4 +1,4 @@
-"""What the search has found: every candidate, the front among them, the pick and the baselines."""
+"""The front figure: every candidate, the front among them, the pick and the baselines."""
 
 import math
 from collections.abc import Mapping

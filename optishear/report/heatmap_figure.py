@@ -1,4 +1,4 @@
-"""The picked recipe layer by layer: how much each loses, and where λ is mixed, which λ it has."""
+"""The heat map: how much of each layer the pick drops, and which λ it has where λ is mixed."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Which of the things that varied go together with an objective, and how sure that is.
+"""Importance: which of the things that varied go together with an objective, and how surely.
 
 Spearman's rank correlation for numbers (signed), and for names the correlation ratio of the ranks:
 the root of the share of their variance that lies between the names, the effect that the

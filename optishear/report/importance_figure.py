@@ -1,4 +1,4 @@
-"""Which features go together with each objective: rank correlations, their intervals, and noise."""
+"""The importance figure: rank correlations of features and objectives, intervals, and noise."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

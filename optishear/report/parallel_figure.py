@@ -1,4 +1,4 @@
-"""Every recipe as one line through all that varied and all that was aimed at.
+"""Parallel coordinates: every recipe a line through all that varied and all that was aimed at.
 
 The axes lie across the page, one below the other: so their names have room, however many there are.
 """

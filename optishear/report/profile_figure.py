@@ -1,4 +1,4 @@
-"""Where the picked recipe takes its weights from: sparsity over depth, role by role."""
+"""The profile figure: the pick's sparsity over depth, role by role."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING

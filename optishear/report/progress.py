@@ -1,4 +1,4 @@
-"""How far a search is, in numbers: from its evaluations alone, live or out of a journal."""
+"""Progress of a search in numbers, from its evaluations alone, live or out of a journal."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""A finished search as its figures see it: the front, all that was measured beside it, the pick."""
+"""What figures are drawn from: a finished search's front, all measured beside it, the pick."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

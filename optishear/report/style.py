@@ -1,4 +1,4 @@
-"""How every figure looks: paper sizes, and colours and marks that survive a grey printer."""
+"""The style of every figure: paper sizes, and colours and marks that survive a grey printer."""
 
 import os
 import sys

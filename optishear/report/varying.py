@@ -1,4 +1,4 @@
-"""What differed between the recipes of a run, in few columns that each say something of its own.
+"""Columns of what differed between a run's recipes, few, and each saying something of its own.
 
 A recipe has a sparsity a block and one a role, and so has λ; of what repeats the rest, one is kept.
 """

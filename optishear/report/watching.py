@@ -1,4 +1,4 @@
-"""A run as somebody sees it who looks on: from its manifest and journal alone, nothing is written.
+"""A running search seen from its manifest and journal alone; nothing is written.
 
 Works for a run that goes on, here or on another machine whose folder is shared or copied, for one
 that was stopped, and for one that is over.

@@ -1,1 +1,1 @@
-"""From an experiment's configuration to a finished run, and back from its files."""
+"""Runs: from an experiment's configuration to its finished files, and back from these."""

@@ -1,4 +1,4 @@
-"""After the search: the chosen recipe beside dense and baselines, on text no search has seen."""
+"""The held-out comparison after a search: the pick beside dense and baselines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

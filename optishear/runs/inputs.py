@@ -1,4 +1,4 @@
-"""What a search reads from this disk, by content: so that a finished run is not shown as the answer
+"""Hashes of what a search reads from this disk: so that a finished run is not shown as the answer
 for other files under the same names."""
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What must hold of a model and a text before they meet: one list, for every command that loads.
+"""Preconditions of a model and a text that meet: one list, for every command that loads.
 
 Each precondition is a function that returns nothing, or raises a `ConfigError`: one sentence of
 where, what was found and what to do. Those of a model alone are asked where it is loaded (its files

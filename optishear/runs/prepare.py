@@ -1,4 +1,4 @@
-"""What every candidate of a search shares: model, texts, statistics, the rules' profiles."""
+"""Preparation that all candidates share: model, texts, statistics, the rules' profiles."""
 
 import json
 from collections.abc import Callable, Mapping

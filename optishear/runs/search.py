@@ -1,4 +1,4 @@
-"""Run an experiment: search, keep the front, compare on held-out text. The same call resumes."""
+"""The run of an experiment: search, front, held-out comparison. The same call resumes."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What stands before the first candidate: model, texts, statistics, space. `search` and `plan`."""
+"""The setup before the first candidate: model, texts, statistics, space. `search` and `plan`."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Which of several experiments to run first."""
+"""The order of several experiments: those that cost least first."""
 
 import math
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""WHICH recipe next: genes, drivers and the front they find. No torch, no models."""
+"""The search: genes, drivers, the loop and the front. WHICH recipe next. No torch, no models."""

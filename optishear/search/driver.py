@@ -1,4 +1,4 @@
-"""The one face of every search method: it asks for genomes and is told how bad they were."""
+"""The driver: one interface for every search method, asked for genomes and told their values."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Recipes in, evaluations out, each as soon as it is known. Knows what was already paid for."""
+"""The evaluator: recipes in, evaluations out, each as soon as it is known; none is paid twice."""
 
 import math
 import time

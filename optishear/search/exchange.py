@@ -1,4 +1,4 @@
-"""Whole steps of genes that together drop no weight more and none fewer, however big each is."""
+"""Exchange of sparsity between genes: whole steps that together drop no weight more or fewer."""
 
 import math
 from collections import deque

@@ -1,4 +1,4 @@
-"""A driver which asks for every genome there is: for small spaces, and to judge others by."""
+"""The exhaustive driver: every genome there is, for small spaces, and to judge others by."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice, product

@@ -1,4 +1,4 @@
-"""What a search has found, in numbers: the front, its knee and how much it dominates.
+"""The front in numbers: what is non-dominated, its knee and how much it dominates.
 
 All values are minimised. Each function is a pure function of arrays and refuses non-finite values.
 """

@@ -1,4 +1,4 @@
-"""Which single layers, at which levels, the recipes of a space are made of, if these are few."""
+"""The layers and levels that a space's recipes are made of, if these are few."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace

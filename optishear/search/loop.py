@@ -1,4 +1,4 @@
-"""Ask, evaluate, tell: the one loop of every search."""
+"""The loop of every search: ask, evaluate, tell."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

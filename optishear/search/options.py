@@ -1,4 +1,4 @@
-"""How many values genes can take, for those who want to know how large a space is."""
+"""Numbers of values that genes can take: how large a space is."""
 
 from math import prod
 

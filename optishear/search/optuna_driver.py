@@ -1,4 +1,4 @@
-"""Optuna's samplers behind the driver's face: a genome is a trial, a failure a failed trial.
+"""Drivers by Optuna's samplers: a genome is a trial, a failure a failed trial.
 
 Importing this module imports optuna; `drivers` does so when such a driver is made. Uses only what
 optuna 4.5 and 5 share.

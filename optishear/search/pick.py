@@ -1,4 +1,4 @@
-"""What a user means by `--pick`: "knee", "lowest:perplexity", "sparsity>=60%,perplexity<=25".
+"""Picks, as `--pick` writes them: knee, lowest:perplexity, sparsity>=60%,perplexity<=25.
 
 The language: parts separated by commas. Any number of constraints NAME OPERATOR NUMBER, and at most
 one rule, which chooses among the entries that meet them: `knee`, `lowest:NAME`, `highest:NAME` or

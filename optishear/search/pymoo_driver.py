@@ -1,4 +1,4 @@
-"""NSGA-II and NSGA-III behind the driver's face: pymoo selects, our operators vary.
+"""Drivers by pymoo, NSGA-II and NSGA-III: pymoo selects, our operators vary.
 
 pymoo never sees a failure, a constraint or a non-finite number. Importing this module imports
 pymoo; `drivers` does so when such a driver is made.

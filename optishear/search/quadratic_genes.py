@@ -1,4 +1,4 @@
-"""Which λ of MOONSHOT a genome means: for all mixed layers, for each of their roles or blocks."""
+"""Genes for MOONSHOT's λ: for all mixed layers, for each of their roles or blocks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

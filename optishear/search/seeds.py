@@ -1,4 +1,4 @@
-"""Known methods as genomes of the first population, so that a search starts where others ended."""
+"""Seeds of the first population: known methods as genomes, to start where others ended."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

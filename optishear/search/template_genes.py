@@ -1,4 +1,4 @@
-"""Which metric, or which solver, a genome means: one of several templates with genes in them."""
+"""Genes for metrics and solvers: one of several templates with genes in them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

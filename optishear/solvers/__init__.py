@@ -1,1 +1,1 @@
-"""WHAT a layer becomes: from scores to exact masks, and to new weights."""
+"""Solvers of one layer: from scores to exact masks, and to new weights. They know no model."""

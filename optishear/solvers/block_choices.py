@@ -1,4 +1,4 @@
-"""Whose turn it is: what a solver that goes through a layer by blocks of columns drops in each."""
+"""Turns of a solver that goes through a layer by blocks of columns: what each block drops."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

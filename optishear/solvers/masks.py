@@ -1,4 +1,4 @@
-"""From scores to what is kept: exactly as many weights fewer as asked, under each pattern.
+"""Masks from scores: exactly as many weights fewer as asked, under each pattern.
 
 In every group the lowest scores go; of equal scores the one with the lower index goes first, as a
 stable ascending sort would have it, in every dtype. (A threshold `scores <= t` drops more than

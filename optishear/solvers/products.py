@@ -1,4 +1,4 @@
-"""The one place where a matrix product of the refit is made, in a precision of choice.
+"""Matrix products of the refit, in a precision of choice: the one place.
 
 - `highest`: fp32, whatever torch is set to elsewhere.
 - `tf32`: the inputs rounded to 11 significant bits, on a GPU's tensor cores.

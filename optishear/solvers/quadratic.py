@@ -1,4 +1,4 @@
-"""What a change of a layer's weights costs: one quadratic a row, which every solver minimises.
+"""The quadratic: what a change of a layer's weights costs, one a row, which solvers minimise.
 
 Plain reconstruction has one Hessian for all rows. MOONSHOT adds to it a term of low rank for each
 row, from per-sequence gradients; solvers read both through the same few operations.

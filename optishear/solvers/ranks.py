@@ -1,4 +1,4 @@
-"""Rank once, cut many times: a metric that comes again with another count need not sort again.
+"""Ranks of weights: sorted once, cut many times, where a metric comes again with another count.
 
 A weight's rank says how many of its group go before it. So a layer that loses `count` of each group
 keeps the ranks from `count` on, and that is one comparison in a narrow integer dtype.

@@ -1,1 +1,1 @@
-"""WHICH words, and for what: sources, their splits, token windows, and keeping purposes apart."""
+"""Texts: sources, their splits, token windows, and keeping calibration, search, held-out apart."""

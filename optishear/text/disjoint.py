@@ -1,4 +1,4 @@
-"""Keeps what is measured apart from what was tuned on: no text serves two purposes."""
+"""Disjoint texts: what is measured on is kept apart from what was tuned on."""
 
 from collections.abc import Iterator, Mapping
 from itertools import combinations

@@ -1,4 +1,4 @@
-"""What a text source is: documents in a fixed order, and which of them serve which purpose.
+"""Sources of text: documents in a fixed order, and which of them serve which purpose.
 
 Calibration reads `train`, the search judges recipes on `search`, results come from `evaluation`.
 """

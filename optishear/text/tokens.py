@@ -1,4 +1,4 @@
-"""Turns words into what a model reads: a fixed set of equally long windows of token ids.
+"""Token windows: a fixed set of equally long ones, of what a text says.
 
 The documents of a split are tokenised one by one and strung together with blank lines between;
 the stream is cut into consecutive windows, and a seeded choice of them is the data.

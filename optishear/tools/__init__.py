@@ -1,1 +1,1 @@
-"""What one does with models and finished runs: prune, verify, evaluate, transfer, plan, export."""
+"""Tools for models and finished runs: prune, verify, evaluate, transfer, plan, export, import."""

@@ -1,4 +1,4 @@
-"""What one takes away from a finished run or a pruned checkpoint, as files."""
+"""Exports of a finished run or a pruned checkpoint, as files."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A foreign file made a recipe file for a model."""
+"""Imports: a foreign file made a recipe file for a model."""
 
 from dataclasses import dataclass
 from pathlib import Path

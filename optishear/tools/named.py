@@ -1,4 +1,4 @@
-"""A recipe from words: a named method with its options, or the mask of another checkpoint."""
+"""Recipes from words: a named method with its options, or the mask of another checkpoint."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which text a command means: by name, or the usual one of a model."""
+"""Texts of commands: by name, or the usual one of a model."""
 
 from pathlib import Path
 

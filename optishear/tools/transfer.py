@@ -1,4 +1,4 @@
-"""What was found on one model, carried to another and, if asked, measured there on held-out text.
+"""Transfer to another model of what was found on one and, if asked, measuring it there.
 
 Papers claim that a metric or a profile found on one model serves others: this is the experiment.
 """

@@ -1,4 +1,4 @@
-"""Every check of a checkpoint folder that can be made, in order; what cannot be made says why."""
+"""Verification of a checkpoint folder: all checks that can be made; those that cannot say why."""
 
 import json
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Candidates measured by replicas: all that measuring one takes, so that any process can do it."""
+"""Candidates measured by replicas: all that measuring takes, so that any process can do it."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""Ray for as long as some work needs it: started here on this machine, or joined where it runs."""
+"""The Ray cluster for as long as some work needs it: started here, or joined where it runs."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Hands calls to replicas that may die, and tells the results as they come."""
+"""The pool: hands calls to replicas that may die, and gives the results as they come."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence

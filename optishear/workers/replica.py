@@ -1,4 +1,4 @@
-"""What runs in a worker's process: one replica of the model, asked for one thing at a time."""
+"""The replica in a worker's process: a copy of the model, asked for one thing at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""A question about a checkpoint, and its answer."""
+"""`Check`: a question about a checkpoint, and its answer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""A run as one page that explains itself: text, tables, figures and their data in a single file."""
+"""The HTML report: a run's text, tables, figures and data in a single file."""

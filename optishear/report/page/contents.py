@@ -1,4 +1,4 @@
-"""All that a page is made of, read from a run's files once."""
+"""The data of a page, read from a run's files once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

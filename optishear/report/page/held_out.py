@@ -1,4 +1,4 @@
-"""The comparison on held-out text as tables and sentences. Differences are paired by sequence."""
+"""The page's section on held-out text: tables and sentences, differences paired by sequence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a page says of a run's manifest, beside what everybody reads of it."""
+"""The part of a manifest that only pages read."""
 
 from pydantic import Field
 

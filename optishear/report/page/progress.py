@@ -1,4 +1,4 @@
-"""How far a search has come, rung by rung, and what failed."""
+"""The page's section on progress, rung by rung, and on failures."""
 
 from dataclasses import dataclass
 

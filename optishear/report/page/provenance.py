@@ -1,4 +1,4 @@
-"""Where the numbers come from, and how to make them again."""
+"""The page's section on provenance: where the numbers come from, how to make them again."""
 
 from shlex import quote
 

@@ -1,4 +1,4 @@
-"""What was asked, and how, from the configuration in the manifest."""
+"""The page's section on the question: what was asked, and how, from the manifest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Numbers and lists as a reader sees them on the page."""
+"""Numbers and lists as text of the page."""
 
 from collections.abc import Sequence
 

@@ -1,1 +1,1 @@
-"""WHAT a search will cost: every check of a search, a dry run of a few candidates, arithmetic."""
+"""The plan of a search, WHAT it will cost: every check, a dry run of candidates, arithmetic."""

@@ -1,4 +1,4 @@
-"""What the cache holds of a search's preparations; what it lacks is made, and its time taken."""
+"""The cache in a plan: what it holds of a search's preparations; what it lacks is made, timed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

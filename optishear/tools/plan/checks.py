@@ -1,4 +1,4 @@
-"""Everything that a search checks before its first candidate, in its own words, all at once."""
+"""Checks before a search's first candidate, all at once, in the search's own words."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

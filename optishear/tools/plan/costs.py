@@ -1,4 +1,4 @@
-"""The arithmetic of a plan: measured seconds of a few candidates -> seconds of a whole search."""
+"""Arithmetic of a plan: measured seconds of a few candidates -> seconds of a whole search."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

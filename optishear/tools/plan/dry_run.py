@@ -1,4 +1,4 @@
-"""A few candidates of a search, measured for real, with a journal that is thrown away after."""
+"""The dry run: a few candidates measured for real, with a journal that is thrown away after."""
 
 import tempfile
 import time

@@ -1,4 +1,4 @@
-"""What a plan says of model, space and run before anything is measured."""
+"""Facts of a plan: model, space and run before anything is measured."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress

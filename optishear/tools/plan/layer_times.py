@@ -1,4 +1,4 @@
-"""How long solving takes, from one layer of each shape: the rest of them are as large."""
+"""Times of solving, from one layer of each shape: the rest of them are as large."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""How long a search will take: each of its stages measured on a small part of itself."""
+"""Time of a search: each of its stages measured on a small part of itself."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
