@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 from optishear.recipe.pattern import Row
 from optishear.solvers.base import LayerProblem
 from optishear.solvers.moonshot import blended, blended_stats, reconstruction
@@ -34,7 +34,7 @@ class SmallLayer:
             torch.bfloat16 if kind == "bfloat16" else torch.float32
         )
         self.x = x
-        self.stats = LayerStats(tokens, 4, x.square().sum(0), x.T @ x)
+        self.stats = LayerStats.of(tokens, 4, InputSq(x.square().sum(0)), Gram(x.T @ x))
         g = normal(rows, SAMPLES, width) * x.square().sum(0).sqrt()
         self.gradients = LayerGradients((g / g.abs().max()).half(), g.abs().max().expand(SAMPLES))
 

@@ -2,13 +2,15 @@
 
 import numpy as np
 
+from optishear.calibration.statistics import InputSq
+
 
 def by_block(views):
     """Weights, Wanda scores and sizes of each block: {block: [(weight, scores, size), ...]}."""
     found = {}
     for view in views:
         weight = view.weight.double().numpy()
-        norm = np.sqrt(view.stats.input_sq.double().numpy())
+        norm = np.sqrt(view.stats[InputSq].total.double().numpy())
         found.setdefault(view.layer.block, []).append((weight, np.abs(weight) * norm))
     return found
 

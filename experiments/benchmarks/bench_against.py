@@ -16,7 +16,7 @@ import pandas as pd
 from bench_common import Aim, Timing
 from torch import Tensor
 
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 
 
 PACKAGE = "optishear"
@@ -63,11 +63,20 @@ def sparsegpt_contenders(
     }
 
 
+def _own(statistics: Any, stats: LayerStats) -> Any:
+    """These statistics as a revision has them: before kinds were classes, as fields."""
+    squares, gram = stats[InputSq].total, stats[Gram].total
+    if not hasattr(statistics, "STATISTICS"):
+        return statistics.LayerStats(stats.tokens, stats.sequences, squares, gram)
+    kinds = statistics.InputSq(squares), statistics.Gram(gram)
+    return statistics.LayerStats.of(stats.tokens, stats.sequences, *kinds)
+
+
 def _solve(
     modules: SimpleNamespace, weight: Tensor, stats: LayerStats, text: str, sparsity: float
 ) -> Any:
     """A layer from its statistics, everything made anew."""
-    own = modules.statistics.LayerStats(stats.tokens, stats.sequences, stats.input_sq, stats.gram)
+    own = _own(modules.statistics, stats)
     pattern, quadratic = modules.pattern.parse_pattern(text), modules.moonshot.reconstruction(own)
     drop = int(weight.numel() * sparsity)
     problem = modules.base.LayerProblem(weight, drop, pattern, lambda: own, lambda: quadratic)

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 from optishear.records.manifest import now, provenance
 from optishear.solvers.sparsegpt import BLOCK
 
@@ -270,7 +270,7 @@ def synthetic_stats(width: int, device: torch.device, seed: int) -> LayerStats:
         x = (torch.randn(tokens, width, generator=generator, device=device) * scale) @ mixing
         x[:, loud] *= 20
         gram.addmm_(x.T, x)
-    return LayerStats(chunks * tokens, chunks, gram.diagonal().clone(), gram)
+    return LayerStats.of(chunks * tokens, chunks, InputSq(gram.diagonal().clone()), Gram(gram))
 
 
 @dataclass(frozen=True)

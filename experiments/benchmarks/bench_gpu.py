@@ -375,7 +375,7 @@ def random_model(bench: Bench) -> tuple[Any, Any, dict[str, Any]]:
     """A Llama with random weights on the device, its layout and statistics of random inputs."""
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from optishear.calibration.statistics import LayerStats
+    from optishear.calibration.statistics import InputSq, LayerStats
     from optishear.models.discover import layout_of
     from optishear.models.load import LoadedModel
 
@@ -398,8 +398,8 @@ def random_model(bench: Bench) -> tuple[Any, Any, dict[str, Any]]:
     model.requires_grad_(False)
     layout = layout_of(model)
     stats = {
-        layer.site: LayerStats(
-            1, 1, bench.normal(layer.in_features, seed=number).float().square().add_(0.1)
+        layer.site: LayerStats.of(
+            1, 1, InputSq(bench.normal(layer.in_features, seed=number).float().square().add_(0.1))
         )
         for number, layer in enumerate(layout.layers)
     }

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 from optishear.kernels.use import kernels
 from optishear.recipe.pattern import Block, NofM, Pattern, Row
 from optishear.solvers.base import LayerProblem, LayerSolution
@@ -279,7 +279,7 @@ def layers_of(settings: Settings) -> Iterator[Layer]:
             rows = max(LEAST_ROWS, shape.rows // FEWER)
             width = max(LEAST_WIDTH, shape.width // FEWER // 4 * 4)
             shape = Shape(shape.roles, rows, width, shape.layers, shape.sites)
-        if held is None or held[0].gram.shape[0] != shape.width:
+        if held is None or held[0][Gram].total.shape[0] != shape.width:
             held = None  # its memory goes back before the next is made
             stats = synthetic_stats(shape.width, device, seed=number)
             made: list[Quadratic] = []
@@ -307,7 +307,7 @@ def synthetic_stats(width: int, device: torch.device, seed: int) -> LayerStats:
         x = torch.randn(width, width, generator=generator, device=device) * scale @ mixing
         x[:, loud] *= 20
         gram.addmm_(x.T, x)
-    return LayerStats(4 * width, 4, gram.diagonal().clone(), gram)
+    return LayerStats.of(4 * width, 4, InputSq(gram.diagonal().clone()), Gram(gram))
 
 
 def problem(layer: Layer, pattern: Pattern) -> LayerProblem:
@@ -320,7 +320,7 @@ def solved(layer: Layer, pattern: Pattern) -> LayerSolution:
 
 
 def wanda(layer: Layer) -> Tensor:
-    scores = layer.weight.abs() * layer.stats.input_sq.sqrt()
+    scores = layer.weight.abs() * layer.stats[InputSq].total.sqrt()
     return keep_highest(scores, int(SPARSITY * layer.weight.numel()), Row())
 
 

@@ -47,7 +47,7 @@ from torch import Tensor
 
 from optishear.calibration import gradients
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Need, stats_of
+from optishear.calibration.statistics import InputSq, stats_of
 from optishear.metrics import make_metric
 from optishear.models.head import find_head, hidden_states
 from optishear.models.load import load
@@ -190,7 +190,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
     prepared = prepare(given.model, "float32", "cpu", calibration)
     search = TextSpec(source, "search", given.sequences, given.seq_len)
     return Bench(
-        prepared.calibrate(frozenset({Need.INPUT_SQ})),
+        prepared.calibrate(frozenset({InputSq})),
         token_batches(search, prepared.loaded.tokenizer),
         given.repeats,
     )

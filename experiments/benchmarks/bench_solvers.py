@@ -63,7 +63,7 @@ from torch import Tensor
 
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats, Need, stats_of
+from optishear.calibration.statistics import Gram, InputSq, LayerStats, stats_of
 from optishear.metrics import METRICS
 from optishear.models.weights import read
 from optishear.recipe.layout import Layer, ModelLayout
@@ -228,7 +228,7 @@ def model_cases(given: argparse.Namespace) -> Iterator[Case]:
     """The chosen layers, one after another, in the order of the model."""
     source = "embedded" if given.model == "embedded" else "wikipedia-passages"
     text = TextSpec(source, "train", given.sequences, given.seq_len)
-    needs = frozenset({Need.INPUT_SQ, Need.GRAM})
+    needs = frozenset({InputSq, Gram})
     known = prepare(given.model, "float32", given.device, text).calibrate(needs)
     chosen = [
         layer
@@ -278,7 +278,7 @@ def factored(stats: LayerStats, given: argparse.Namespace) -> tuple[Quadratic, d
         return quadratic
 
     makers = {factor: partial(make, factor) for factor in FACTORS}
-    timings = in_turns(makers, given.repeats, stats.input_sq.device)
+    timings = in_turns(makers, given.repeats, stats[InputSq].total.device)
     return with_factors(timings["scaled_eigen"].result), {f: timings[f].median for f in FACTORS}
 
 

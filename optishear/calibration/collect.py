@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import Kinds, LayerStats, Statistic
 from optishear.errors import ConfigError
 from optishear.models.finite import not_finite
 from optishear.models.head import hidden_states
@@ -26,7 +26,7 @@ def collect(
     model: nn.Module,
     layout: ModelLayout,
     batches: Iterable[Int[Tensor, "_ seq"]],
-    needs: frozenset[Need],
+    needs: Kinds,
 ) -> dict[str, LayerStats]:
     """Statistics by input site, each collected once; the pass ends before the output head.
 
@@ -43,7 +43,7 @@ def sums_of(
     model: nn.Module,
     layout: ModelLayout,
     batches: Iterable[Int[Tensor, "_ seq"]],
-    needs: frozenset[Need],
+    needs: Kinds,
 ) -> dict[str, LayerStats]:
     """The same of a part of the tokens, unchecked: an expert may see none of a part."""
     sequences = 0
@@ -55,9 +55,7 @@ def sums_of(
 
 
 @contextmanager
-def collecting(
-    model: nn.Module, layers: Sequence[Layer], needs: frozenset[Need]
-) -> Iterator["Heard"]:
+def collecting(model: nn.Module, layers: Sequence[Layer], needs: Kinds) -> Iterator["Heard"]:
     """Sums up whatever passes these layers' input sites while the context is open.
 
     The model is run by the caller, whole or in part. Fused experts are computed one after another
@@ -65,10 +63,7 @@ def collecting(
     """
     views = {layer.site: view_of(model, layer.site) for layer in layers}
     widths = {layer.site: layer.in_features for layer in layers}
-    sums = {
-        site: _Sums(site, widths[site], view.device, Need.GRAM in needs)
-        for site, view in views.items()
-    }
+    sums = {site: _Sums(site, widths[site], view.device, needs) for site, view in views.items()}
     experts = {site: view for site, view in views.items() if view.expert is not None}
     with ExitStack() as stack:
         for site in [site for site in sums if site not in experts]:
@@ -100,13 +95,14 @@ class Heard:
 
 
 class _Sums:
-    """Running sums at one site. Squares are summed in fp64, for they are only a vector; the
-    Gram matrix in fp32, where its size is what matters. Both leave as fp32."""
+    """Running sums at one site, each in the type that its kind asks for. All leave as fp32."""
 
-    def __init__(self, site: str, width: int, device: torch.device, gram: bool) -> None:
+    def __init__(self, site: str, width: int, device: torch.device, kinds: Kinds) -> None:
         self.site, self.tokens = site, 0
-        self.input_sq = torch.zeros(width, dtype=torch.float64, device=device)
-        self.gram = torch.zeros(width, width, device=device) if gram else None
+        self.totals = {
+            kind: torch.zeros(kind.shape(width), dtype=kind.summed_in, device=device)
+            for kind in sorted(kinds, key=lambda kind: kind.name)
+        }
 
     def listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.add((args[0] if args else next(iter(kwargs.values()))).flatten(0, -2))
@@ -114,12 +110,12 @@ class _Sums:
     def add(self, inputs: Float[Tensor, "tokens in"]) -> None:
         x = inputs.float()
         self.tokens += len(x)
-        self.input_sq += x.square().sum(0, dtype=torch.float64)
-        if self.gram is not None:
-            self.gram.addmm_(x.T, x)
+        for kind, total in self.totals.items():
+            kind.observe(total, x, x)
 
     def stats(self, sequences: int) -> LayerStats:
-        return LayerStats(self.tokens, sequences, self.input_sq.float(), self.gram)
+        found = [kind(total.float()) for kind, total in self.totals.items()]
+        return LayerStats.of(self.tokens, sequences, *found)
 
 
 class _ExpertInputs(TorchFunctionMode):
@@ -180,5 +176,5 @@ def check(sums: Mapping[str, LayerStats]) -> None:
             f"optishear/calibration/collect.py does not know the way it multiplies."
         )
     for site, total in sums.items():
-        if not total.input_sq.isfinite().all():
+        if not all(each.finite for each in total.found.values() if isinstance(each, Statistic)):
             raise ConfigError(not_finite(f"Layer {site}: its input over the calibration tokens"))

@@ -7,6 +7,7 @@ second moment is the empirical Fisher, of which Taylor terms and MOONSHOT are ma
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Float16
@@ -55,6 +56,9 @@ class LayerGradients:
       underflows.
     - `scale`: what sample s has to be multiplied by.
     """
+
+    name: ClassVar[str] = "gradients"  # as the `needs` of metrics and solvers have it
+    words: ClassVar[str] = "gradients"
 
     stored: Float16[Tensor, "out samples in"]
     scale: Float[Tensor, " samples"]

@@ -9,12 +9,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.calibration.collect import check, sums_of
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import Kinds, LayerStats
 from optishear.recipe.layout import ModelLayout
 
 
 Batches = Sequence[Int[Tensor, "_ seq"]]
-CollectParts = Callable[[Sequence[Batches], frozenset[Need]], Iterable[dict[str, LayerStats]]]
+CollectParts = Callable[[Sequence[Batches], Kinds], Iterable[dict[str, LayerStats]]]
 """Sums of every part, in the order of the parts."""
 
 
@@ -28,9 +28,7 @@ def parts_of(batches: Batches, number: int) -> list[Batches]:
 def one_after_the_other(model: nn.Module, layout: ModelLayout) -> CollectParts:
     """Sums in this process."""
 
-    def collect(
-        parts: Sequence[Batches], needs: frozenset[Need]
-    ) -> Iterator[dict[str, LayerStats]]:
+    def collect(parts: Sequence[Batches], needs: Kinds) -> Iterator[dict[str, LayerStats]]:
         for part in parts:
             yield sums_of(model, layout, part, needs)
 
@@ -38,7 +36,7 @@ def one_after_the_other(model: nn.Module, layout: ModelLayout) -> CollectParts:
 
 
 def collect_in_parts(
-    collect: CollectParts, parts: Sequence[Batches], needs: frozenset[Need]
+    collect: CollectParts, parts: Sequence[Batches], needs: Kinds
 ) -> dict[str, LayerStats]:
     """The sums over all parts, added in their order. Checked: all inputs seen, all finite."""
     total = reduce(

@@ -1,73 +1,223 @@
-"""What a layer saw during calibration, as sums: merging two shards is `+`."""
+"""What a layer saw during calibration: statistics that are sums, so merging two shards is `+`.
 
+Each kind of statistic is a class and a line in `STATISTICS`. Metrics and solvers name the kinds
+that they read in their `needs`; calibration sums up those and no others.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from math import prod
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.recipe.layout import Layer
+from optishear.recipe.layout import Layer, ModelLayout
 
 
-class Need(Enum):
-    """A statistic that a metric or solver asks calibration to collect."""
+@dataclass(frozen=True, eq=False)
+class Statistic(ABC):
+    """A sum over the tokens that one input site read; `LayerStats` divides it when it is read.
 
-    INPUT_SQ = "input_sq"
-    GRAM = "gram"
-    GRADIENTS = "gradients"  # per sequence, kept apart from `LayerStats`: they are far larger
+    - `total`: the sum, fp32.
+    - `name`: under which it is asked for in cache keys, and stored.
+    - `words`: what `optishear methods` calls it.
+    - `reads_dense`: whether it reads what the dense model's layer read of the same tokens, too.
+      Then block by block the dense model's hidden states are carried along beside the pruned ones.
+    - `summed_in`: the type of the running sum.
+    """
+
+    name: ClassVar[str]
+    words: ClassVar[str]
+    reads_dense: ClassVar[bool] = False
+    summed_in: ClassVar[torch.dtype] = torch.float32
+
+    total: Float[Tensor, "..."]
+
+    @staticmethod
+    @abstractmethod
+    def shape(width: int) -> tuple[int, ...]:
+        """Of the sum at an input site of `width` features."""
+
+    @staticmethod
+    @abstractmethod
+    def observe(
+        total: Float[Tensor, "..."],
+        x: Float[Tensor, "tokens in"],
+        dense: Float[Tensor, "tokens in"],
+    ) -> None:
+        """Adds some tokens to a running sum, in place. `x` is what the layer read, in fp32, `dense`
+        what it read of the same tokens in the dense model: `x` itself where nothing is pruned, and
+        for kinds that do not read it."""
+
+    @property
+    def finite(self) -> bool:
+        """Whether the input was."""
+        return bool(self.total.isfinite().all())
+
+    @classmethod
+    def bytes(cls, width: int) -> int:
+        """Of the sum at an input site of `width` features."""
+        return 4 * prod(cls.shape(width))
+
+    def __add__(self, other: "Statistic") -> "Statistic":
+        if type(self) is not type(other) or self.total.shape != other.total.shape:
+            raise ValueError(  # `+` would broadcast
+                f"Cannot add {type(self).__name__} {tuple(self.total.shape)} and "
+                f"{type(other).__name__} {tuple(other.total.shape)}: they are of different layers."
+            )
+        return type(self)(self.total + other.total)
+
+    def to(self, device: torch.device | str) -> "Statistic":
+        return type(self)(self.total.to(device))
+
+
+class InputSq(Statistic):
+    """sum of x_j**2. Under MOONSHOT, whose quadratic differs from row to row, a metric is handed
+    one with a row for each output."""
+
+    name, words = "input_sq", "input norms"
+    summed_in = torch.float64  # only a vector
+
+    @staticmethod
+    def shape(width: int) -> tuple[int, ...]:
+        return (width,)
+
+    @staticmethod
+    def observe(total: Tensor, x: Tensor, dense: Tensor) -> None:
+        total += x.square().sum(0, dtype=total.dtype)
+
+
+class Gram(Statistic):
+    """sum of x x^T: the Hessian of the reconstruction error. In fp32, for its size matters."""
+
+    name, words = "gram", "Gram matrices"
+
+    @staticmethod
+    def shape(width: int) -> tuple[int, ...]:
+        return (width, width)
+
+    @staticmethod
+    def observe(total: Tensor, x: Tensor, dense: Tensor) -> None:
+        total.addmm_(x.T, x)
+
+    @property
+    def finite(self) -> bool:
+        return bool(self.total.diagonal().isfinite().all())  # no entry is larger than these
+
+
+class Mean(Statistic):
+    """sum of x: a layer's mean input, of which a bias can make up for what is pruned."""
+
+    name, words = "mean", "input means"
+    summed_in = torch.float64
+
+    @staticmethod
+    def shape(width: int) -> tuple[int, ...]:
+        return (width,)
+
+    @staticmethod
+    def observe(total: Tensor, x: Tensor, dense: Tensor) -> None:
+        total += x.sum(0, dtype=total.dtype)
+
+
+class Cross(Statistic):
+    """sum of (x - x') x'^T, x of the dense model and x' of the pruned one: how far, seen from what
+    the layer reads now, its input has moved. Exactly zero where it has not."""
+
+    name, words = "cross", "dense against pruned inputs"
+    reads_dense = True
+
+    @staticmethod
+    def shape(width: int) -> tuple[int, ...]:
+        return (width, width)
+
+    @staticmethod
+    def observe(total: Tensor, x: Tensor, dense: Tensor) -> None:
+        total.addmm_((dense - x).T, x)
+
+
+STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (InputSq, Gram, Mean, Cross)}
+
+# What can be asked of calibration: kinds of sums, and gradients per sequence, which are no sum and
+# are kept apart, for they are far larger.
+Need = type[Statistic] | type[LayerGradients]
+Kinds = frozenset[type[Statistic]]
+Found = TypeVar("Found", bound=Statistic | LayerGradients)
+
+
+def summed(needs: Iterable[Need]) -> Kinds:
+    """Those of the needs that one forward pass over the calibration tokens sums up."""
+    return frozenset(kind for kind in needs if issubclass(kind, Statistic))
 
 
 @dataclass(frozen=True, eq=False)
 class LayerStats:
-    """Sums over calibration tokens at one layer input. Divide only when reading.
+    """Sums over calibration tokens at one layer input, each there because somebody asked for it.
 
     - `tokens`: how many tokens this input saw; for an expert, those routed to it.
     - `sequences`: how many sequences calibration ran; for an expert too, all of them.
-    - `input_sq`: sum over tokens of x_j**2, fp32. Under MOONSHOT, whose quadratic differs from row
-      to row, a metric is handed one with a row for each output.
-    - `gram`: sum over tokens of x x^T, fp32; only where a `Need` asks for it.
-    - `gradients`: of one layer's weight, where it was collected; no sum, and so not merged.
+    - `found`: what was collected, by name; one layer's gradients may be among it.
     """
 
     tokens: int
     sequences: int
-    input_sq: Float[Tensor, "*out in"]
-    gram: Float[Tensor, "in in"] | None = None
-    gradients: LayerGradients | None = None
+    found: Mapping[str, Statistic | LayerGradients]
+
+    @classmethod
+    def of(cls, tokens: int, sequences: int, *found: Statistic | LayerGradients) -> "LayerStats":
+        return cls(tokens, sequences, {each.name: each for each in found})
+
+    def having(self, other: Statistic | LayerGradients) -> "LayerStats":
+        """These, with this one beside them, or in the place of its kind."""
+        return replace(self, found={**self.found, other.name: other})
+
+    def __contains__(self, kind: Need) -> bool:
+        return kind.name in self.found
+
+    def __getitem__(self, kind: type[Found]) -> Found:
+        """Raises a `LookupError` where nobody asked calibration for it: a bug of whoever reads it.
+        Nothing stands in for it, so that nothing is computed of it unnoticed."""
+        found = self.found.get(kind.name)
+        if found is None:
+            raise LookupError(
+                f"{kind.__name__} was read and not collected (only {sorted(self.found)} were). "
+                f"Whoever reads it has to name it in its needs."
+            )
+        return found  # type: ignore[return-value]
 
     def __add__(self, other: "LayerStats") -> "LayerStats":
-        if (self.gram is None) != (other.gram is None):
-            raise ValueError("Cannot merge statistics with and without a Gram matrix.")
-        if self.input_sq.shape != other.input_sq.shape:  # `+` would broadcast
+        if self.found.keys() != other.found.keys():
             raise ValueError(
-                f"Cannot merge statistics of {len(self.input_sq)} and "
-                f"{len(other.input_sq)} input features: they belong to different layers."
+                f"Cannot merge statistics of {sorted(self.found)} and {sorted(other.found)}."
             )
-        gram = None if self.gram is None or other.gram is None else self.gram + other.gram
-        return LayerStats(
-            self.tokens + other.tokens,
-            self.sequences + other.sequences,
-            self.input_sq + other.input_sq,
-            gram,
-        )
+        found = {name: each + other.found[name] for name, each in self.found.items()}  # type: ignore[operator]
+        return LayerStats(self.tokens + other.tokens, self.sequences + other.sequences, found)
 
     def to(self, device: torch.device | str) -> "LayerStats":
         """The same sums there; gradients stay where they are."""
-        gram = None if self.gram is None else self.gram.to(device)
-        return replace(self, input_sq=self.input_sq.to(device), gram=gram)
+        moved = {
+            name: each.to(device) if isinstance(each, Statistic) else each
+            for name, each in self.found.items()
+        }
+        return replace(self, found=moved)
+
+    def per_token(self, kind: type[Statistic]) -> Float[Tensor, "..."]:
+        """The mean over the tokens that were seen."""
+        return self[kind].total / self.tokens
 
     @property
     def input_norm(self) -> Float[Tensor, "*out in"]:
         """Root mean square of each input feature over the tokens that were seen."""
-        return (self.input_sq / self.tokens).sqrt()
+        return self.per_token(InputSq).sqrt()
 
     @property
     def sequence_sq(self) -> Float[Tensor, "*out in"]:
         """OptiShear's X: the squared norm over a sequence's tokens, averaged over sequences."""
-        return self.input_sq / self.sequences
+        return self[InputSq].total / self.sequences
 
 
 def stats_of(stats: Mapping[str, LayerStats], layer: Layer) -> LayerStats:
@@ -76,8 +226,11 @@ def stats_of(stats: Mapping[str, LayerStats], layer: Layer) -> LayerStats:
 
 
 def unread(layers: Iterable[Layer]) -> dict[str, LayerStats]:
-    """Statistics for those who read none: nan, so that nobody reads them unnoticed."""
-    return {
-        layer.site: LayerStats(0, 0, torch.full((layer.in_features,), torch.nan))
-        for layer in layers
-    }
+    """Statistics for those who read none."""
+    return {layer.site: LayerStats(0, 0, {}) for layer in layers}
+
+
+def statistics_bytes(layout: ModelLayout, needs: Iterable[Need]) -> int:
+    """Of these statistics of all input sites."""
+    widths = {layer.site: layer.in_features for layer in layout.layers}.values()
+    return sum(kind.bytes(width) for kind in summed(needs) for width in widths)

@@ -16,14 +16,14 @@ from optishear.calibration.parts import (
     collect_in_parts,
     one_after_the_other,
 )
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import Kinds, LayerStats, Statistic, statistics_bytes
 from optishear.models.weights import view_of
 from optishear.recipe.layout import ModelLayout
 from optishear.records.atomic import whole_file
 from optishear.records.cache import OTHER_CACHE, kept
 
 
-GRAM_BYTES = 2**30  # of all Gram matrices together; more is collected anew each time
+LARGEST = 2**30  # bytes of a model's statistics together; more is collected anew each time
 
 
 def load_or_collect(
@@ -31,7 +31,7 @@ def load_or_collect(
     model: nn.Module,
     layout: ModelLayout,
     parts: Sequence[Batches],
-    needs: frozenset[Need],
+    needs: Kinds,
     collect: CollectParts | None = None,
 ) -> dict[str, LayerStats]:
     """`collect_in_parts(collect, parts, needs)`, from the file `path` where it was done before.
@@ -43,7 +43,7 @@ def load_or_collect(
     if path is None:
         return collect_in_parts(collect, parts, needs)
     widths = {layer.site: layer.in_features for layer in layout.layers}
-    read = partial(_load, widths=widths, gram=Need.GRAM in needs)
+    read = partial(_load, widths=widths, kinds=needs)
     if (stats := kept(path, read, SafetensorError)) is not None:
         return {s: stats[s].to(view_of(model, s).device) for s in widths}
     stats = collect_in_parts(collect, parts, needs)
@@ -51,21 +51,17 @@ def load_or_collect(
     return stats
 
 
-def too_large(layout: ModelLayout, needs: frozenset[Need]) -> bool:
+def too_large(layout: ModelLayout, needs: Kinds) -> bool:
     """Whether these statistics are collected anew each time, since nobody has the disk for them."""
-    return Need.GRAM in needs and gram_bytes(layout) > GRAM_BYTES
-
-
-def gram_bytes(layout: ModelLayout) -> int:
-    """Of the Gram matrices of all input sites."""
-    widths = {layer.site: layer.in_features for layer in layout.layers}
-    return sum(4 * width**2 for width in widths.values())
+    return statistics_bytes(layout, needs) > LARGEST
 
 
 def _save(path: Path, stats: Mapping[str, LayerStats]) -> None:
-    tensors = {f"{site}/input_sq": s.input_sq.cpu().contiguous() for site, s in stats.items()}
-    tensors |= {
-        f"{site}/gram": s.gram.cpu().contiguous() for site, s in stats.items() if s.gram is not None
+    tensors = {
+        f"{site}/{name}": each.total.cpu().contiguous()
+        for site, s in stats.items()
+        for name, each in s.found.items()
+        if isinstance(each, Statistic)
     }
     counts = {site: [s.tokens, s.sequences] for site, s in stats.items()}
     metadata = {"counts": json.dumps(counts), "sha256": _checksum(tensors)}
@@ -73,7 +69,7 @@ def _save(path: Path, stats: Mapping[str, LayerStats]) -> None:
         save_file(tensors, half, metadata)
 
 
-def _load(path: Path, widths: Mapping[str, int], *, gram: bool) -> dict[str, LayerStats]:
+def _load(path: Path, widths: Mapping[str, int], kinds: Kinds) -> dict[str, LayerStats]:
     """What `_save` wrote; `ValueError` where anything is not as it was written."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
@@ -82,11 +78,10 @@ def _load(path: Path, widths: Mapping[str, int], *, gram: bool) -> dict[str, Lay
     if metadata["sha256"] != _checksum(tensors) or counts.keys() != widths.keys():
         raise ValueError("checksum or layers differ")
     return {
-        site: LayerStats(
-            tokens=int(counts[site][0]),
-            sequences=int(counts[site][1]),
-            input_sq=tensors[f"{site}/input_sq"],
-            gram=tensors[f"{site}/gram"] if gram else None,
+        site: LayerStats.of(
+            int(counts[site][0]),
+            int(counts[site][1]),
+            *(kind(tensors[f"{site}/{kind.name}"]) for kind in kinds),
         )
         for site in widths
     }

@@ -157,7 +157,7 @@ def prune(
         pass  # is asked again where it is used; here before torch is imported
     # Before torch is imported: a mistake in the file is soon said.
     ready, found = (None, Origin()) if recipe is None else recipe_at(recipe)
-    from optishear.calibration.statistics import Need
+    from optishear.calibration.gradients import LayerGradients
     from optishear.cli.progress import Stages
     from optishear.models.load import AS_STORED
     from optishear.runs.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
@@ -169,14 +169,14 @@ def prune(
     if ready is not None:
         check_parts(ready, str(recipe))
     recipe_for = None if ready is None else lambda _prepared: ready
-    reads_gradients = ready is not None and Need.GRADIENTS in needs_of(ready)
+    reads_gradients = ready is not None and LayerGradients in needs_of(ready)
     if method is not None:
         roles = moonshot_roles or "attention"
         named = NamedMethod(
             method, sparsity, pattern, refit, moonshot_lambda, roles, damping, profile
         )
         refuse_idle(named, moonshot_roles)
-        recipe_for, reads_gradients = named.on, Need.GRADIENTS in named.needs
+        recipe_for, reads_gradients = named.on, LayerGradients in named.needs
     calibration = calibration_asked(model, text, text_field, sequences, seq_len, found)
     if gradient_sequences is not None:
         refuse_gradients(gradient_sequences, reads_gradients, calibration)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from optishear.allocation import READS_INPUTS, UNIFORM
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import InputSq, Need
 from optishear.recipe.lookup import lookup
 from optishear.recipe.pattern import Pattern, parse_pattern
 from optishear.recipe.recipe import Recipe
@@ -39,7 +39,7 @@ class Baseline:
         method = self.method
         plan = Recipe(method.metric, {}, method.pattern, method.solver, {"name": method.quadratic})
         reads = parse_rule(self.rule, self.name).name in READS_INPUTS
-        rule = {Need.INPUT_SQ} if reads else frozenset()
+        rule = frozenset({InputSq}) if reads else frozenset()
         return needs_of(plan) | rule
 
 

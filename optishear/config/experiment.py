@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from optishear.allocation import RULES
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Need
 from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
@@ -221,12 +222,12 @@ class Experiment(Strict):
         """What calibration must collect for everything in reach: candidates and baselines."""
         needs = needs_of_space(self.space)
         if "taylor" in self.quantities:
-            needs |= {Need.GRADIENTS}
+            needs |= {LayerGradients}
         return needs.union(*(parse_baseline(name).needs for name in self.baselines))
 
     @property
     def needs_gradients(self) -> bool:
-        return Need.GRADIENTS in self.needs
+        return LayerGradients in self.needs
 
     @property
     def parsed_pick(self) -> Pick:

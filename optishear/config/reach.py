@@ -1,6 +1,6 @@
 """What a search space may ask of metrics, solvers and calibration: known names, statistics read."""
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import InputSq, Need
 from optishear.errors import ConfigError
 from optishear.metrics import make_metric
 from optishear.recipe.canonical import metric_under
@@ -27,7 +27,7 @@ def check_space(space: SpaceSpec) -> None:
 def needs_of_space(space: SpaceSpec) -> frozenset[Need]:
     """What calibration must collect for every recipe of the space."""
     quadratic = RECONSTRUCTION if space.moonshot is None else MOONSHOT
-    needs = {Need.INPUT_SQ}  # the rules of layer sparsities read it, whatever the metric
+    needs: set[Need] = {InputSq}  # the rules of layer sparsities read it, whatever the metric
     for template in space.solvers:
         for solver in variants_of(template):
             for metric in (m for metrics in space.metrics for m in variants_of(metrics)):

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.errors import ConfigError
 from optishear.kernels.separable import Separable
 from optishear.metrics.base import Metric
@@ -57,7 +57,7 @@ class Wanda(Metric):
     Their norm is a sum over tokens, ours the root mean square: the ranking is the same.
     """
 
-    needs = frozenset({Need.INPUT_SQ})
+    needs = frozenset({InputSq})
     paper = "Sun et al. 2023, arXiv 2306.11695"
 
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
@@ -76,7 +76,7 @@ class Ria(Metric):
     """
 
     power: float = 0.5
-    needs = frozenset({Need.INPUT_SQ})
+    needs = frozenset({InputSq})
     paper = "Zhang et al. 2024 (ICLR), Plug-and-Play"
 
     def score(self, weight: Float[Tensor, "out in"], stats: LayerStats) -> Float[Tensor, "out in"]:
@@ -103,7 +103,7 @@ class Power(Metric):
     gamma: float = 0.0
     delta: float = 1.0
     mix: float = 0.0
-    needs = frozenset({Need.INPUT_SQ})
+    needs = frozenset({InputSq})
     paper = "ours; holds magnitude, Wanda and RIA as points"
 
     def __post_init__(self) -> None:

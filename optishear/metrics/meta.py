@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.metrics.base import Metric
 from optishear.metrics.classic import TINY
 from optishear.recipe.lookup import lookup
@@ -62,7 +62,7 @@ class Meta(Metric):
     input_transform: str = "no_op"
     weight_coefficient: str = "no_coe"
     input_coefficient: str = "no_coe"
-    needs = frozenset({Need.INPUT_SQ})
+    needs = frozenset({InputSq})
     paper = "OptiShear, Liu et al. 2025, arXiv 2502.10735"
 
     def __post_init__(self) -> None:

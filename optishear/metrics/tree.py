@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from optishear.calibration.statistics import LayerStats, Need
-from optishear.errors import ConfigError
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import InputSq, LayerStats, Need
 from optishear.metrics.base import Metric
 from optishear.metrics.classic import TINY
 from optishear.recipe.formula import Node, parse_formula
@@ -73,7 +73,7 @@ class Tree(Metric):
 
     @property
     def needs(self) -> frozenset[Need]:  # type: ignore[override]
-        reads = {"X": Need.INPUT_SQ, "G": Need.GRADIENTS}
+        reads: dict[str, Need] = {"X": InputSq, "G": LayerGradients}
         return frozenset(reads[leaf] for leaf in self._root.leaves - {"W"})
 
     @property
@@ -85,12 +85,9 @@ class Tree(Metric):
         if "X" in self._root.leaves:
             leaves["X"] = torch.atleast_2d(stats.sequence_sq).double()
         if "G" in self._root.leaves:
-            if stats.gradients is None:
-                raise ConfigError(
-                    f"metric 'tree': {self.formula} reads gradients, but none were collected."
-                )
-            mean = stats.gradients.mean_square(weight.device).double()
-            leaves["G"] = GRADIENT_SCALE * (stats.gradients.samples * mean).sqrt()
+            gradients = stats[LayerGradients]
+            mean = gradients.mean_square(weight.device).double()
+            leaves["G"] = GRADIENT_SCALE * (gradients.samples * mean).sqrt()
         return _value(self._root, leaves).expand(weight.shape).contiguous()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from optishear.calibration.collect import collecting
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats, Need, unread
+from optishear.calibration.statistics import LayerStats, summed, unread
 from optishear.models.blocks import BlockRunner
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
@@ -106,7 +106,7 @@ def apply_by_block(
     """
     layout = source.layout
     recipe.check(layout)
-    runner = source.runner(batches) if needs_of(recipe) - {Need.GRADIENTS} else None
+    runner = source.runner(batches) if summed(needs_of(recipe)) else None
     found = []
     for block in range(source.first, source.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
@@ -136,6 +136,6 @@ def statistics_of(
     """
     if runner is None or not layers:
         return unread(layers)
-    with collecting(runner.model, layers, needs_of(recipe) - {Need.GRADIENTS}) as collected:
+    with collecting(runner.model, layers, summed(needs_of(recipe))) as collected:
         runner.observe()
     return collected.stats(sum(len(tokens) for tokens in runner.batches))

@@ -64,7 +64,8 @@ class CalibrationData:
     ) -> LayerProblem:
         """What the recipe asks of this layer; `weight` is its dense one, `buffer` see there."""
         stats, lam = stats_of(self.stats, layer), lambda_of(recipe.quadratic, layer.name)
-        stats = replace(stats, gradients=self.gradients.get(layer.name))
+        if (gradients := self.gradients.get(layer.name)) is not None:
+            stats = stats.having(gradients)
         damping, given = damping_of(recipe.quadratic), self.given.get(layer.name)
         drop, pattern = recipe.drop[layer.name], recipe.pattern_object
         if lam == 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optishear.allocation import READS_INPUTS
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Need
 from optishear.kernels.use import usable
 from optishear.models.placement import input_device, kind_of_device
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def statistics_key(prepared: Prepared, needs: frozenset[Need]) -> Key:
-    told = {"needs": sorted(need.value for need in needs)}
+    told = {"needs": sorted(need.name for need in needs)}
     return key("statistics", {**_dense(prepared), **_seen(prepared), **told})
 
 
@@ -56,7 +57,7 @@ def held_out_key(
         parts = dict.fromkeys((*SEEN, "gradient_sequences", "recipe", "mode"))
         parts |= {**_dense(calibrated), "kernels": _kernels(calibrated)}
         return key("held_out", parts | told)
-    reads = calibrated.gradient_sequences if Need.GRADIENTS in needs_of(recipe) else None
+    reads = calibrated.gradient_sequences if LayerGradients in needs_of(recipe) else None
     told |= {"recipe": recipe.key, "mode": mode}
     return key("held_out", {**_solved(calibrated, reads), **told})
 

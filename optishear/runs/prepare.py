@@ -11,9 +11,10 @@ from torch import Tensor
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import SEQUENTIAL, Origin
 from optishear.calibration.parts import CollectParts, parts_of
-from optishear.calibration.statistics import LayerStats, Need, stats_of, unread
+from optishear.calibration.statistics import InputSq, LayerStats, Need, stats_of, summed, unread
 from optishear.calibration.store import load_or_collect, too_large
 from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
@@ -80,7 +81,7 @@ class Prepared:
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:
         """What the layers of the dense model read, at least as sums of squares."""
-        return self.calibrate(frozenset({Need.INPUT_SQ})).data.stats
+        return self.calibrate(frozenset({InputSq})).data.stats
 
     def statistics_file(self, needs: frozenset[Need]) -> Path | None:
         """Where these statistics lie, if they are there; None where they are too large to keep."""
@@ -101,9 +102,9 @@ class Prepared:
         sequences, `collect_gradients` takes the gradients; None does it in this process.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
-        if Need.GRADIENTS in needs:
+        if LayerGradients in needs:
             refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
-        if wanted := needs - {Need.GRADIENTS}:
+        if wanted := summed(needs):
             stats = load_or_collect(
                 self.statistics_file(wanted),
                 model,
@@ -112,7 +113,7 @@ class Prepared:
                 wanted,
                 collect,
             )
-        if Need.GRADIENTS in needs:
+        if LayerGradients in needs:
             tokens = self.calibration.tokens[:gradient_sequences]
             gradients = load_or_collect_gradients(
                 gradients_key(self, gradient_sequences).path,

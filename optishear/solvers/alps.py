@@ -39,7 +39,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq, Need
 from optishear.errors import NumericalError
 from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver
@@ -75,7 +75,7 @@ class ALPS(Solver):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({Need.INPUT_SQ, Need.GRAM})
+        return frozenset({InputSq, Gram})
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         weight, keep = problem.weight, problem.given

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import STATISTICS, Gram, InputSq, Need
 from optishear.errors import ConfigError
 from optishear.metrics import Metric, make_metric
 from optishear.metrics.base import metric_from
@@ -70,9 +71,10 @@ class Method:
         needs = needs_of(
             Recipe(self.metric, {}, self.pattern, self.solver, {"name": self.quadratic})
         )
-        words = {Need.GRAM: "Gram matrices", Need.GRADIENTS: "gradients"}
-        found = [word for need, word in words.items() if need in needs]
-        return " and ".join(found) or ("input norms" if needs else "nothing")
+        kinds: list[Need] = [*STATISTICS.values(), LayerGradients]
+        found = [kind.words for kind in kinds if kind in needs]
+        more = [words for words in found if words != InputSq.words]  # all that read more read these
+        return " and ".join(more or found) or "nothing"
 
 
 _OWN = {"name": OWN}
@@ -205,5 +207,5 @@ def needs_of(recipe: Recipe) -> frozenset[Need]:
     """The statistics that applying this recipe reads."""
     needs = solver_of(recipe).needs
     if uses_gradients(recipe.quadratic):
-        needs |= {Need.INPUT_SQ, Need.GRAM, Need.GRADIENTS}  # the normalisers read both terms
+        needs |= {InputSq, Gram, LayerGradients}  # the normalisers read both terms
     return needs

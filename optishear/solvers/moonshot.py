@@ -13,14 +13,12 @@ In units of the reconstruction per token, R / (2 tokens), row r has the Hessian
 λ H + (1 - λ) κ (1/n) G_r^T G_r with κ = [R(0) / (2 tokens)] / F(0), so λ = 1 is the plain method.
 """
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 from optishear.errors import NumericalError
 from optishear.solvers.hessian import DAMPING, Hessian
 from optishear.solvers.quadratic import Quadratic, RowTerm
@@ -28,7 +26,7 @@ from optishear.solvers.quadratic import Quadratic, RowTerm
 
 def reconstruction(stats: LayerStats, damping: float = DAMPING) -> Quadratic:
     """1/2 ||D X||_F^2 per token: the quadratic of SparseGPT, ALPS and OPTIMA (λ = 1)."""
-    return Quadratic(Hessian(_per_token(stats), damping))
+    return Quadratic(Hessian(stats.per_token(Gram), damping))
 
 
 def blended(
@@ -39,7 +37,7 @@ def blended(
     damping: float = DAMPING,
 ) -> Quadratic:
     """The blend for one layer. Damping is relative to the mean diagonal of all rows' Hessians."""
-    gram, kappa = _per_token(stats), _kappa(weight, stats, gradients)
+    gram, kappa = stats.per_token(Gram), _kappa(weight, stats, gradients)
     taylor = kappa * gradients.mean_square(weight.device).mean(dtype=torch.float64).item()
     unit = lam * gram.diagonal().mean(dtype=torch.float64).item() + (1 - lam) * taylor
     factor = (1 - lam) * kappa / gradients.samples
@@ -53,19 +51,13 @@ def blended_stats(
     (undamped, times tokens), so that Wanda scores |W_ij| sqrt(H_r,jj) and λ = 1 is Wanda."""
     kappa = _kappa(weight, stats, gradients)
     taylor = (1 - lam) * kappa * stats.tokens * gradients.mean_square(weight.device)
-    return replace(stats, input_sq=lam * stats.input_sq + taylor)
-
-
-def _per_token(stats: LayerStats) -> Float[Tensor, "in in"]:
-    if stats.gram is None:
-        raise ValueError("These statistics were collected without a Gram matrix.")
-    return stats.gram / stats.tokens
+    return stats.having(InputSq(lam * stats[InputSq].total + taylor))
 
 
 def _kappa(weight: Float[Tensor, "out in"], stats: LayerStats, gradients: LayerGradients) -> float:
     """Reconstruction per token over Taylor loss, both of the layer set to zero."""
     dense = weight.float()
-    error = 0.5 * ((dense @ _per_token(stats)) * dense).sum(dtype=torch.float64).item()
+    error = 0.5 * ((dense @ stats.per_token(Gram)) * dense).sum(dtype=torch.float64).item()
     loss = gradients.taylor(dense)
     if not loss > 0:
         raise NumericalError(

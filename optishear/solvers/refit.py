@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq, Need
 from optishear.kernels.use import usable
 from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
@@ -58,7 +58,7 @@ class Refit(Solver):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return self.of.needs | {Need.INPUT_SQ, Need.GRAM}
+        return self.of.needs | {InputSq, Gram}
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         chosen = self.of.solve(problem)

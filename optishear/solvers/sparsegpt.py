@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq, Need
 from optishear.errors import NumericalError
 from optishear.kernels.use import usable
 from optishear.recipe.pattern import Pattern
@@ -53,10 +53,10 @@ class SparseGPT(Solver):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({Need.INPUT_SQ, Need.GRAM})
+        return frozenset({InputSq, Gram})
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        weight = torch.where(problem.stats.input_sq == 0, 0.0, problem.weight.float())
+        weight = torch.where(problem.stats[InputSq].total == 0, 0.0, problem.weight.float())
         sweep = Sweep(problem.quadratic, weight.shape[0])
         weight, keep = _sweep(sweep, weight, problem.drop, problem.pattern, self.block)
         return solution(problem, weight.contiguous(), keep.contiguous())

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import BYTES, ONE_SHOT, SEQUENTIAL, Origin, read_recipe
-from optishear.calibration.statistics import Need
 from optishear.errors import ConfigError
 from optishear.export.checkpoint import Checked, dtype_text, rewritten_of, write_checkpoint
 from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refuse_filled
@@ -105,7 +105,7 @@ def apply_to(
         data = calibrated.data.with_masks(given or {})
         watcher.stage("pruning layer by layer")
         return apply(layout.layers, working, data, recipe, prune_layers)
-    dense = prepared.calibrate(needs & {Need.GRADIENTS}, gradient_sequences, watcher.stage)
+    dense = prepared.calibrate(needs & {LayerGradients}, gradient_sequences, watcher.stage)
     watcher.stage("pruning block by block")
     return apply_by_block(
         InMemory(prepared.loaded.model, working, layout),
@@ -205,7 +205,7 @@ def _prune_to(
 def origin_of(prepared: Prepared, recipe: Recipe, how: How) -> Origin:
     """On what a pruned checkpoint is made."""
     samples = None
-    if Need.GRADIENTS in needs_of(recipe):
+    if LayerGradients in needs_of(recipe):
         samples = min(how.gradient_sequences, len(prepared.calibration.tokens))
     mode = SEQUENTIAL if how.sequential else ONE_SHOT
     origin = prepared.origin(how.calibration, mode, samples)

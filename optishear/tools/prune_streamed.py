@@ -7,8 +7,8 @@ import psutil
 from jaxtyping import Int
 from torch import Tensor
 
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import write_recipe
-from optishear.calibration.statistics import Need
 from optishear.calibration.streamed_gradients import BlockByBlock
 from optishear.errors import ConfigError
 from optishear.export.checkpoint import (
@@ -101,7 +101,7 @@ def _prune_streamed(
                 half.write(part)
         stack = _proved(streamed, _probe(prepared))
         dense = prepared.calibrate(
-            needs_of(recipe) & {Need.GRADIENTS},
+            needs_of(recipe) & {LayerGradients},
             how.gradient_sequences,
             watcher.stage,
             collect_gradients=BlockByBlock(

@@ -14,7 +14,7 @@ from optishear.calibration.collect import sums_of
 from optishear.calibration.gradient_samples import CollectGradients, sample_of
 from optishear.calibration.gradients import Keep, Sample
 from optishear.calibration.parts import CollectParts
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import Kinds, LayerStats
 from optishear.models.load import LoadedModel
 from optishear.recipe.layout import ModelLayout
 from optishear.workers.cluster import Cluster
@@ -32,9 +32,7 @@ class DenseModel(Payload):
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "DenseModel":
         return DenseModel(sent(self.loaded, device), self.layout)
 
-    def sums(
-        self, batches: Sequence[Int[Tensor, "_ seq"]], needs: frozenset[Need]
-    ) -> dict[str, LayerStats]:
+    def sums(self, batches: Sequence[Int[Tensor, "_ seq"]], needs: Kinds) -> dict[str, LayerStats]:
         found = sums_of(self.loaded.model, self.layout, batches, needs)
         return {site: stats.to("cpu") for site, stats in found.items()}
 
@@ -53,7 +51,7 @@ def collecting_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) ->
     """Sums of every part, in the order of the parts."""
 
     def collect(
-        parts: Sequence[Sequence[Int[Tensor, "_ seq"]]], needs: frozenset[Need]
+        parts: Sequence[Sequence[Int[Tensor, "_ seq"]]], needs: Kinds
     ) -> Iterator[dict[str, LayerStats]]:
         calls = [
             Call(str(number), "sums", (list(part), needs), f"part {number} of the calibration text")

@@ -7,7 +7,7 @@ from layouts import small_layout
 from optishear.allocation import RULES, LayerView, rules_for
 from optishear.allocation.alpha import hill_exponent
 from optishear.allocation.owl import owl
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.rule_settings import RULE_SETTINGS, parse_rule, usual_of
@@ -24,7 +24,7 @@ def views(outliers=None):
         x = torch.randn(50, layer.in_features, generator=generator)
         if layer.block == outliers:
             x[:, 0] *= 40  # one loud channel: many scores far above the mean
-        found.append(LayerView(layer, weight, LayerStats(50, 5, x.square().sum(0))))
+        found.append(LayerView(layer, weight, LayerStats.of(50, 5, InputSq(x.square().sum(0)))))
     return found
 
 
@@ -46,7 +46,7 @@ def uneven_views(seed):
             weight = weight.sign() * weight.abs() ** power
             input_sq = torch.rand(shape[1], generator=generator) * 50
             layer = Layer(name, block, role, *shape, name)
-            found.append(LayerView(layer, weight, LayerStats(50, 5, input_sq)))
+            found.append(LayerView(layer, weight, LayerStats.of(50, 5, InputSq(input_sq))))
     return found
 
 
@@ -99,7 +99,9 @@ def test_alphapruning_prunes_least_where_the_tail_of_the_spectrum_is_heaviest():
         values = (1 - (torch.arange(n, dtype=torch.float64) + 0.5) / n) ** (-1 / (exponent - 1))
         weight = torch.zeros(layer.out_features, layer.in_features)
         weight[range(n), range(n)] = values.sqrt().float()
-        found.append(LayerView(layer, weight, LayerStats(50, 5, torch.ones(layer.in_features))))
+        found.append(
+            LayerView(layer, weight, LayerStats.of(50, 5, InputSq(torch.ones(layer.in_features))))
+        )
     targets = list(RULES["alphapruning"](found).targets(0.6).values())
     assert np.argsort(targets).tolist() == [1, 0, 3, 2]
 

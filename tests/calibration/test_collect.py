@@ -6,13 +6,13 @@ from tiny_models import TINY, tokens
 from torch import nn
 
 from optishear.calibration.collect import collect
-from optishear.calibration.statistics import Need, stats_of
+from optishear.calibration.statistics import Gram, InputSq, stats_of
 from optishear.errors import ConfigError
 from optishear.models.discover import is_fused_experts, layout_of
 from optishear.recipe.layout import ModelLayout
 
 
-BOTH = frozenset(Need)
+BOTH = frozenset({InputSq, Gram})
 BATCHES = [tokens(3, 12, seed=1), tokens(2, 12, seed=2)]
 
 
@@ -70,9 +70,10 @@ def test_statistics_equal_a_slow_reference_layer_by_layer(model):
     for layer in layout.layers:
         got, x = stats_of(stats, layer), reference[layer.name]
         assert (got.tokens, got.sequences) == (len(x), 5), layer.name
-        torch.testing.assert_close(got.input_sq.double(), x.square().sum(0), rtol=1e-4, atol=1e-6)
-        torch.testing.assert_close(got.gram.double(), x.T @ x, rtol=1e-4, atol=1e-4)
-        assert got.input_sq.dtype == got.gram.dtype == torch.float32
+        square, gram = got[InputSq].total, got[Gram].total
+        torch.testing.assert_close(square.double(), x.square().sum(0), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gram.double(), x.T @ x, rtol=1e-4, atol=1e-4)
+        assert square.dtype == gram.dtype == torch.float32
 
 
 def test_two_shards_add_up_to_one_pass_over_both(model):
@@ -82,14 +83,14 @@ def test_two_shards_add_up_to_one_pass_over_both(model):
     for site, want in whole.items():
         got = first[site] + second[site]
         assert (got.tokens, got.sequences) == (want.tokens, want.sequences)
-        torch.testing.assert_close(got.input_sq, want.input_sq, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(got.gram, want.gram, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(got[InputSq].total, want[InputSq].total, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got[Gram].total, want[Gram].total, rtol=1e-4, atol=1e-5)
 
 
 def test_only_what_is_needed_is_collected():
     model = TINY["llama"]()
-    stats = collect(model, layout_of(model), BATCHES, frozenset({Need.INPUT_SQ}))
-    assert all(s.gram is None for s in stats.values())
+    stats = collect(model, layout_of(model), BATCHES, frozenset({InputSq}))
+    assert all(InputSq in s and Gram not in s for s in stats.values())
 
 
 def test_collecting_leaves_model_tokens_and_hooks_as_they_were(model):
@@ -164,8 +165,9 @@ def test_sums_of_a_half_precision_model_are_fp32_and_lose_nothing():
     stats = collect(model, layout, 40 * BATCHES, BOTH)
     once = collect(model, layout, BATCHES, BOTH)
     for site, many in stats.items():
-        assert many.input_sq.dtype == many.gram.dtype == torch.float32
-        torch.testing.assert_close(many.input_sq, 40 * once[site].input_sq, rtol=1e-6, atol=0)
+        assert many[InputSq].total.dtype == many[Gram].total.dtype == torch.float32
+        want = 40 * once[site][InputSq].total
+        torch.testing.assert_close(many[InputSq].total, want, rtol=1e-6, atol=0)
 
 
 def test_part_of_a_layout_has_its_sites_though_their_first_layer_is_not_in_it():
@@ -175,7 +177,7 @@ def test_part_of_a_layout_has_its_sites_though_their_first_layer_is_not_in_it():
     part = collect(model, ModelLayout(tuple(values)), BATCHES, BOTH)
     whole = collect(model, layout, BATCHES, BOTH)
     assert part.keys() == {layer.site for layer in values}
-    assert all(torch.equal(part[site].gram, whole[site].gram) for site in part)
+    assert all(torch.equal(part[site][Gram].total, whole[site][Gram].total) for site in part)
 
 
 def test_a_hook_that_was_there_before_stays():

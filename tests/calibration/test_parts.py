@@ -8,12 +8,12 @@ from tiny_models import TINY, tokens
 
 from optishear.calibration.collect import collect
 from optishear.calibration.parts import collect_in_parts, one_after_the_other, parts_of
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 from optishear.errors import ConfigError
 from optishear.models.discover import layout_of
 
 
-BOTH = frozenset({Need.INPUT_SQ, Need.GRAM})
+BOTH = frozenset({InputSq, Gram})
 
 
 @given(st.integers(1, 40), st.integers(1, 50))
@@ -38,9 +38,11 @@ def test_added_parts_are_the_whole_up_to_rounding(model, number):
     sums = collect_in_parts(one_after_the_other(model, layout), parts_of(batches, number), BOTH)
     for site, want in whole.items():
         assert (sums[site].tokens, sums[site].sequences) == (want.tokens, want.sequences)
-        torch.testing.assert_close(sums[site].input_sq, want.input_sq, rtol=1e-6, atol=0)
-        torch.testing.assert_close(sums[site].gram, want.gram, rtol=1e-5, atol=1e-5)
-        assert number > 1 or torch.equal(sums[site].gram, want.gram)
+        torch.testing.assert_close(
+            sums[site][InputSq].total, want[InputSq].total, rtol=1e-6, atol=0
+        )
+        torch.testing.assert_close(sums[site][Gram].total, want[Gram].total, rtol=1e-5, atol=1e-5)
+        assert number > 1 or torch.equal(sums[site][Gram].total, want[Gram].total)
 
 
 def test_an_expert_that_a_part_does_not_reach_is_no_mistake_unless_no_part_does(model):
@@ -51,10 +53,11 @@ def test_an_expert_that_a_part_does_not_reach_is_no_mistake_unless_no_part_does(
         for number, sums in enumerate(one_after_the_other(model, layout)(parts, needs)):
             site = next(iter(sums))
             if number not in seen:
-                sums[site] = type(sums[site])(0, sums[site].sequences, sums[site].input_sq * 0)
+                nothing = InputSq(sums[site][InputSq].total * 0)
+                sums[site] = LayerStats.of(0, sums[site].sequences, nothing)
             yield sums
 
-    parts, needs = parts_of(batches, 2), frozenset({Need.INPUT_SQ})
+    parts, needs = parts_of(batches, 2), frozenset({InputSq})
     found = collect_in_parts(lambda p, n: blind(p, n, {1}), parts, needs)
     assert next(iter(found.values())).tokens == 24
     with pytest.raises(ConfigError, match="saw none of the tokens"):

@@ -6,13 +6,13 @@ from tiny_models import TINY, tokens
 
 from optishear.calibration import store
 from optishear.calibration.collect import collect
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq
 from optishear.calibration.store import load_or_collect, too_large
 from optishear.errors import StorageError
 from optishear.models.discover import layout_of
 
 
-SQ, BOTH = frozenset({Need.INPUT_SQ}), frozenset(Need)
+SQ, BOTH = frozenset({InputSq}), frozenset({InputSq, Gram})
 BATCHES = [tokens(2, 12)]
 
 
@@ -31,9 +31,8 @@ def assert_equal(got, want):
     for site, a in got.items():
         b = want[site]
         assert (a.tokens, a.sequences) == (b.tokens, b.sequences)
-        assert torch.equal(a.input_sq, b.input_sq)
-        assert (a.gram is None) == (b.gram is None)
-        assert a.gram is None or torch.equal(a.gram, b.gram)
+        assert a.found.keys() == b.found.keys()
+        assert all(torch.equal(each.total, b.found[name].total) for name, each in a.found.items())
 
 
 @pytest.mark.parametrize("needs", [SQ, BOTH])
@@ -81,17 +80,18 @@ def test_a_write_that_fails_halfway_leaves_nothing_behind(tmp_path, model, layou
     assert not list(tmp_path.iterdir())
 
 
-def test_large_gram_matrices_are_not_kept(layout, monkeypatch):
-    monkeypatch.setattr(store, "GRAM_BYTES", 2 * 4 * (3 * 24**2 + 40**2) - 1)
+def test_large_statistics_are_not_kept(layout, monkeypatch):
+    total = 2 * 4 * (3 * (24**2 + 24) + 40**2 + 40)
+    monkeypatch.setattr(store, "LARGEST", total - 1)
     assert too_large(layout, BOTH)
     assert not too_large(layout, SQ)
-    monkeypatch.setattr(store, "GRAM_BYTES", 2 * 4 * (3 * 24**2 + 40**2))
+    monkeypatch.setattr(store, "LARGEST", total)
     assert not too_large(layout, BOTH)
 
 
 def test_what_is_not_kept_is_collected_all_the_same(model, layout):
     stats = load_or_collect(None, model, layout, [BATCHES], BOTH)
-    assert all(s.gram is not None for s in stats.values())
+    assert all(Gram in s for s in stats.values())
 
 
 def test_the_cache_folder_is_made_when_it_is_missing(tmp_path, model, layout):

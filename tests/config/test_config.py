@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import Gram, InputSq
 from optishear.config import (
     EXPERIMENTS,
     SEARCH_SPACES,
@@ -123,27 +124,27 @@ def test_a_text_with_a_seed_keeps_its_windows_whatever_the_search_s_seed_is(tmp_
 @pytest.mark.parametrize(
     ("changes", "needs"),
     [
-        ({}, {Need.INPUT_SQ}),
-        ({"baselines": ["magnitude"], "space": {"sparsity": {"by": "block"}}}, {Need.INPUT_SQ}),
-        ({"baselines": ["wanda", "sparsegpt"]}, {Need.INPUT_SQ, Need.GRAM}),
-        ({"baselines": ["moonshot-wanda"]}, set(Need)),
-        ({"record": ["taylor"]}, {Need.INPUT_SQ, Need.GRADIENTS}),
-        ({"baselines": ["magnitude@owl", "optima@alphapruning"]}, {Need.INPUT_SQ, Need.GRAM}),
-        ({"space": MOONSHOT}, set(Need)),
+        ({}, {InputSq}),
+        ({"baselines": ["magnitude"], "space": {"sparsity": {"by": "block"}}}, {InputSq}),
+        ({"baselines": ["wanda", "sparsegpt"]}, {InputSq, Gram}),
+        ({"baselines": ["moonshot-wanda"]}, {InputSq, Gram, LayerGradients}),
+        ({"record": ["taylor"]}, {InputSq, LayerGradients}),
+        ({"baselines": ["magnitude@owl", "optima@alphapruning"]}, {InputSq, Gram}),
+        ({"space": MOONSHOT}, {InputSq, Gram, LayerGradients}),
         (
             {"space": {"solver": [{"name": "mask"}, {"name": "refit"}]}},
-            {Need.INPUT_SQ, Need.GRAM},
+            {InputSq, Gram},
         ),
         (
             {"space": {"solver": {"name": "refit", "of": {"choice": ["mask", "alps"]}}}},
-            {Need.INPUT_SQ, Need.GRAM},
+            {InputSq, Gram},
         ),
     ],
 )
 def test_calibration_is_asked_for_what_everything_in_reach_needs(tmp_path, changes, needs):
     found = experiment(tmp_path, {"gradient_sequences": 4, **changes})
     assert found.needs == needs
-    assert found.needs_gradients == (Need.GRADIENTS in needs)
+    assert found.needs_gradients == (LayerGradients in needs)
 
 
 def test_rungs_are_whole_sequences_below_all_search_tokens(tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.gradients import LayerGradients
 from optishear.config.reach import check_space, needs_of_space
 from optishear.errors import ConfigError
 from optishear.search.space_file import SpaceSpec
@@ -19,11 +19,11 @@ def space(*formulas):
 
 @pytest.mark.parametrize("formulas", [["W", "mul(W, G)"], ["mul(W, G)", "W"]])
 def test_a_tree_anywhere_among_the_choices_that_reads_gradients_has_them_collected(formulas):
-    assert Need.GRADIENTS in needs_of_space(space(*formulas))
+    assert LayerGradients in needs_of_space(space(*formulas))
 
 
 def test_trees_without_gradients_do_not_ask_for_them():
-    assert Need.GRADIENTS not in needs_of_space(space("W", "mul(W, X)"))
+    assert LayerGradients not in needs_of_space(space("W", "mul(W, X)"))
 
 
 def test_every_choice_of_a_formula_is_read_before_a_model_is_loaded():

@@ -15,7 +15,7 @@ from tiny_models import TINY
 
 from optishear.calibration.collect import collect
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq
 from optishear.errors import ConfigError
 from optishear.kernels.use import kernels
 from optishear.models.discover import decoder_blocks, layout_of
@@ -31,7 +31,7 @@ from optishear.text.tokens import TokenBatches
 
 
 QUANTITIES = ("reconstruction", "kl", "kl_top@4", "perplexity", "sparsity", "taylor")
-NEEDS = frozenset({Need.INPUT_SQ, Need.GRAM})
+NEEDS = frozenset({InputSq, Gram})
 NONE = Memory()
 ALL = Memory(ranks=2**30, prefixes=2**30)
 METRICS = (

@@ -16,7 +16,7 @@ from tiny_folders import tiny_folder
 from tiny_models import TINY, tokens
 
 from optishear.calibration.collect import collect
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.kernels.use import kernels
@@ -131,7 +131,7 @@ def measured(model):
     """Statistics and values of three recipes: what is chosen, solved, and on prefixes kept."""
     layout = layout_of(model)
     calibration, text = (TokenBatches.of(tokens(6, 16, seed), f"{seed}") for seed in (1, 2))
-    needs = frozenset({Need.INPUT_SQ, Need.GRAM})
+    needs = frozenset({InputSq, Gram})
     stats = collect(model, layout, calibration.batches(6), needs)
     loaded = LoadedModel(model, None, "tiny", Path("nowhere"), "hash", torch.float32)
     recipes = [
@@ -149,7 +149,7 @@ def measured(model):
     ) as measure:
         values = [measure(recipe, text.tokens.numel()) for recipe in recipes]
     assert all(map(torch.equal, before, [p for p in model.parameters() if not p.is_meta]))
-    sums = [(s.input_sq.cpu().tolist(), s.gram.cpu().tolist()) for s in stats.values()]
+    sums = [(s[InputSq].total.cpu().tolist(), s[Gram].total.cpu().tolist()) for s in stats.values()]
     return layout, sums, values
 
 

@@ -9,7 +9,7 @@ import torch
 from tiny_models import TINY
 
 from optishear.calibration.collect import collect
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import InputSq
 from optishear.freed_memory import FreedMemory
 from optishear.models.discover import layout_of
 from optishear.models.load import LoadedModel
@@ -23,7 +23,7 @@ from optishear.text.tokens import TokenBatches
 
 
 QUANTITIES = ("reconstruction", "relative_reconstruction", "kl", "perplexity", "sparsity", "bytes")
-NEEDS = frozenset({Need.INPUT_SQ})
+NEEDS = frozenset({InputSq})
 
 
 class Line:

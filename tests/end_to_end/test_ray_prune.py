@@ -11,7 +11,7 @@ from tiny_models import TINY
 from typer.testing import CliRunner
 from waiting import until
 
-from optishear.calibration.statistics import LayerStats, unread
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.cli import app
 from optishear.errors import ConfigError, NumericalError
 from optishear.models.discover import layout_of
@@ -151,8 +151,9 @@ def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense
         Recipe({"name": "magnitude"}, dict.fromkeys(recipe.drop, n), "row") for n in (96, 48)
     )
     bad = layout.layers[3]
-    stats = {x.site: LayerStats(9, 1, torch.ones(x.in_features)) for x in layout.layers}
-    data = CalibrationData(stats | unread([bad]))
+    stats = {x.site: LayerStats.of(9, 1, InputSq(torch.ones(x.in_features))) for x in layout.layers}
+    stats[bad.site] = LayerStats.of(9, 1, InputSq(torch.full((bad.in_features,), torch.nan)))
+    data = CalibrationData(stats)
     prune_layers = pruning_on(replicas)
     with working_weights(model, layout) as working:
         with pytest.raises(NumericalError, match=f"^{bad.name}: 768 of 768 scores are nan"):

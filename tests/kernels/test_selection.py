@@ -6,7 +6,7 @@ import pytest
 import torch
 from problems import SmallLayer
 
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.errors import NumericalError
 from optishear.kernels import layer_selection, selection
 from optishear.kernels.separable import Separable
@@ -47,7 +47,7 @@ def stats(weight, quiet=False):
     generator = torch.Generator().manual_seed(1)
     energy = torch.rand(weight.shape[1], generator=generator)
     energy[::5] = energy[0].clone()
-    return LayerStats(100, 4, energy * (1e-30 if quiet else 1))
+    return LayerStats.of(100, 4, InputSq(energy * (1e-30 if quiet else 1)))
 
 
 def counts(weight, pattern):
@@ -235,7 +235,7 @@ def test_what_no_kernel_fits_goes_to_the_reference():
 def test_scores_of_a_quadratic_by_rows_are_no_vectors():
     layer = SmallLayer()
     problem = layer.problem(240, lam=0.5)
-    assert problem.stats.input_sq.ndim == 2
+    assert problem.stats[InputSq].total.ndim == 2
     assert Wanda().separable(layer.weight, problem.stats) is None
     assert Ria().separable(layer.weight, problem.stats) is None
     got = Mask(Wanda()).solve(problem)

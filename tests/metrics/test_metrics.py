@@ -3,14 +3,14 @@ import math
 import pytest
 import torch
 
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.errors import ConfigError
 from optishear.metrics import METRICS, make_metric
 from optishear.recipe.metric_forms import COEFFICIENTS, TRANSFORMS
 
 
 def stats_of(x, sequences=4):
-    return LayerStats(len(x), sequences, x.square().sum(0))
+    return LayerStats.of(len(x), sequences, InputSq(x.square().sum(0)))
 
 
 @pytest.fixture

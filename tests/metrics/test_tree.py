@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.errors import ConfigError
 from optishear.metrics import make_metric
 from optishear.metrics.classic import Magnitude, Wanda
@@ -28,7 +28,7 @@ def layer(seed=0):
     x = torch.randn(32, IN, generator=generator)
     stored = torch.randn(OUT, SAMPLES, IN, generator=generator).half()
     gradients = LayerGradients(stored, torch.tensor([0.5, 2.0, 1e-3]))
-    return weight, LayerStats(32, 4, x.square().sum(0), gradients=gradients)
+    return weight, LayerStats.of(32, 4, InputSq(x.square().sum(0)), gradients)
 
 
 def flat(a):
@@ -93,10 +93,10 @@ SLOW = {
 def slow(formula):
     """The formula's value by Python's own arithmetic; W, X and G from their definitions."""
     weight, stats = layer()
-    g = stats.gradients
+    g = stats[LayerGradients]
     leaves = {
         "W": weight.abs().double().tolist(),
-        "X": [(stats.input_sq / 4).double().tolist()],
+        "X": [(stats[InputSq].total / 4).double().tolist()],
         "G": [
             [
                 math.sqrt(
@@ -167,9 +167,9 @@ def test_known_metrics_are_trees():
     ("formula", "needs"),
     [
         ("W", set()),
-        ("mul(W, X)", {Need.INPUT_SQ}),
-        ("mul(W, G)", {Need.GRADIENTS}),
-        ("add(G, X)", {Need.INPUT_SQ, Need.GRADIENTS}),
+        ("mul(W, X)", {InputSq}),
+        ("mul(W, G)", {LayerGradients}),
+        ("add(G, X)", {InputSq, LayerGradients}),
     ],
 )
 def test_a_tree_needs_what_its_leaves_read(formula, needs):
@@ -180,20 +180,22 @@ def test_a_tree_needs_what_its_leaves_read(formula, needs):
     "formula", ["mms(X)", "zsn(W)", "div(W, X)", "mms(sub(W, W))", "exp(exp(W))"]
 )
 def test_dead_layers_and_large_exponents_stay_finite(formula):
-    weight, stats = torch.zeros(OUT, IN), LayerStats(8, 2, torch.zeros(IN))
+    weight, stats = torch.zeros(OUT, IN), LayerStats.of(8, 2, InputSq(torch.zeros(IN)))
     assert Tree(formula).score(weight, stats).isfinite().all()
 
 
 def test_a_tree_takes_inputs_by_row_as_moonshot_hands_them():
     weight, stats = layer()
-    rows = LayerStats(32, 4, stats.input_sq.expand(OUT, IN) * torch.arange(1, OUT + 1)[:, None])
+    rows = LayerStats.of(
+        32, 4, InputSq(stats[InputSq].total.expand(OUT, IN) * torch.arange(1, OUT + 1)[:, None])
+    )
     got = Tree("mul(W, X)").score(weight, rows)
     torch.testing.assert_close(got[2], 3 * Tree("mul(W, X)").score(weight, stats)[2])
 
 
-def test_gradients_that_nobody_collected_are_a_sentence():
-    with pytest.raises(ConfigError, match="reads gradients, but none were collected"):
-        Tree("mul(W, G)").score(torch.ones(OUT, IN), LayerStats(8, 2, torch.ones(IN)))
+def test_gradients_that_nobody_collected_are_not_read_unnoticed():
+    with pytest.raises(LookupError, match="LayerGradients was read and not collected"):
+        Tree("mul(W, G)").score(torch.ones(OUT, IN), LayerStats.of(8, 2, InputSq(torch.ones(IN))))
 
 
 def test_a_formula_in_a_recipe_is_checked():
@@ -207,7 +209,7 @@ def test_a_formula_in_a_recipe_is_checked():
 @given(st.permutations(range(IN)))
 def test_scores_follow_a_permutation_of_the_inputs(order):
     weight, stats = layer()
-    moved = LayerStats(32, 4, stats.input_sq[order])
+    moved = LayerStats.of(32, 4, InputSq(stats[InputSq].total[order]))
     formula = "add(mms(W), zsn(X))"
     plain = Tree(formula).score(weight, stats)[:, order]
     torch.testing.assert_close(Tree(formula).score(weight[:, order], moved), plain)

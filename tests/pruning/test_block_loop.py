@@ -8,7 +8,7 @@ from tiny_models import GATED, TINY, make
 
 from optishear.calibration.collect import collect
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats, Need
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.errors import ConfigError, NumericalError
 from optishear.models.blocks import BlockRunner
 from optishear.models.discover import decoder_blocks, layout_of
@@ -267,4 +267,4 @@ def test_needs_that_are_not_asked_for_are_not_collected(deep, monkeypatch):
 
     monkeypatch.setattr(block_loop, "collecting", noted)
     deep.sequential(deep.recipe())
-    assert asked == [({block}, frozenset({Need.INPUT_SQ})) for block in range(4)]
+    assert asked == [({block}, frozenset({InputSq})) for block in range(4)]

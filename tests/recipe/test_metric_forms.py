@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.metrics import METRICS, make_metric
 from optishear.recipe.metric_forms import (
     COEFFICIENTS,
@@ -28,7 +28,7 @@ def layer(seed=0, row_inputs=False):
     input_sq = x.square().sum(0)
     if row_inputs:
         input_sq = input_sq * torch.rand(6, 24, generator=generator) * 2
-    return weight, LayerStats(40, 4, input_sq)
+    return weight, LayerStats.of(40, 4, InputSq(input_sq))
 
 
 def meta(values):

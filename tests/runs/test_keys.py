@@ -13,7 +13,7 @@ from torch import nn
 
 from optishear import pipeline
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import Gram, InputSq, Need
 from optishear.models.load import LoadedModel
 from optishear.pipeline import MeasurementSettings, identity_of
 from optishear.pruning.calibration_data import CalibrationData
@@ -82,7 +82,7 @@ class Inputs:
     evaluation: TextSpec = EVALUATION
     batch_tokens: int = 16
     parts: int = 1
-    needs: frozenset[Need] = frozenset({Need.INPUT_SQ})
+    needs: frozenset[Need] = frozenset({InputSq})
     gradient_sequences: int = 4
     recipe: Recipe = RECIPE
     mode: str = "one-shot"
@@ -208,7 +208,7 @@ CHANGES: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
         {"measure", "evaluation", *HELD_OUT, "dense"},
     ),
     "calibration_parts": (given(parts=2), SEEN),
-    "what is summed up": (given(needs=frozenset({Need.GRAM})), {"statistics"}),
+    "what is summed up": (given(needs=frozenset({Gram})), {"statistics"}),
     "gradient sequences": (
         given(gradient_sequences=3),
         {"gradients", *SOLVED} - {"held out without gradients"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 from optishear.errors import NumericalError
 from optishear.metrics import METRICS
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
@@ -31,7 +31,7 @@ def layer(seed, rows, columns, tokens=90, coupling=1.0):
 
 
 def stats_of(inputs):
-    return LayerStats(len(inputs), 2, inputs.square().sum(0), inputs.T @ inputs)
+    return LayerStats.of(len(inputs), 2, InputSq(inputs.square().sum(0)), Gram(inputs.T @ inputs))
 
 
 def gradients(seed, weight, samples=3):

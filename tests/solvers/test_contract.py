@@ -6,7 +6,7 @@ from made_up_patterns import MADE_UP, groups_of
 from pairwise import pairwise
 from problems import KINDS, ROWS, WIDTH, SmallLayer
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.gradients import LayerGradients
 from optishear.errors import ConfigError
 from optishear.metrics import METRICS
 from optishear.recipe.layout import Layer, ModelLayout
@@ -146,7 +146,7 @@ def test_every_named_method_is_a_recipe_that_solves():
         recipe = method.recipe(layout, {"b.0.self_attn.q": 24}, method.pattern)
         recipe.check(layout)
         lam = method.moonshot_lambda
-        assert (Need.GRADIENTS in needs_of(recipe)) == (lam != 1), name
+        assert (LayerGradients in needs_of(recipe)) == (lam != 1), name
         solution = solver_of(recipe).solve(layer.problem(24, recipe.pattern_object, lam))
         assert (~solution.keep).sum() == 24
         assert method.paper

@@ -2,6 +2,7 @@ import pytest
 import torch
 from problems import SmallLayer, operations
 
+from optishear.calibration.statistics import Gram
 from optishear.errors import NumericalError
 from optishear.solvers.hessian import Hessian, inverse_of_lower
 
@@ -9,7 +10,7 @@ from optishear.solvers.hessian import Hessian, inverse_of_lower
 @pytest.fixture
 def curvature():
     stats = SmallLayer().stats
-    return stats.gram / stats.tokens
+    return stats[Gram].total / stats.tokens
 
 
 def test_the_factors_are_those_of_the_damped_matrix(curvature):

@@ -3,6 +3,7 @@ import torch
 from problems import KINDS, SmallLayer
 from torch.overrides import TorchFunctionMode
 
+from optishear.calibration.statistics import InputSq
 from optishear.errors import ConfigError
 from optishear.recipe.pattern import Row
 from optishear.solvers import products
@@ -26,7 +27,7 @@ def tf32(monkeypatch):
 def problem(kind="plain", lam=1.0, width=160):
     layer = SmallLayer(kind, width=width, tokens=300)
     drop = int(0.7 * layer.weight.numel())
-    keep = keep_highest(layer.weight.float().abs() * layer.stats.input_sq.sqrt(), drop, Row())
+    keep = keep_highest(layer.weight.float().abs() * layer.stats[InputSq].total.sqrt(), drop, Row())
     return layer, layer.quadratic(lam), keep
 
 

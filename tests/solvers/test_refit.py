@@ -2,6 +2,7 @@ import pytest
 import torch
 from problems import KINDS, SmallLayer
 
+from optishear.calibration.statistics import Gram, InputSq, LayerStats
 from optishear.errors import NumericalError
 from optishear.metrics import METRICS
 from optishear.recipe.pattern import NofM, Row, WholeLayer
@@ -80,9 +81,8 @@ def test_neither_the_inputs_nor_the_weights_scale_changes_the_steps():
     layer = SmallLayer()
     keep = wanda_keep(layer, Row())
     plain = refit(layer.quadratic(), layer.weight, keep)
-    layer.stats = type(layer.stats)(
-        layer.stats.tokens, 4, layer.stats.input_sq * 1e6, layer.stats.gram * 1e6
-    )
+    louder = [kind(layer.stats[kind].total * 1e6) for kind in (InputSq, Gram)]
+    layer.stats = LayerStats.of(layer.stats.tokens, 4, *louder)
     loud = refit(layer.quadratic(), layer.weight * 1e-4, keep)
     assert plain.iterations == loud.iterations
     assert torch.allclose(plain.weight, loud.weight * 1e4, rtol=1e-3, atol=1e-4)

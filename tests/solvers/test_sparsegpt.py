@@ -2,6 +2,7 @@ import pytest
 import torch
 from problems import ROWS, WIDTH, SmallLayer, operations
 
+from optishear.calibration.statistics import Gram, InputSq
 from optishear.errors import NumericalError
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.solvers.sparsegpt import SparseGPT
@@ -13,7 +14,7 @@ SIZE = ROWS * WIDTH
 def slow_obs(layer, quadratic, drop, pattern):
     """Optimal brain surgeon from left to right, each inverse computed anew in fp64."""
     weight = layer.weight.double().clone()
-    weight[:, layer.stats.input_sq == 0] = 0
+    weight[:, layer.stats[InputSq].total == 0] = 0
     hessians = layer.row_hessians(quadratic)
     rows, width = weight.shape
     keep = torch.ones(rows, width, dtype=torch.bool)
@@ -102,7 +103,7 @@ def test_as_published_up_to_exact_counts():
     """Their loop: upper Cholesky factor of the inverse, a threshold a block, error passed on."""
     layer = SmallLayer(width=160, tokens=500)
     rows, width, sparsity = ROWS, 160, 0.6
-    h = layer.stats.gram.double() / layer.stats.tokens
+    h = layer.stats[Gram].total.double() / layer.stats.tokens
     h += 0.01 * h.diagonal().mean() * torch.eye(width, dtype=torch.float64)
     u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True)
     w = layer.weight.double().clone()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from optishear.calibration.statistics import Need
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import Gram
 from optishear.config.sections import MemoryConfig
 from optishear.recipe.layout import Layer
 from optishear.tools.plan.footprint import (
@@ -53,9 +54,9 @@ def test_a_folder_is_as_large_as_its_files(tmp_path):
 @pytest.mark.parametrize(
     ("limit", "needs", "matrices"),
     [
-        ("2GB", {Need.GRAM}, 4 + 2 * 9),
-        (0, {Need.GRAM}, 2 * 9),
-        (0, {Need.GRAM, Need.GRADIENTS}, 3 * 9),
+        ("2GB", {Gram}, 4 + 2 * 9),
+        (0, {Gram}, 2 * 9),
+        (0, {Gram, LayerGradients}, 3 * 9),
     ],
 )
 def test_a_plan_counts_the_factors_that_are_held_and_not_those_of_every_site(

@@ -13,7 +13,7 @@ from filelock import FileLock
 from tiny_folders import tensors_of, tiny_folder
 
 from optishear.calibration.gradient_file import GradientFile
-from optishear.calibration.statistics import Need
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.streamed_gradients import BlockByBlock
 from optishear.errors import ConfigError, StorageError
 from optishear.export import half_done
@@ -124,7 +124,7 @@ def test_a_metric_that_reads_gradients_and_no_inputs(dense, tmp_path):
     prune_to(str(dense), lambda p: made.append(WANDA(p)) or made[0], tmp_path / "wanda", HOW)
     metric = {"name": "tree", "formula": "mul(sqr(W), mms(G))"}
     recipe = Recipe.from_json({**made[0].to_json(), "metric": metric}, "test")
-    assert needs_of(recipe) == {Need.GRADIENTS}
+    assert needs_of(recipe) == {LayerGradients}
     both(dense, lambda _: recipe, tmp_path)
     assert tensors_of(tmp_path / "whole").keys() == tensors_of(tmp_path / "wanda").keys()
 

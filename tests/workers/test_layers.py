@@ -12,7 +12,7 @@ from problems import SmallLayer
 from torch import nn
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats
+from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.models.weights import WeightView, WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.recipe import Recipe
@@ -31,7 +31,7 @@ def small(layer):
 
 WEIGHTS = {layer.name: small(layer).problem(0).weight for layer in LAYERS}
 EVIDENCE = CalibrationData(
-    {layer.site: LayerStats(4, 1, torch.ones(layer.in_features)) for layer in LAYERS},
+    {layer.site: LayerStats.of(4, 1, InputSq(torch.ones(layer.in_features))) for layer in LAYERS},
     {x.name: LayerGradients(torch.ones(2, 1, 3).half(), torch.ones(1)) for x in LAYERS},
     {name: torch.ones_like(weight).bool() for name, weight in WEIGHTS.items()},
 )

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from optishear.allocation import rules_for
 from optishear.calibration.gradient_file import gradient_bytes
-from optishear.calibration.statistics import Need
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import statistics_bytes, summed
 from optishear.runs.keys import gradients_key, rule_key
 from optishear.runs.prepare import Calibrated
 from optishear.runs.setup import Setup, space_of
 from optishear.search.space import SearchSpace
-from optishear.tools.plan.footprint import bytes_at, statistics_bytes
+from optishear.tools.plan.footprint import bytes_at
 
 
 THERE, MADE, NEVER = "was there", "made by this plan", "too large to keep: made for each search"
@@ -39,19 +40,19 @@ def calibrated_now(
     experiment, prepared, layout = setup.experiment, setup.calibrated, setup.calibrated.layout
     needs, samples = experiment.needs, experiment.gradient_sequences
     found = []
-    if Need.GRADIENTS in needs:
+    if LayerGradients in needs:
         tokens = prepared.calibration.tokens[:samples]
         place = gradients_key(prepared, samples).path
         state = THERE if place.exists() else MADE
         start = clock()
-        prepared.calibrate(frozenset({Need.GRADIENTS}), samples, notice)
+        prepared.calibrate(frozenset({LayerGradients}), samples, notice)
         size = bytes_at(place) or gradient_bytes(layout, len(tokens))
         found.append(Cached(f"gradients of {len(tokens)} sequences", size, state, clock() - start))
-    kept = prepared.statistics_file(needs - {Need.GRADIENTS})
+    kept = prepared.statistics_file(summed(needs))
     state = NEVER if kept is None else THERE if kept.exists() else MADE
     start = clock()
     calibrated = prepared.calibrate(needs, samples, notice)
-    size = statistics_bytes(setup) if kept is None else bytes_at(kept)
+    size = statistics_bytes(layout, needs) if kept is None else bytes_at(kept)
     return calibrated, [*found, Cached("calibration statistics", size, state, clock() - start)]
 
 

@@ -9,8 +9,8 @@ import psutil
 import torch
 
 from optishear.calibration.gradient_file import gradient_bytes
-from optishear.calibration.statistics import Need
-from optishear.calibration.store import gram_bytes
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.statistics import Gram, Need, statistics_bytes
 from optishear.config.sections import MemoryConfig
 from optishear.models.head import find_head, logits_at_once
 from optishear.models.placement import devices_of
@@ -98,7 +98,7 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
         Held(PYTHON, python),
         Held("dense model", dense_bytes(setup)),
         Held("working copy of the prunable weights", own * (layout.total - away_of(setup))),
-        Held("statistics", statistics_bytes(setup)),
+        Held("statistics", statistics_bytes(layout, experiment.needs)),
         Held("dense side of the search tokens", dense_side),
         Held("activations of one batch", ACTIVATIONS * batch * widest * own),
         Held("a chunk of logits in fp32", LOGITS * 4 * min(at_once, batch * vocabulary)),
@@ -106,14 +106,14 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
         Held("ranks (memory.ranks)", ranks_bytes(setup)),
         Held("prefixes (memory.prefixes)", prefixes_bytes(setup, hidden * own)),
     ]
-    if Need.GRAM in experiment.needs:
+    if Gram in experiment.needs:
         found.append(
             Held(
                 "factored Hessians (memory.factors)",
                 factored_bytes(layout.layers, experiment.needs, experiment.memory),
             )
         )
-    if Need.GRADIENTS in experiment.needs:
+    if LayerGradients in experiment.needs:
         samples = min(experiment.gradient_sequences, len(c.calibration.tokens))
         found.append(Held("gradients, mapped", gradient_bytes(layout, samples), mapped=True))
     if levels := wanted_levels(setup.space):
@@ -135,20 +135,12 @@ def away_of(setup: Setup, disk_only: bool = False) -> int:
     return sum(size for size, away in found if away and (away.on_disk or not disk_only))
 
 
-def statistics_bytes(setup: Setup) -> int:
-    """A vector an input site, and a Gram matrix where something reads it."""
-    layout = setup.calibrated.layout
-    vectors = {layer.site: 4 * layer.in_features for layer in layout.layers}
-    gram = gram_bytes(layout) if Need.GRAM in setup.experiment.needs else 0
-    return sum(vectors.values()) + gram
-
-
 def factored_bytes(layers: Sequence[Layer], needs: frozenset[Need], limits: MemoryConfig) -> int:
     """Of the input sites' Hessians, as far as `memory.factors` allows, the last few anyhow; and one
     layer's own where the Taylor loss is mixed in."""
     widths = {layer.site: layer.in_features for layer in layers}.values()
     held = held_bytes(widths, int(limits.factors))
-    return held + (most_bytes(max(widths)) if Need.GRADIENTS in needs else 0)
+    return held + (most_bytes(max(widths)) if LayerGradients in needs else 0)
 
 
 def ranks_bytes(setup: Setup) -> int:

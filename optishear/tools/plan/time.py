@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from optishear.calibration.statistics import Need
-from optishear.calibration.store import gram_bytes
+from optishear.calibration.statistics import statistics_bytes
 from optishear.errors import NumericalError
 from optishear.evaluation.perplexity import held_out
 from optishear.models.head import find_head, hidden_states
@@ -211,8 +210,8 @@ def _text_seconds(setup: Setup, text: TokenBatches, clock: Callable[[], float]) 
 
 @torch.no_grad()
 def _calibration_seconds(setup: Setup, clock: Callable[[], float]) -> float:
-    """Each block run twice on the calibration text, as pruning block by block does; with Gram
-    matrices so much more as their products are more than the model's."""
+    """Each block run twice on the calibration text, as pruning block by block does; and the
+    statistics' own products, each entry of a sum as long as a weight takes."""
     c = setup.calibrated
     batches = c.batches
     tokens = batches[0].to(input_device(c.loaded.model))
@@ -220,5 +219,5 @@ def _calibration_seconds(setup: Setup, clock: Callable[[], float]) -> float:
     start = clock()
     hidden_states(c.loaded.model, tokens)
     forward = (clock() - start) * sum(batch.numel() for batch in batches) / tokens.numel()
-    gram = gram_bytes(c.layout) / 4 / c.layout.total if Need.GRAM in setup.experiment.needs else 0
-    return forward * (2 + gram)
+    sums = statistics_bytes(c.layout, setup.experiment.needs) / 4 / c.layout.total
+    return forward * (2 + sums)
