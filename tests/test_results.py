@@ -1,6 +1,5 @@
-"""What results/README.md shows can be made again from the files beside it."""
+"""What the pages in results/ show can be made again from the files beside them."""
 
-import json
 import os
 import re
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 from optishear.calibration.origin import Origin
+from optishear.records.run_directory import read_json, runs_under
 
 
 ROOT = Path(__file__).parents[1]
@@ -20,20 +20,38 @@ def test_every_figure_of_the_page_is_drawn_from_the_files(tmp_path):
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    shown = re.findall(r"\]\(figures/([\w.]+)\)", (ROOT / "results/README.md").read_text())
-    drawn = {path.name for path in tmp_path.iterdir()}
-    assert shown
-    assert {f"{Path(name).stem}{kind}" for name in shown for kind in (".png", ".svg")} == drawn
-    assert drawn == {path.name for path in (ROOT / "results/figures").iterdir()}
+    pages = "".join(page.read_text() for page in (ROOT / "results").glob("*.md"))
+    shown = set(re.findall(r"\]\(figures/([\w.]+)\)", pages))
+    assert len(shown) >= 8
+    assert {path.name for path in tmp_path.iterdir()} == shown
+    assert {path.name for path in (ROOT / "results/figures").iterdir()} == shown
+
+
+def test_every_page_is_reached_from_the_answers_and_no_link_leads_nowhere():
+    pages = sorted((ROOT / "results").rglob("*.md"))
+    linked = {
+        (page.parent / link.partition("#")[0]).resolve()
+        for page in pages
+        for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text())
+    }
+    assert [str(place) for place in linked if not place.exists()] == []
+    assert {page for page in pages if page not in linked} == set()
+
+
+def test_results_stay_small():
+    """What grows a clone for ever is asked for on purpose: raise these where it is worth it."""
+    sizes = [path.stat().st_size for path in (ROOT / "results").rglob("*") if path.is_file()]
+    assert sum(sizes) < 5_000_000
+    assert len(sizes) < 300
 
 
 def test_every_front_says_the_text_that_its_run_was_calibrated_on():
     """With the seed that drew its windows: its own, else the search's."""
-    fronts = sorted((ROOT / "results").glob("**/front.json"))
-    assert len(fronts) > 100
-    for path in fronts:
-        manifest = json.loads(path.with_name("manifest.json").read_text())
-        origin = Origin.from_json(json.loads(path.read_text())["made_with"], str(path))
+    runs = runs_under(ROOT / "results")
+    assert len(runs) > 100
+    for run in runs:
+        path, manifest = run.front, read_json(run.manifest)
+        origin = Origin.from_json(read_json(path)["made_with"], str(path))
         asked, measure = manifest["experiment"], manifest["measure"]
         own = asked["text"]["calibration"].get("seed")
         assert origin.calibration is not None

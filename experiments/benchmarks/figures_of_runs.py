@@ -1,6 +1,5 @@
-"""Figures of results/README.md that are drawn from runs: their tables, journals and comparisons."""
+"""Figures of the pages in results/ drawn from runs: their tables, journals and comparisons."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,9 @@ import numpy as np
 import pandas as pd
 from figure_marks import MARKS, RESULTS
 
+from optishear.records.journal import read_journal
+from optishear.records.run_directory import find_run
+from optishear.records.run_files import read_evaluation
 from optishear.report import style
 from optishear.report.run_table import finished_runs, run_table
 
@@ -44,11 +46,11 @@ def metric() -> Any:
 def _all_metrics(axes: Any, experiment: str) -> None:
     table = _runs(experiment)
     [every] = table[table["search.driver"] == "exhaustive"].run
-    folder = RESULTS / experiment / every
-    lines = (folder / "journal.jsonl").read_text().splitlines()[1:]
-    kls = sorted(entry["values"]["kl"] for entry in map(json.loads, lines) if entry["values"])
+    run = find_run(RESULTS / experiment / every)
+    _, entries, _ = read_journal(run.journal)
+    kls = sorted(entry["values"]["kl"] for entry in entries if entry["values"])
     axes.semilogy(range(1, len(kls) + 1), kls, "-", color=style.BLUE, linewidth=1.4)
-    rows = json.loads((folder / "evaluation.json").read_text())["rows"]
+    rows = read_evaluation(run)
     fixed = {row["name"]: row["search"]["kl"] for row in rows if row.get("search")}
     for mark, (name, colour) in zip(
         MARKS, {"magnitude": style.GREY, "wanda": style.ORANGE, "ria": style.GREEN}.items()

@@ -1,4 +1,4 @@
-"""Figures of results/README.md that are drawn from the tables of the other experiment scripts."""
+"""Figures of the pages in results/ drawn from the tables of the other programs here."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from optishear.report import style
 
 def joint() -> Any:
     """Question 4: every fixed method and profile, and the searched recipe, at 60 and 70 %."""
-    table = pd.read_csv(RESULTS / "methods_smollm2" / "methods.csv", dtype={"setting": str})
+    table = pd.read_csv(RESULTS / "methods_smollm2" / "methods.csv.xz", dtype={"setting": str})
     text = "wikipedia-passages/evaluation, 24 of 315 windows of 512"
     table = table[table.evaluation.str.startswith(text) & (table.seed == 0)]
     found = "found: ALPS, joint search"
@@ -110,7 +110,7 @@ BLENDED = {  # what the names of methods_table call them
 
 def blend() -> Any:
     """Question 3: held-out gain of mixing the Taylor loss in, by λ, solver and layers."""
-    gains = _gains_of_blends(pd.read_csv(RESULTS / "lambda_embedded" / "methods.csv"))
+    gains = _gains_of_blends(pd.read_csv(RESULTS / "lambda_embedded" / "methods.csv.xz"))
     figure = style.blank("Mixing the Taylor loss in: λ = 1 is plain", style.FULL, 3.0)
     panels = figure.subplots(1, 3, width_ratios=(3, 3, 4))
     panels[1].sharey(panels[0])
@@ -175,7 +175,7 @@ CALIBRATED_ON = {
 
 def calibration() -> Any:
     """Question 7: held-out perplexity by calibration sequences and source, three seeds."""
-    table = pd.read_csv(RESULTS / "calibration_embedded" / "methods.csv")
+    table = pd.read_csv(RESULTS / "calibration_embedded" / "methods.csv.xz")
     table = table[table.method != "dense"]
     facts = table.calibration.str.extract(r"^([\w-]+/\w+), (\d+) of")
     table = table.assign(source=facts[0].map(CALIBRATED_ON), sequences=facts[1].astype(int))

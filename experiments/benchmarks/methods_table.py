@@ -5,7 +5,7 @@
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
 sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss; `--recipes` puts recipe
 files of `optishear export` beside them, `--runs` what searches on the same calibration text have
-already measured of their pick, block by block. One row of methods.csv for each method, setting,
+already measured of their pick, block by block. One row of methods.csv.xz for each method, setting,
 calibration and text, written as soon as it is measured; what the file already has is not measured
 again. summary.md holds the tables that people read: perplexity and its standard error over
 sequences, one column a setting, and for each recipe what it gains on the best fixed method of its
@@ -36,7 +36,7 @@ from optishear.evaluation.paired import paired_difference
 from optishear.evaluation.perplexity import held_out
 from optishear.models.weights import working_weights
 from optishear.recipe.recipe import Recipe
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.records.run_directory import find_run, read_json
 from optishear.runs.held_out import SEQUENTIAL
 from optishear.runs.prepare import Prepared, prepare
 from optishear.solvers.methods import METHODS
@@ -84,7 +84,7 @@ def measure(given: argparse.Namespace, calibration: TextSpec) -> None:
     texts = [
         token_batches(spec_of(text, 0), prepared.loaded.tokenizer) for text in given.evaluation
     ]
-    path = given.out / "methods.csv"
+    path = given.out / "methods.csv.xz"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     done = {key_of(row) for row in rows}
     for method, setting, recipe in planned(given, prepared):
@@ -187,7 +187,7 @@ def rows_of_runs(
     runs: Sequence[str], prepared: Prepared, calibration: TextSpec, texts: Sequence[TokenBatches]
 ) -> Iterator[dict[str, object]]:
     for name, _, folder in (named.partition("=") for named in runs):
-        run = RunDirectory(Path(folder))
+        run = find_run(Path(folder))
         experiment = Experiment.model_validate(read_json(run.manifest)["experiment"])
         if experiment.text_specs["calibration"] != calibration:
             continue
@@ -210,7 +210,7 @@ def rows_of_runs(
 
 
 def summarise(given: argparse.Namespace) -> None:
-    table = pd.read_csv(given.out / "methods.csv", dtype={"setting": str})
+    table = pd.read_csv(given.out / "methods.csv.xz", dtype={"setting": str})
     pruned = table[table.method != DENSE]
     seeds = ", ".join(map(str, sorted(set(pruned.seed))))
     calibrations = list(dict.fromkeys(map(without_seed, pruned.calibration)))

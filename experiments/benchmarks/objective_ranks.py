@@ -30,7 +30,7 @@ from optishear.models.weights import working_weights
 from optishear.pruning.oneshot import OneShot
 from optishear.recipe.storage import SIZES
 from optishear.records.journal import read_journal, recipe_of
-from optishear.records.run_directory import RunDirectory, read_json
+from optishear.records.run_directory import RunDirectory, find_run, read_json
 from optishear.report.evaluations import evaluations_table
 from optishear.runs.prepare import prepare
 from optishear.runs.setup import threads
@@ -52,7 +52,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "candidates.csv"
     known = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=list(LABELS))
-    runs = [RunDirectory(run) for run in given.runs]
+    runs = [find_run(run) for run in given.runs]
     for run in runs:
         known = measured(run, known, file, given)
     known = known[known.run.isin([read_json(run.manifest)["hash"] for run in runs])]

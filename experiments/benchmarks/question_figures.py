@@ -1,4 +1,4 @@
-"""The figures of results/README.md, drawn from the files in results/ alone.
+"""The figures of the pages in results/, drawn from the files in results/ alone.
 
     python experiments/benchmarks/question_figures.py            # all, into results/figures
     python experiments/benchmarks/question_figures.py objective  # one of them
@@ -40,7 +40,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     with style.paper_style():
         for name in given.names or FIGURES:
-            print(*style.save(FIGURES[name](), given.out / name))
+            print(*style.save(FIGURES[name](), given.out / name, kinds=("svg",)))
 
 
 if __name__ == "__main__":

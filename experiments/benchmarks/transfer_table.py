@@ -25,6 +25,7 @@ import pandas as pd
 import torch
 from bench_common import markdown, origin_line
 
+from optishear.records.run_directory import find_run
 from optishear.runs.held_out import DENSE, FOUND
 from optishear.runs.watcher import Silent
 from optishear.tools.texts import usual_text
@@ -48,7 +49,7 @@ def main() -> None:
     done = {(row["run"], row["on"]) for row in rows}
     for run, named in product(given.runs, given.models):
         model, _, text = named.partition(":")
-        labels = {"run": f"{run.parent.name}/{run.name}", "on": Path(model).name}
+        labels = {"run": f"{run.parent.name}/{find_run(run).name}", "on": Path(model).name}
         if tuple(labels.values()) in done:
             continue
         rows.append(labels | measured(run, model, text))

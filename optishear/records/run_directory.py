@@ -33,11 +33,14 @@ class RunDirectory:
     def packed(self) -> bool:
         return is_packed(self.path)
 
+    @property
+    def name(self) -> str:
+        """Of its folder, whether it is packed or not."""
+        return self.path.name.removesuffix(SUFFIX) if self.packed else self.path.name
+
     def _derived(self, name: str) -> Path:
         """Where something is written that is made from the run's files."""
-        if not self.packed:
-            return self.path / name
-        return self.path.with_name(f"{self.path.name.removesuffix(SUFFIX)}.{name}")
+        return self.path.with_name(f"{self.name}.{name}") if self.packed else self.path / name
 
     @property
     def manifest(self) -> Path:

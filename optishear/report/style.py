@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FULL, HALF = 7.0, 3.5  # inches: the width of a page and of one of its two columns
 DPI = 200
+SILENT = {"png": "Software", "svg": "Date"}  # what would differ from one day to the next
 SMALL = 7.5  # points: legends, titles, notes
 
 # Okabe and Ito's palette; every colour is used together with a marker or a weight of its own.
@@ -121,12 +122,14 @@ def blank(title: str, width: float, height: float) -> "matplotlib.figure.Figure"
     return figure
 
 
-def save(figure: "matplotlib.figure.Figure", stem: Path) -> list[Path]:
-    """`stem`.png and `stem`.svg; the same figure gives the same bytes."""
+def save(
+    figure: "matplotlib.figure.Figure", stem: Path, kinds: Sequence[str] = tuple(SILENT)
+) -> list[Path]:
+    """`stem`.png and `stem`.svg, or one of them; the same figure gives the same bytes."""
     paths = []
-    for kind, silent in (("png", "Software"), ("svg", "Date")):
+    for kind in kinds:
         content = BytesIO()
-        figure.savefig(content, format=kind, dpi=DPI, metadata={silent: None})
+        figure.savefig(content, format=kind, dpi=DPI, metadata={SILENT[kind]: None})
         paths.append(stem.with_name(f"{stem.name}.{kind}"))
         replace_file(paths[-1], content.getvalue())
     return paths

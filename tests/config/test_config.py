@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from optishear.config import (
     load_experiments,
 )
 from optishear.errors import ConfigError
+from optishear.records.run_directory import read_json, runs_under
 from optishear.runs.several import in_order_of_cost
 from optishear.search.space_file import SpaceSpec
 
@@ -63,12 +63,12 @@ def test_shipped_experiments_keep_the_hash_under_which_their_runs_lie(name, know
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 
-@pytest.mark.parametrize("path", sorted(RESULTS.rglob("manifest.json")), ids=lambda p: p.parts[-3])
-def test_the_configuration_of_a_committed_run_still_has_its_hash(path, tmp_path, monkeypatch):
+@pytest.mark.parametrize("run", runs_under(RESULTS), ids=lambda run: run.path.parts[-2])
+def test_the_configuration_of_a_committed_run_still_has_its_hash(run, tmp_path, monkeypatch):
     (tmp_path / "wikitext2_test.txt").touch()  # of a run that was given it as ../wikitext2_test.txt
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    manifest = json.loads(path.read_text())
+    manifest = read_json(run.manifest)
     assert Experiment.model_validate(manifest["experiment"]).hash == manifest["hash"]
 
 

@@ -19,6 +19,8 @@ from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import recipe_of
+from optishear.records.packed import content_of
+from optishear.records.run_directory import runs_under
 from optishear.solvers import methods
 from optishear.solvers.methods import solver_of
 
@@ -46,11 +48,9 @@ def test_the_usual_recipe_has_no_quadratic_in_its_file_and_its_old_key():
     assert found.key == Recipe(WANDA, DROP).key == "00dfd0ab53ed7b22"
 
 
-@pytest.mark.parametrize(
-    "journal", sorted(RESULTS.rglob("journal.jsonl")), ids=lambda path: path.parts[-3]
-)
-def test_recipes_of_committed_runs_are_canonical_and_keep_their_keys(journal):
-    header, *entries = map(json.loads, journal.read_text().splitlines())
+@pytest.mark.parametrize("run", runs_under(RESULTS), ids=lambda run: run.path.parts[-2])
+def test_recipes_of_committed_runs_are_canonical_and_keep_their_keys(run):
+    header, *entries = map(json.loads, content_of(run.journal).splitlines())
     assert entries
     for entry in entries:
         recipe = recipe_of(entry, header["layers"])

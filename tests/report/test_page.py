@@ -15,6 +15,7 @@ from drawable_run import finish, held_out_rows, make_run
 
 from optishear.errors import ConfigError
 from optishear.recipe.recipe import FORMAT, Recipe
+from optishear.records.packed import content_of
 from optishear.records.run_directory import find_run, read_json, write_json
 from optishear.report.page import write
 from optishear.report.page.held_out import outcome, sequential_gap, tables
@@ -116,7 +117,7 @@ class TestCommittedRuns:
     def test_every_recipe_is_there_with_its_own_values(self, quick, name, tmp_path):
         run = find_run(RESULTS / name)
         page = page_of(run, tmp_path / "report.html")
-        lines = [json.loads(line) for line in run.journal.read_text().splitlines()][1:]
+        lines = [json.loads(line) for line in content_of(run.journal).splitlines()][1:]
         names = [quantity["name"] for quantity in page.data["quantities"]]
         assert set(names) == set(lines[0]["values"])
         assert [item["key"] for item in page.data["items"]] == [line["key"] for line in lines]
@@ -297,7 +298,7 @@ class TestKindsOfRuns:
 
     def test_a_ladder_says_how_alike_its_rungs_rank(self, tmp_path):
         run = make_run(tmp_path / "r", candidates=12)
-        lines = [json.loads(line) for line in run.journal.read_text().splitlines()][1:]
+        lines = [json.loads(line) for line in content_of(run.journal).splitlines()][1:]
         for line in lines:
             line["rung"] = 512
             line["values"] = {**line["values"], "sparsity": -line["values"]["sparsity"]}
