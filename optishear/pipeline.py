@@ -32,11 +32,11 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.records.cache import code_of, library_version
 from optishear.solvers.ranks import RankCache
-from optishear.text.tokens import TokenBatches
+from optishear.tasks import Samples, task_of
 
 
 MeasureFunction = Callable[[Recipe, int], dict[str, float]]
-HEAD_TOKENS = 16  # of one sequence tell the form of the head: its fp64 logits are large
+HEAD_UNITS = 16  # of one sample (tokens) tell the form of the head: its fp64 logits are large
 BEGUN = 4096  # recipes whose sums on a lower rung are remembered: a few numbers each
 
 
@@ -78,15 +78,15 @@ def measure_on(
     loaded: LoadedModel,
     layout: ModelLayout,
     data: CalibrationData,
-    search: TokenBatches,
+    search: Samples,
     by: MeasurementSettings,
     memory: Memory = Memory(),
     solved: SolvedLayers | None = None,
     notice: Callable[[str], None] = lambda text: None,
 ) -> Iterator[MeasureFunction]:
-    """A function that says what a recipe is worth on so many of the first search tokens.
+    """A function that says what a recipe is worth on so many of the first search samples.
 
-    It is called with a recipe and a rung (a number of tokens) and returns {quantity: value}.
+    It is called with a recipe and a rung (a number of units: tokens) and returns {quantity: value}.
     While the context is open the model works on a copy of its prunable weights, into which each
     candidate is written; the dense ones are never touched and come back on leaving.
 
@@ -104,7 +104,7 @@ def measure_on(
     compiling = compiled_blocks(loaded.model) if by.compiled else nullcontext()
     with working_weights(loaded.model, layout) as working, torch.no_grad(), compiling:
         batches, batches_of = cut(search, by.rungs, by.batch_tokens)
-        batches = [tokens.to(input_device(loaded.model)) for tokens in batches]
+        batches = [batch.to(input_device(loaded.model)) for batch in batches]
         taylor = TaylorLosses(data.gradients) if "taylor" in by.quantities else None
         writer = OneShot(working, layout, data, taylor, solved)
         yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice)
@@ -116,25 +116,26 @@ class _Measure:
         loaded: LoadedModel,
         writer: OneShot,
         by: MeasurementSettings,
-        batches: Sequence[Int[Tensor, "_ seq"]],
+        batches: Sequence[Any],
         batches_of: Mapping[int, int],
         prefixes: int,
         notice: Callable[[str], None],
     ):
         self.loaded, self.writer, self.quantities = loaded, writer, by.quantities
         self.batches, self.batches_of = batches, batches_of
+        self.task = task_of(loaded.model)
         self.begun: OrderedDict[str, tuple[dict[str, Objective], int]] = OrderedDict()
         self.references: list[list[Reference]] = []
         self.prefix: PrefixForward | None = None
         self.graphs: GraphedForward | None = None
         self.freed = FreedMemory()
         if any(isinstance(make_objective(name), OutputObjective) for name in by.quantities):
-            head = find_head(loaded.model, batches[0][:1, :HEAD_TOKENS])
+            head = find_head(loaded.model, self.task.beginning(batches[0], HEAD_UNITS))
             if by.graphed:
                 self.graphs = GraphedForward(loaded.model, batches)
             self.references = [
-                references_of(self._hidden(batch).clone(), tokens, head)
-                for batch, tokens in enumerate(batches)
+                references_of(self._hidden(index).clone(), self.task.targets(batch), head)
+                for index, batch in enumerate(batches)
             ]
             if prefixes:
                 try:
@@ -149,7 +150,7 @@ class _Measure:
         if objectives is None or done > until:
             objectives, done = {name: make_objective(name) for name in self.quantities}, 0
         result = self._run(recipe, objectives, range(done, until))
-        if until < len(self.batches):  # it may be asked for again, on more tokens
+        if until < len(self.batches):  # it may be asked for again, on more of them
             self.begun[recipe.key] = objectives, until
             while len(self.begun) > BEGUN:
                 self.begun.popitem(last=False)
@@ -173,14 +174,14 @@ class _Measure:
             else:
                 hidden = self.prefix.hidden_states(batch, keys, first)
             references = self.references[batch]
-            parts = hidden.flatten(0, 1).split([len(r.targets) for r in references])
+            parts = hidden.flatten(0, -2).split([len(r.targets) for r in references])
             for part, reference in zip(parts, references, strict=True):
                 chunk = Chunk(part, reference)
                 for reader in readers:
                     reader.update(chunk)
         return result
 
-    def _hidden(self, batch: int) -> Float[Tensor, "batch seq hidden"]:
+    def _hidden(self, batch: int) -> Float[Tensor, "*rows hidden"]:
         """By the weights as they are now; of use until it is next called."""
         if self.graphs is not None:
             return self.graphs.hidden_states(batch)
@@ -205,44 +206,43 @@ def _value(objective: Objective, result: PruneResult) -> float:
 
 
 def references_of(
-    hidden: Float[Tensor, "batch seq hidden"], tokens: Int[Tensor, "batch seq"], head: Head
+    hidden: Float[Tensor, "*rows hidden"], targets: Int[Tensor, "*rows"], head: Head
 ) -> list[Reference]:
     """The dense side of one batch, in pieces whose logits fit into memory."""
-    targets = torch.full_like(tokens, -1, device=hidden.device)
-    targets[:, :-1] = tokens[:, 1:]
-    rows = head.rows_at_once
-    pieces = zip(hidden.flatten(0, 1).split(rows), targets.flatten().split(rows), strict=True)
+    rows, targets = head.rows_at_once, targets.to(hidden.device).flatten()
+    pieces = zip(hidden.flatten(0, -2).split(rows), targets.split(rows), strict=True)
     return [Reference(part, target, head) for part, target in pieces]
 
 
 def cut(
-    search: TokenBatches, rungs: Sequence[int], batch_tokens: int
-) -> tuple[list[Int[Tensor, "_ seq"]], dict[int, int]]:
-    """The search tokens in batches of whole sequences, and how many batches each rung takes.
+    search: Samples, rungs: Sequence[int], batch_units: int
+) -> tuple[list[Any], dict[int, int]]:
+    """The search samples in batches of whole samples, and how many batches each rung takes.
 
     No batch crosses a rung, so that a recipe goes on from a rung where it stopped.
     """
-    length, total = search.tokens.shape[1], search.tokens.numel()
-    size = max(1, batch_tokens // length)
+    each, total, task = search.units_each, search.units, search.task
+    size = max(1, batch_units // each)
     for rung in rungs:
-        if rung % length or not 0 < rung <= total:
+        if rung % each or not 0 < rung <= total:
             raise ConfigError(
-                f"search.rungs: {rung} is no number of whole sequences of {length} tokens among "
-                f"the {total} search tokens. Choose multiples of {length} below {total}."
+                f"search.rungs: {rung} is no number of whole {task.samples} of {each} "
+                f"{task.unit_name} among the {total} search {task.unit_name}. Choose multiples of "
+                f"{each} below {total}."
             )
-    batches: list[Int[Tensor, "_ seq"]] = []
+    batches: list[Any] = []
     batches_of, begin = {}, 0
     for rung in sorted({*rungs, total}):
-        batches += search.tokens[begin : rung // length].split(size)
-        batches_of[rung], begin = len(batches), rung // length
+        batches += search.batch[begin : rung // each].split(size)
+        batches_of[rung], begin = len(batches), rung // each
     return batches, batches_of
 
 
 def identity_of(
     loaded: LoadedModel,
     layout: ModelLayout,
-    calibration: TokenBatches,
-    search: TokenBatches,
+    calibration: Samples,
+    search: Samples,
     by: MeasurementSettings,
     gradient_sequences: int | None = None,
     calibration_parts: int = 1,

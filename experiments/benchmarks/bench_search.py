@@ -74,6 +74,7 @@ from optishear.search.space import SearchSpace
 from optishear.search.space_file import SpaceSpec, build_space
 from optishear.solvers.masks import keep_highest
 from optishear.solvers.ranks import keep_ranked, rank_bytes, ranked, write_kept
+from optishear.tasks import CAUSAL_LM
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
 
@@ -297,7 +298,7 @@ def parts(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[s
         keep = {n: keep_highest(s, recipe.drop[n], pattern) for n, s in scores.items()}
         head = find_head(bench.model, bench.batches[0][:1])
         references = [
-            references_of(hidden_states(bench.model, tokens), tokens, head)
+            references_of(hidden_states(bench.model, tokens), CAUSAL_LM.targets(tokens), head)
             for tokens in bench.batches
         ]
         hidden = [hidden_states(bench.model, tokens) * 1.01 for tokens in bench.batches]
@@ -422,7 +423,7 @@ def kl(bench: Bench, given: argparse.Namespace) -> tuple[pd.DataFrame, list[str]
     c, rows = bench.calibrated, []
     tokens = bench.batches[0]
     head = find_head(bench.model, tokens[:1])
-    pieces = references_of(hidden_states(bench.model, tokens), tokens, head)
+    pieces = references_of(hidden_states(bench.model, tokens), CAUSAL_LM.targets(tokens), head)
     loaded = load(c.loaded.name)
     sparsities = (0.1, 0.5, 0.7)
     names = ("kl", "kl_top@512", "kl_top@64", "kl_top@16")

@@ -241,7 +241,7 @@ def model_cases(given: argparse.Namespace) -> Iterator[Case]:
     if "moonshot" in given.parts:
         names = set(blended_layers(known.layout, "attention"))
         attention = ModelLayout(tuple(layer for layer in chosen if layer.name in names))
-        tokens = known.calibration.tokens[:GRADIENT_SEQUENCES, :GRADIENT_TOKENS]
+        tokens = known.calibration.batch[:GRADIENT_SEQUENCES, :GRADIENT_TOKENS]
         part = replace(known, layout=attention, calibration=TokenBatches.of(tokens, "shortened"))
         folder = gradients_key(part, len(tokens)).path
         gradients = load_or_collect_gradients(folder, known.loaded.model, attention, tokens).layers

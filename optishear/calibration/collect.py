@@ -1,4 +1,4 @@
-"""Collection of statistics: one pass over calibration tokens, one set of sums an input site."""
+"""Collection of statistics: one pass over calibration samples, one set of sums an input site."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
@@ -17,6 +17,7 @@ from optishear.models.finite import not_finite
 from optishear.models.head import hidden_states
 from optishear.models.weights import WeightView, view_of
 from optishear.recipe.layout import Layer, ModelLayout
+from optishear.tasks import Batch
 
 
 PRODUCTS = {F.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
@@ -25,7 +26,7 @@ PRODUCTS = {F.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor._
 def collect(
     model: nn.Module,
     layout: ModelLayout,
-    batches: Iterable[Int[Tensor, "_ seq"]],
+    batches: Iterable[Batch],
     needs: Kinds,
 ) -> dict[str, LayerStats]:
     """Statistics by input site, each collected once; the pass ends before the output head.
@@ -42,15 +43,15 @@ def collect(
 def sums_of(
     model: nn.Module,
     layout: ModelLayout,
-    batches: Iterable[Int[Tensor, "_ seq"]],
+    batches: Iterable[Batch],
     needs: Kinds,
 ) -> dict[str, LayerStats]:
     """The same of a part of the tokens, unchecked: an expert may see none of a part."""
     sequences = 0
     with collecting(model, layout.layers, needs) as collected:
-        for tokens in batches:
-            sequences += len(tokens)
-            hidden_states(model, tokens)
+        for batch in batches:
+            sequences += len(batch)
+            hidden_states(model, batch)
     return collected.sums(sequences)
 
 

@@ -1,11 +1,10 @@
-"""One forward and backward pass a sequence: the gradient of its loss in every prunable weight."""
+"""One forward and backward pass a sample: the gradient of its loss in every prunable weight."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from optishear.calibration.gradients import Keep, packed
@@ -14,39 +13,34 @@ from optishear.models.finite import not_finite
 from optishear.models.placement import input_device
 from optishear.models.weights import WeightView, view_of
 from optishear.recipe.layout import Layer, ModelLayout
+from optishear.tasks import Batch, task_of
 
 
-CollectGradients = Callable[[Int[Tensor, "samples seq"], Keep], None]
-"""Hands on the gradients of every sequence, in any order."""
+CollectGradients = Callable[[Batch, Keep], None]
+"""Hands on the gradients of every sample, in any order."""
 
 
 def sequence_by_sequence(model: nn.Module, layout: ModelLayout) -> CollectGradients:
     """Gradients in this process, each kept while the backward pass is at the weights before it."""
 
-    def collect(tokens: Int[Tensor, "samples seq"], keep: Keep) -> None:
-        for number, sequence in enumerate(tokens):
-            sample_of(model, layout, number, sequence, keep)
+    def collect(batch: Batch, keep: Keep) -> None:
+        for number, sample in enumerate(batch.split(1)):
+            sample_of(model, layout, number, sample, keep)
 
     return collect
 
 
 def sample_of(
-    model: nn.Module, layout: ModelLayout, number: int, sequence: Int[Tensor, " seq"], keep: Keep
+    model: nn.Module, layout: ModelLayout, number: int, sample: Batch, keep: Keep
 ) -> None:
-    """Hands on the gradients of one sequence; flags and gradients of the model are given back."""
+    """Hands on the gradients of one sample; flags and gradients of the model are given back."""
     with handed_on(model, layout.layers, number, keep), torch.enable_grad():
-        loss_of(model, sequence.to(input_device(model))).backward()
+        loss_of(model, sample.to(input_device(model))).backward()
 
 
-def loss_of(model: nn.Module, sequence: Int[Tensor, " seq"]) -> Float[Tensor, ""]:
-    """The mean over the sequence's tokens of the loss of the next one.
-
-    Taken from the model's own logits, whatever its head does to them, in fp32. Of one sequence
-    they are 1 GB at 2,048 tokens and a vocabulary of 128k, about four times that with the softmax
-    and its gradient: little beside a model of that kind.
-    """
-    logits = model(sequence[None], use_cache=False).logits[0, :-1]
-    return F.cross_entropy(logits.float(), sequence[1:].long())
+def loss_of(model: nn.Module, sample: Batch) -> Float[Tensor, ""]:
+    """The mean loss of one sample, as its task has it."""
+    return task_of(model).loss(model, sample)
 
 
 @contextmanager

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from optishear.calibration.gradient_file import (
     GradientStore,
@@ -23,6 +22,7 @@ from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
 from optishear.records.atomic import whole_folder
 from optishear.records.cache import OTHER_CACHE
+from optishear.tasks import Batch, task_of
 
 
 log = logging.getLogger(__name__)
@@ -32,35 +32,35 @@ def load_or_collect_gradients(
     folder: Path,
     model: nn.Module,
     layout: ModelLayout,
-    tokens: Int[Tensor, "samples seq"],
+    samples: Batch,
     notice: Callable[[str], None] | None = None,
     collect: CollectGradients | None = None,
 ) -> GradientStore:
-    """G_s = dL_s / dW of each sequence s and prunable W, from `folder` where it was done before.
+    """G_s = dL_s / dW of each sample s and prunable W, from `folder` where it was done before.
 
-    L_s is the mean over a sequence's tokens of the loss of the next one. `folder` is that of just
+    L_s is the mean loss of a sample (of a sequence's next tokens). `folder` is that of just
     these gradients (`experiment.keys`). A damaged one is collected anew, with a warning. `notice`
     is told how large the files will be before they are made, and how long it took after. `collect`
     None takes them in this process. Of several processes that want the same, one collects.
     """
-    fill = partial(collect or sequence_by_sequence(model, layout), tokens)
-    advice = f"{OTHER_CACHE}, or use fewer gradient sequences than {len(tokens)}"
+    fill = partial(collect or sequence_by_sequence(model, layout), samples)
+    advice = f"{OTHER_CACHE}, or use fewer gradient sequences than {len(samples)}"
     try:
         if (store := _known(folder)) is not None:
             return store
-        _refuse(model, layout, tokens)
+        _refuse(model, layout, samples)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if (store := _known(folder)) is not None:  # another process had the lock
                 return store
-            _refuse_full_disk(folder.parent, layout, len(tokens))
-            size = gradient_bytes(layout, len(tokens))
+            _refuse_full_disk(folder.parent, layout, len(samples))
+            size = gradient_bytes(layout, len(samples))
             told = f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
             notice = notice or (lambda text: None)
-            notice(f"collecting gradients of {len(tokens)} sequences: {told} on disk")
+            notice(f"collecting gradients of {len(samples)} sequences: {told} on disk")
             with whole_folder(folder, advice) as half:
-                seconds = write_gradients(half, layout, len(tokens), fill)
-            notice(f"collected gradients of {len(tokens)} sequences in {seconds:.1f} s")
+                seconds = write_gradients(half, layout, len(samples), fill)
+            notice(f"collected gradients of {len(samples)} sequences in {seconds:.1f} s")
         return read_gradients(folder)
     except OSError as error:
         raise StorageError(
@@ -82,17 +82,13 @@ def _known(folder: Path) -> GradientStore | None:
     return None
 
 
-def _refuse(model: nn.Module, layout: ModelLayout, tokens: Int[Tensor, "samples seq"]) -> None:
+def _refuse(model: nn.Module, layout: ModelLayout, samples: Batch) -> None:
     if model.training:
         raise ConfigError(
             f"{type(model).__name__} is in training mode, so dropout would make its gradients "
             f"random. Call `model.eval()` first."
         )
-    if len(tokens) < 1 or tokens.shape[1] < 2:
-        raise ConfigError(
-            f"Gradients need a sequence of two tokens at least, one to predict from the other, "
-            f"not tokens of shape {tuple(tokens.shape)}."
-        )
+    task_of(model).refuse_without_loss(samples)
     for layer in layout.layers:
         read(model, layer)  # a layout of another model is refused
 

@@ -5,15 +5,15 @@ from functools import reduce
 from itertools import pairwise
 from operator import add
 
-from jaxtyping import Int
-from torch import Tensor, nn
+from torch import nn
 
 from optishear.calibration.collect import check, sums_of
 from optishear.calibration.statistics import Kinds, LayerStats
 from optishear.recipe.layout import ModelLayout
+from optishear.tasks import Batch
 
 
-Batches = Sequence[Int[Tensor, "_ seq"]]
+Batches = Sequence[Batch]
 CollectParts = Callable[[Sequence[Batches], Kinds], Iterable[dict[str, LayerStats]]]
 """Sums of every part, in the order of the parts."""
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from optishear.calibration.gradient_samples import handed_on, loss_of
@@ -22,9 +21,10 @@ from optishear.models.blocks import BlockRunner, BlockStack
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
 from optishear.recipe.layout import ModelLayout
+from optishear.tasks import Batch
 
 
-Sequences = Sequence[Int[Tensor, "1 seq"]]
+Sequences = Sequence[Batch]  # of one sample each
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +43,8 @@ class BlockByBlock:
     layout: ModelLayout
     folder: Path
 
-    def __call__(self, tokens: Int[Tensor, "samples seq"], keep: Keep) -> None:
-        sequences = tokens.to(self.streamed.device).split(1)
+    def __call__(self, batch: Batch, keep: Keep) -> None:
+        sequences = batch.to(self.streamed.device).split(1)
         blocks = len(self.streamed.blocks)
         first = min(layer.block for layer in self.layout.layers)
         self._forward(sequences)
@@ -80,7 +80,7 @@ class BlockByBlock:
             for number, sequence in enumerate(sequences):
                 last = _recorded(states, number)
                 with self.stack.stood_in_for(blocks, last.clone), torch.enable_grad():
-                    loss_of(model, sequence[0]).backward()
+                    loss_of(model, sequence).backward()
                 gradients[number] = _gradient_of(last)
 
     def _backward(

@@ -10,12 +10,12 @@ from optishear.errors import NumericalError
 from optishear.evaluation.paired import paired_difference, standard_error
 from optishear.models.finite import not_finite
 from optishear.models.head import find_head, hidden_states
-from optishear.text.tokens import TokenBatches
+from optishear.tasks import Samples, task_of
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Negative log-likelihood of every sequence of one text, in nats per predicted token.
+    """Negative log-likelihood of every sample of one text, in nats per predicted token.
 
     The first token of a sequence is context only; sequences are independent of each other.
     """
@@ -51,18 +51,18 @@ class HeldOut:
 
 
 @torch.no_grad()
-def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> HeldOut:
+def held_out(model: nn.Module, text: Samples, batch_tokens: int = 2048) -> HeldOut:
     """One pass over the text, `batch_tokens` tokens at a time, sums in fp64, read at the end. A
     loss that is not finite is a `NumericalError`."""
-    length = text.tokens.shape[1]
-    head = find_head(model, text.tokens[:1])
+    task = task_of(model)
+    head = find_head(model, text.batch[:1])
     device = head.weight.device
     per_chunk = head.rows_at_once
-    totals = []
-    for tokens in text.tokens.split(max(1, batch_tokens // length)):
-        tokens = tokens.to(device)
-        hidden = hidden_states(model, tokens)[:, :-1]
-        for states, targets in zip(hidden, tokens[:, 1:], strict=True):
+    totals, counts = [], []
+    for batch in text.batches_of_units(batch_tokens):
+        batch = batch.to(device)
+        for states, targets in task.predictions(hidden_states(model, batch), batch):
+            counts.append(len(targets))
             total = torch.zeros((), dtype=torch.float64, device=device)
             for h, t in zip(states.split(per_chunk), targets.split(per_chunk), strict=True):
                 said = head.logits(h).log_softmax(-1).gather(1, t[:, None])
@@ -70,5 +70,5 @@ def held_out(model: nn.Module, text: TokenBatches, batch_tokens: int = 2048) -> 
             totals.append(total)
     if not bool(torch.stack(totals).isfinite().all()):
         raise NumericalError(not_finite(f"{type(model).__name__}: its loss on {text.source}"))
-    nats = tuple(total / (length - 1) for total in torch.stack(totals).tolist())
-    return HeldOut(text.source, length, nats)
+    each = zip(torch.stack(totals).tolist(), counts, strict=True)
+    return HeldOut(text.source, text.units_each, tuple(total / count for total, count in each))

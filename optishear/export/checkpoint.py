@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
-from jaxtyping import Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -31,6 +30,7 @@ from optishear.recipe.recipe import Recipe
 from optishear.records.atomic import whole_folder
 from optishear.records.run_directory import write_json
 from optishear.solvers.masks import in_groups
+from optishear.tasks import Batch, task_of
 
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def write_checkpoint(
     recipe: Recipe,
     folder: Path,
     origin: Origin,
-    probe: Int[Tensor, "batch seq"],
+    probe: Batch,
     reports: Sequence[LayerReport] = (),
 ) -> Checked:
     """Saves the model as it is now, then reopens it and compares; half a checkpoint is never left.
 
-    What is written is what `Rewritten` says. `probe` are tokens on which the logits of both must be
+    What is written is what `Rewritten` says. `probe`: samples on which the logits of both must be
     equal. `reports` are written beside it: what each layer lost, at which cost and damping, and why
     it was raised.
     """
@@ -177,7 +177,7 @@ def _check(
     layout: ModelLayout,
     recipe: Recipe,
     folder: Path,
-    probe: Int[Tensor, "batch seq"],
+    probe: Batch,
 ) -> None:
     parameter = next(loaded.model.parameters())
     again = load(
@@ -188,8 +188,8 @@ def _check(
     check_layout(layout_of(again.model), layout, folder)
     for layer in layout.layers:
         check_zeros(read(again.model, layer), layer, recipe)
-    tokens = probe.to(parameter.device)
-    check_logits(logits_of(again.model, tokens), logits_of(loaded.model, tokens), folder)
+    batch = probe.to(parameter.device)
+    check_logits(logits_of(again.model, batch), logits_of(loaded.model, batch), folder)
 
 
 def check_layout(found: ModelLayout, layout: ModelLayout, folder: Path) -> None:
@@ -246,5 +246,5 @@ def broken_groups(weight: Tensor, layer: Layer, recipe: Recipe) -> str | None:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Tensor:
-    return model(tokens, use_cache=False).logits
+def logits_of(model: nn.Module, batch: Batch) -> Tensor:
+    return task_of(model).logits(model, batch)

@@ -1,4 +1,4 @@
-"""Running of some decoder blocks of a causal language model, the ones before them stood in for.
+"""Running of some decoder blocks of a model, the ones before them stood in for.
 
 A block's arguments (masks, positions, caches) are never made here: the model's own forward makes
 them. The blocks before the one that matters cost nothing and hand on what was stored. Whether a
@@ -11,13 +11,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
 from optishear.models.discover import decoder_blocks
 from optishear.models.finite import refuse_overflow
 from optishear.models.head import hidden_states
+from optishear.tasks import Batch, task_of
 
 
 Hidden = Float[Tensor, "..."]  # [batch, seq, hidden] in most models; some carry several streams
@@ -48,7 +49,7 @@ class BlockStack:
         self._forms: list[Callable[[Hidden], Any]] = []
 
     @torch.no_grad()
-    def states(self, tokens: Int[Tensor, "1 seq"]) -> list[Hidden]:
+    def states(self, sample: Batch) -> list[Hidden]:
         """What each block makes in one forward of the whole model; notes what kind it returns."""
         called: list[int] = []
         made: list[Hidden] = []
@@ -65,7 +66,7 @@ class BlockStack:
         with ExitStack() as stack:
             for index, block in enumerate(self.blocks):
                 stack.callback(block.register_forward_hook(note(index)).remove)
-            hidden_states(self.model, tokens)
+            hidden_states(self.model, sample)
         if called != list(range(len(self.blocks))):
             raise Entangled(f"its {len(self.blocks)} blocks are called in the order {called}")
         self._forms = forms
@@ -81,19 +82,17 @@ class BlockStack:
             yield
 
     @torch.no_grad()
-    def run(self, block: int, tokens: Int[Tensor, "batch seq"], handed: Hidden | None) -> Hidden:
+    def run(self, block: int, batch: Batch, handed: Hidden | None) -> Hidden:
         """What `block` makes of one batch. `handed` is what the block before it made, None for the
         first."""
-        return self._made(block, tokens, handed)
+        return self._made(block, batch, handed)
 
     @torch.enable_grad()
-    def recorded(
-        self, block: int, tokens: Int[Tensor, "batch seq"], handed: Hidden | None
-    ) -> Hidden:
+    def recorded(self, block: int, batch: Batch, handed: Hidden | None) -> Hidden:
         """The same, for a backward pass to `handed` and whatever in the block needs a gradient."""
-        return self._made(block, tokens, handed)
+        return self._made(block, batch, handed)
 
-    def _made(self, block: int, tokens: Int[Tensor, "batch seq"], handed: Hidden | None) -> Hidden:
+    def _made(self, block: int, batch: Batch, handed: Hidden | None) -> Hidden:
         made: list[Hidden] = []
 
         def stop(_module: nn.Module, _args: Any, returned: Any) -> None:
@@ -109,25 +108,23 @@ class BlockStack:
             hook = self.blocks[block].register_forward_hook(stop)
             stack.callback(hook.remove)
             stack.enter_context(suppress(_Stop))
-            hidden_states(self.model, tokens)
+            hidden_states(self.model, batch)
         return made[0]
 
-    def prove(
-        self, tokens: Int[Tensor, "1 seq"], states: list[Hidden], *, to_rounding: bool
-    ) -> None:
+    def prove(self, sample: Batch, states: list[Hidden], *, to_rounding: bool) -> None:
         """Raises `Entangled` unless each block, alone, makes what it makes in the whole forward.
 
         Bit for bit, or `to_rounding`, an error of the dtype's epsilon in norm: experts add up in
-        any order on a GPU. From the last block to the first, and with another text run in between:
-        what an earlier block left lying about (not in what it returned) is then of that text, and
+        any order on a GPU. From the last block to the first, and with another sample run between:
+        what an earlier block left lying about (not in what it returned) is then of that one, and
         shows. What is not finite proves nothing: that is a `ConfigError`.
         """
         with torch.no_grad():
-            hidden_states(self.model, tokens.flip(1))
+            hidden_states(self.model, task_of(self.model).other(sample))
         for block, want in reversed(list(enumerate(states))):
             refuse_overflow(self.model, want, f"what block {block} makes of the text")
             try:
-                got = self.run(block, tokens, states[block - 1] if block else None)
+                got = self.run(block, sample, states[block - 1] if block else None)
             except MISSED as error:
                 raise Entangled(f"block {block} alone fails ({error!r})") from error
             if got.shape != want.shape:
@@ -151,7 +148,7 @@ class Handed(Protocol):
 
 
 class BlockRunner:
-    """Token batches on their way through the decoder blocks of one model.
+    """Batches on their way through the decoder blocks of one model.
 
     - `block`: index of the block that comes next; its inputs are known, those of no other are.
     - `stack`: of the model, proved already. Without one, making a runner proves on the first
@@ -160,26 +157,28 @@ class BlockRunner:
 
     Weights may change at any time: a block runs with those that it has then.
 
-    Memory: the hidden states of all tokens, in the model's dtype and on its device, or `handed`'s.
+    Memory: the hidden states of all samples, in the model's dtype and on its device, or `handed`'s.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        batches: Sequence[Int[Tensor, "_ seq"]],
+        batches: Sequence[Batch],
         *,
         stack: BlockStack | None = None,
         handed: Handed | None = None,
         block: int = 0,
     ) -> None:
-        if not batches or not all(len(tokens) for tokens in batches):
-            raise ConfigError("Calibration got no tokens at all, or a batch without any.")
+        if not batches or not all(len(batch) for batch in batches):
+            raise ConfigError(
+                f"Calibration got no {task_of(model).unit_name} at all, or a batch without any."
+            )
         self.model, self.batches, self.block = model, batches, block
         first: list[Hidden | None] = [None] * len(batches)
         self._handed: Handed = first if handed is None else handed
         self._stack = stack or self._proved(batches[0][:1])
 
-    def _proved(self, first: Int[Tensor, "1 seq"]) -> BlockStack:
+    def _proved(self, first: Batch) -> BlockStack:
         stack, model = BlockStack(self.model), self.model
         try:
             stack.prove(first, stack.states(first), to_rounding=True)
@@ -192,13 +191,13 @@ class BlockRunner:
 
     def observe(self) -> None:
         """Runs the next block on all batches for the sake of who listens inside of it."""
-        for index, tokens in enumerate(self.batches):
-            self._stack.run(self.block, tokens, self._handed[index])
+        for index, batch in enumerate(self.batches):
+            self._stack.run(self.block, batch, self._handed[index])
 
     def advance(self) -> None:
         """Runs the next block on all batches; what it makes of them goes into the one after it."""
-        for index, tokens in enumerate(self.batches):
-            self._handed[index] = self._stack.run(self.block, tokens, self._handed[index])
+        for index, batch in enumerate(self.batches):
+            self._handed[index] = self._stack.run(self.block, batch, self._handed[index])
         self.block += 1
 
 

@@ -10,11 +10,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
-from optishear.models import causal
 from optishear.models.head import hidden_states
 from optishear.models.placement import offloaded
 from optishear.models.weights import refuse_shared, view_of
 from optishear.recipe.layout import Layer, ModelLayout
+from optishear.tasks import task_of
 
 
 log = logging.getLogger(__name__)
@@ -162,6 +162,7 @@ def _probe(
     Tensors are the same if memory, shape, strides and in-place version are; they are kept alive
     until the end, so that no memory is used twice.
     """
+    task = task_of(model)
     first_read: dict[str, int] = {}
     inputs: dict[str, Input] = {}
     alive: list[Tensor] = []
@@ -183,12 +184,11 @@ def _probe(
     ]
     try:
         with torch.no_grad():
-            vocabulary = len(model.get_input_embeddings().weight)  # pyright: ignore
-            hidden = hidden_states(model, causal.probe(vocabulary))
+            hidden = hidden_states(model, task.probe(model))
     finally:
         for hook in hooks:
             hook.remove()
-    causal.refuse_bidirectional(model, hidden)
+    task.refuse_by_probe(model, hidden)
     plain = {path: seen for path, seen in inputs.items() if owners[path] == [path]}
     return first_read, plain
 

@@ -4,11 +4,12 @@ the host takes to launch its kernels one by one."""
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
 from optishear.models.head import hidden_states
+from optishear.tasks import task_of
 
 
 WARM_UP = 3  # forwards before a capture: what is set up lazily must not be part of it
@@ -18,10 +19,10 @@ Run = Callable[[], Tensor]
 
 
 class GraphedForward:
-    """Final hidden states of fixed token batches, by a graph for each shape among them.
+    """Final hidden states of fixed batches (each a tensor), by a graph for each shape among them.
 
     Weights must stay where they are and be written in place, as `weights.working_weights` has it.
-    Making one captures every shape and checks its graph on other tokens than it was captured with;
+    Making one captures every shape and checks its graph on other samples than it was captured with;
     raises `ConfigError` where the model cannot be captured or its graph answers something else.
 
     Memory: the activations of one batch of each shape, which the graphs hold on to.
@@ -30,30 +31,30 @@ class GraphedForward:
     def __init__(
         self,
         model: nn.Module,
-        batches: Sequence[Int[Tensor, "_ _"]],
+        batches: Sequence[Tensor],
         capture: Callable[[Run], Run] | None = None,
     ) -> None:
         self.model, self.batches = model, batches
         device = next(model.parameters()).device.type
         if capture is None and device != "cuda":
             raise ConfigError(f"cuda_graphs: the model is on {device!r}. Put it on a CUDA device.")
-        self._tokens: dict[torch.Size, Tensor] = {}
+        self._given: dict[torch.Size, Tensor] = {}
         self._replay: dict[torch.Size, Run] = {}
-        for tokens in batches:
-            if tokens.shape not in self._replay:
-                self._capture(tokens, capture or cuda_graph)
+        for batch in batches:
+            if batch.shape not in self._replay:
+                self._capture(batch, capture or cuda_graph)
 
-    def hidden_states(self, batch: int) -> Float[Tensor, "batch seq hidden"]:
+    def hidden_states(self, batch: int) -> Float[Tensor, "*rows hidden"]:
         """Valid until the next call: a graph writes its answer to the same place each time."""
         return self._run(self.batches[batch])
 
-    def _run(self, tokens: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq hidden"]:
-        self._tokens[tokens.shape].copy_(tokens)
-        return self._replay[tokens.shape]()
+    def _run(self, batch: Tensor) -> Float[Tensor, "*rows hidden"]:
+        self._given[batch.shape].copy_(batch)
+        return self._replay[batch.shape]()
 
     @torch.no_grad()
-    def _capture(self, tokens: Int[Tensor, "batch seq"], capture: Callable[[Run], Run]) -> None:
-        given = tokens.clone()
+    def _capture(self, batch: Tensor, capture: Callable[[Run], Run]) -> None:
+        given = batch.clone()
         try:
             replay = capture(lambda: hidden_states(self.model, given))
         except torch.OutOfMemoryError:
@@ -63,14 +64,16 @@ class GraphedForward:
                 f"cuda_graphs: the forward of {type(self.model).__name__} cannot be captured "
                 f"({str(error).splitlines()[0]}). Set cuda_graphs to false."
             ) from error
-        self._tokens[tokens.shape], self._replay[tokens.shape] = given, replay
-        other = tokens.flip(1)
+        self._given[batch.shape], self._replay[batch.shape] = given, replay
+        task = task_of(self.model)
+        other = task.other(batch)
         want, got = hidden_states(self.model, other).float(), self._run(other).float()
         miss = ((got - want).norm() / want.norm()).item()
         if not miss <= ROUNDINGS * torch.finfo(next(self.model.parameters()).dtype).eps:
             raise ConfigError(
-                f"cuda_graphs: captured, {type(self.model).__name__} answers other tokens with "
-                f"hidden states that are off by {miss:.1e} of their norm. Set cuda_graphs to false."
+                f"cuda_graphs: captured, {type(self.model).__name__} answers other "
+                f"{task.unit_name} with hidden states that are off by {miss:.1e} of their norm. "
+                f"Set cuda_graphs to false."
             )
 
 

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from optishear.errors import ConfigError
 from optishear.models.finite import refuse_overflow
 from optishear.models.placement import device_at, input_device, value_at
+from optishear.tasks import Batch, task_of
 
 
 LOUD = 50.0  # logits of this size tell a soft-capped head (30 in Gemma2) from a linear one
 GRAM_ROWS = 1024
-LOGITS_AT_ONCE = 2**23  # elements of [tokens, vocabulary]: 32 MiB in fp32
-LOGITS_ON_A_GPU = 2**28  # 1 GiB: each product reads the whole head, whatever the tokens
+LOGITS_AT_ONCE = 2**23  # elements of [rows, vocabulary]: 32 MiB in fp32
+LOGITS_ON_A_GPU = 2**28  # 1 GiB: each product reads the whole head, whatever the rows
 
 
 class _Stop(Exception):
@@ -48,7 +49,7 @@ class Head:
 
     @property
     def rows_at_once(self) -> int:
-        """Tokens whose logits should exist at a time, so that a large vocabulary fits."""
+        """Rows whose logits should exist at a time, so that a large vocabulary fits."""
         return max(1, logits_at_once(self.weight.device) // len(self.weight))
 
     @cached_property
@@ -89,18 +90,18 @@ class Head:
             total += rows.float().T @ rows.float()
         return total
 
-    def squared_norm(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, ""]:
+    def squared_norm(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, ""]:
         """||scale * h W^T||_F^2 by the Gram matrix, in fp64. Linear heads only, bias left out."""
         return _quadratic_form(hidden, self.gram)
 
-    def centred_squared_norm(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, ""]:
-        """The same, less every token's mean over the vocabulary."""
+    def centred_squared_norm(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, ""]:
+        """The same, less every row's mean over the vocabulary."""
         return _quadratic_form(hidden, self.centred_gram)
 
-    def logits(self, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
+    def logits(self, hidden: Float[Tensor, "rows hidden"]) -> Float[Tensor, "rows vocab"]:
         """The model's logits in fp32, whatever dtype the model computes in.
 
-        Scale and cap go into the hidden states: [tokens, vocabulary] is too large to be walked
+        Scale and cap go into the hidden states: [rows, vocabulary] is too large to be walked
         over for a constant.
         """
         scale = self.scale if self.softcap is None else self.scale / self.softcap
@@ -109,9 +110,9 @@ class Head:
         return raw if self.softcap is None else raw.tanh_().mul_(self.softcap)
 
     def logits_at(
-        self, hidden: Float[Tensor, "tokens hidden"], entries: Int[Tensor, " tokens"]
-    ) -> Float[Tensor, " tokens"]:
-        """One logit for each token, in fp32, and none of the others made. Linear heads only."""
+        self, hidden: Float[Tensor, "rows hidden"], entries: Int[Tensor, " rows"]
+    ) -> Float[Tensor, " rows"]:
+        """One logit for each row, in fp32, and none of the others made. Linear heads only."""
         if not self.linear:
             raise ValueError("A soft-capped head's logits are made by `logits`, all of them.")
         rows = F.embedding(entries, self.weight).float()
@@ -120,25 +121,23 @@ class Head:
 
 
 def _quadratic_form(
-    hidden: Float[Tensor, "tokens hidden"], gram: Float[Tensor, "hidden hidden"]
+    hidden: Float[Tensor, "rows hidden"], gram: Float[Tensor, "hidden hidden"]
 ) -> Float[Tensor, ""]:
-    """sum over tokens of h G h^T, in fp64; by rounding it may come out a little below zero."""
+    """sum over rows of h G h^T, in fp64; by rounding it may come out a little below zero."""
     hidden = hidden.float()
     return ((hidden @ gram) * hidden).sum(dtype=torch.float64)
 
 
 def logits_at_once(device: torch.device) -> int:
-    """Elements of [tokens, vocabulary] that should exist at a time."""
+    """Elements of [rows, vocabulary] that should exist at a time."""
     return LOGITS_AT_ONCE if device.type == "cpu" else LOGITS_ON_A_GPU
 
 
-def hidden_states(
-    model: nn.Module, tokens: Int[Tensor, "batch seq"]
-) -> Float[Tensor, "batch seq hidden"]:
+def hidden_states(model: nn.Module, batch: Batch) -> Float[Tensor, "*rows hidden"]:
     """What goes into the output head: final norm and output projection done, no logit computed.
     It is on the head's device.
 
-    The forward is the causal LM's own, stopped by a hook on its head; so it is right where the
+    The forward is the model's own, stopped by a hook on its head; so it is right where the
     bare body's output is not what the head reads (MiniCPM3 scales in between).
     """
     if model.training:
@@ -152,26 +151,27 @@ def hidden_states(
         caught.append(args[0] if args else next(iter(kwargs.values())))
         raise _Stop
 
+    task = task_of(model)
     head = _head_module(model)
     hook = head.register_forward_pre_hook(stop, with_kwargs=True)
     try:
-        model(_on_device(model, tokens), use_cache=False)
+        task.logits(model, _on_device(model, batch))
     except _Stop:
         pass
     finally:
         hook.remove()
-    if not caught or caught[0].shape[:-1] != tokens.shape:
+    if not caught or caught[0].shape[:-1] != task.rows(batch):
         found = f"got {tuple(caught[0].shape)}" if caught else "was never called"
         raise ConfigError(
-            f"{type(model).__name__}: for tokens of shape {tuple(tokens.shape)} its output head "
-            f"{found}. Use a causal language model that answers every position."
+            f"{type(model).__name__}: for {task.unit_name} of shape {tuple(batch.shape)} its "
+            f"output head {found}. Use a model that answers every position ({task.name})."
         )
     place = device_at(head, "weight")
     return caught[0] if place.type == "meta" else caught[0].to(place)  # meta: a streamed model
 
 
 @torch.no_grad()
-def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
+def find_head(model: nn.Module, batch: Batch) -> Head:
     """The form of the model's output head, fitted and then verified on one small batch.
 
     The batch's hidden states are played to the head once more with growing loudness: the small
@@ -180,7 +180,7 @@ def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
     module = _head_module(model)
     weight = value_at(module, "weight")
     bias = None if module._parameters.get("bias") is None else value_at(module, "bias")
-    hidden = hidden_states(model, tokens)
+    hidden, rows = hidden_states(model, batch), task_of(model).rows(batch)
     if hidden.shape[-1] != weight.shape[1]:
         raise ConfigError(
             f"{type(model).__name__}: hidden states are {hidden.shape[-1]} wide, but the output "
@@ -188,10 +188,10 @@ def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
         )
     loudest = F.linear(hidden.float(), weight.float()).abs().max().item()
     gain = max(1.0, LOUD / max(loudest, 1e-6)) ** torch.linspace(
-        0, 1, tokens.numel(), device=hidden.device
+        0, 1, rows.numel(), device=hidden.device
     )
-    hidden = hidden * gain.reshape(*tokens.shape, 1).to(hidden.dtype)
-    logits = _logits_of(model, tokens, hidden).to(hidden.device).flatten(0, -2).double()
+    hidden = hidden * gain.reshape(*rows, 1).to(hidden.dtype)
+    logits = _logits_of(model, batch, hidden).to(hidden.device).flatten(0, -2).double()
     hidden = hidden.flatten(0, -2)
 
     plain = Head(weight, bias)
@@ -222,29 +222,23 @@ def find_head(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Head:
 
 
 def _head_module(model: nn.Module) -> nn.Module:
-    found = getattr(model, "get_output_embeddings", lambda: None)()
-    if found is None or found._parameters.get("weight") is None:
-        raise ConfigError(
-            f"{type(model).__name__} has no output head with a weight, so it gives no logits. "
-            f"Load it with `AutoModelForCausalLM`."
-        )
+    found = task_of(model).head_of(model)
+    assert found is not None
     return found
 
 
-def _on_device(model: nn.Module, tokens: Int[Tensor, "batch seq"]) -> Int[Tensor, "batch seq"]:
+def _on_device(model: nn.Module, batch: Batch) -> Batch:
     place = input_device(model)
-    return tokens if place.type == "meta" else tokens.to(place)  # a streamed model sees to it
+    return batch if place.type == "meta" else batch.to(place)  # a streamed model sees to it
 
 
 def _logits_of(
-    model: nn.Module,
-    tokens: Int[Tensor, "batch seq"],
-    hidden: Float[Tensor, "batch seq hidden"],
-) -> Float[Tensor, "batch seq vocab"]:
+    model: nn.Module, batch: Batch, hidden: Float[Tensor, "*rows hidden"]
+) -> Float[Tensor, "*rows vocab"]:
     """The model's own logits, were `hidden` its final hidden states: here a hook does answer."""
     hook = _head_module(model).register_forward_pre_hook(lambda _module, _args: (hidden,))
     try:
-        return model(_on_device(model, tokens), use_cache=False).logits
+        return task_of(model).logits(model, _on_device(model, batch))
     finally:
         hook.remove()
 

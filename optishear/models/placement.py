@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from optishear.errors import ConfigError, StorageError
 from optishear.records.cache import cache_dir
+from optishear.tasks import task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,9 +120,8 @@ def refuse_offloaded(model: nn.Module, what: str) -> None:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where the model takes its tokens."""
-    embedding: Any = model.get_input_embeddings()  # pyright: ignore
-    return device_at(embedding, "weight")
+    """Where the model takes its batches."""
+    return device_at(task_of(model).entry_of(model), "weight")
 
 
 def devices_of(model: nn.Module) -> list[torch.device]:

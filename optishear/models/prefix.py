@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
 from optishear.models.blocks import MISSED, BlockStack, Entangled, Hidden, hidden_of
 from optishear.models.head import hidden_states
+from optishear.tasks import Batch, task_of
 
 
 Prefix = tuple[str, ...]  # the keys of the first so many blocks
@@ -27,7 +28,7 @@ class NotReusable(ConfigError):
 
 
 class PrefixForward:
-    """Final hidden states of fixed token batches, every forward begun where it is first unknown.
+    """Final hidden states of fixed batches, every forward begun where it is first unknown.
 
     - `limit_bytes`: of hidden states between blocks kept from earlier forwards, all batches
       together, at any moment; in the model's dtype and on its device.
@@ -35,28 +36,28 @@ class PrefixForward:
 
     In what follows `keys[b]` names the content of block b's weights, so that equal keys mean equal
     bits. Results are equal bit for bit to those of `head.hidden_states`, on the same device and
-    number of threads: making one proves it on the first sequence, or raises `NotReusable`.
+    number of threads: making one proves it on the first sample, or raises `NotReusable`.
 
     Every batch has room for the same number of states, so that one batch never drives out what
     another will need: all of them know the same prefixes after the same candidates.
     """
 
-    def __init__(
-        self, model: nn.Module, batches: Sequence[Int[Tensor, "_ seq"]], limit_bytes: int
-    ) -> None:
-        if not batches or not all(len(tokens) for tokens in batches):
-            raise ConfigError("The search got no tokens at all, or a batch without any.")
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], limit_bytes: int) -> None:
+        if not batches or not all(len(batch) for batch in batches):
+            raise ConfigError(
+                f"The search got no {task_of(model).unit_name} at all, or a batch without any."
+            )
         self.model, self.batches = model, batches
         self._stack = BlockStack(model)
         self._blocks = len(self._stack.blocks)
         each = self._proved_state_bytes(batches[0][:1])
-        sequences = sum(len(tokens) for tokens in batches)
-        slots = limit_bytes // (max(each) * sequences)
+        samples = sum(len(batch) for batch in batches)
+        slots = limit_bytes // (max(each) * samples)
         if not slots:
             raise NotReusable(
                 f"memory.prefixes: {limit_bytes:,} bytes do not hold the hidden states after one "
-                f"block ({max(each) * sequences:,} bytes for {sequences} sequences; one "
-                f"candidate's {self._blocks} blocks: {sum(each) * sequences:,}). Allow more, or "
+                f"block ({max(each) * samples:,} bytes for {samples} {task_of(model).samples}; "
+                f"one candidate's {self._blocks} blocks: {sum(each) * samples:,}). Allow more, or "
                 f"set it to 0 to reuse nothing."
             )
         self._known = [_Known(slots, self._blocks) for _ in batches]
@@ -78,7 +79,7 @@ class PrefixForward:
     @torch.no_grad()
     def hidden_states(
         self, batch: int, keys: Sequence[str], right_from: int = 0
-    ) -> Float[Tensor, "batch seq hidden"]:
+    ) -> Float[Tensor, "*rows hidden"]:
         """What goes into the output head for `batches[batch]`.
 
         - `right_from`: the model's blocks from here on have the weights that `keys` names; the
@@ -110,20 +111,20 @@ class PrefixForward:
         return tuple(keys)
 
     @torch.no_grad()
-    def _proved_state_bytes(self, tokens: Int[Tensor, "1 seq"]) -> list[int]:
-        """Bytes of what each block makes of one sequence, once it is proved that it can be reused.
+    def _proved_state_bytes(self, sample: Batch) -> list[int]:
+        """Bytes of what each block makes of one sample, once it is proved that it can be reused.
 
         Each block alone makes what it makes in the whole forward, and so does what follows the
         last one; then by induction so does a forward begun at any block.
         """
         try:
-            states = self._stack.states(tokens)
-            self._stack.prove(tokens, states, to_rounding=False)
-            want = hidden_states(self.model, tokens)
-            hidden_states(self.model, tokens.flip(1))
+            states = self._stack.states(sample)
+            self._stack.prove(sample, states, to_rounding=False)
+            want = hidden_states(self.model, sample)
+            hidden_states(self.model, task_of(self.model).other(sample))
             try:
                 with self._stack.stood_in_for(self._blocks, lambda: states[-1].clone()):
-                    got = hidden_states(self.model, tokens)
+                    got = hidden_states(self.model, sample)
             except MISSED as error:
                 raise Entangled(f"what follows its blocks fails alone ({error!r})") from error
             if not torch.equal(got, want):

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from optishear.calibration.collect import collecting
@@ -22,9 +22,10 @@ from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
+from optishear.tasks import Batch
 
 
-Batches = Sequence[Int[Tensor, "_ seq"]]
+Batches = Sequence[Batch]
 
 
 class BlockSource(ABC):

@@ -21,7 +21,7 @@ from optishear.runs.keys import held_out_key
 from optishear.runs.prepare import Calibrated, Prepared, rule_of
 from optishear.runs.watcher import Watcher
 from optishear.solvers.methods import needs_of
-from optishear.text.tokens import TokenBatches
+from optishear.tasks import Samples
 
 
 DENSE, FOUND, _ = OWN_ROWS
@@ -52,7 +52,7 @@ def baseline_recipes(
 def compare(
     calibrated: Calibrated,
     recipes: Mapping[str, Recipe],
-    texts: Sequence[TokenBatches],
+    texts: Sequence[Samples],
     batch_tokens: int,
     watcher: Watcher,
     prune_layers: PruneLayers = prune,
@@ -104,7 +104,7 @@ class _Bench:
 
     calibrated: Calibrated
     working: WorkingWeights
-    texts: Sequence[TokenBatches]
+    texts: Sequence[Samples]
     batch_tokens: int
     watcher: Watcher
     prune_layers: PruneLayers

@@ -15,7 +15,7 @@ from optishear.recipe.recipe import Recipe
 from optishear.recipe.rule_settings import parse_rule
 from optishear.records.cache import DENSE, SEEN, Key, key
 from optishear.solvers.methods import needs_of
-from optishear.text.tokens import TokenBatches
+from optishear.tasks import Samples
 
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def statistics_key(prepared: Prepared, needs: frozenset[Need]) -> Key:
 
 def gradients_key(prepared: Prepared, sequences: int) -> Key:
     """Of the first so many calibration sequences."""
-    taken = TokenBatches.of(prepared.calibration.tokens[:sequences], "")
+    taken = prepared.calibration.first(sequences)
     return key("gradients", {**_dense(prepared), "sequences": taken.hash})
 
 
@@ -49,7 +49,7 @@ def levels_key(prepared: Prepared, gradient_sequences: int | None) -> Key:
 
 
 def held_out_key(
-    calibrated: Calibrated, recipe: Recipe | None, mode: str, text: TokenBatches, text_batch: int
+    calibrated: Calibrated, recipe: Recipe | None, mode: str, text: Samples, text_batch: int
 ) -> Key:
     """Of a recipe (None: the dense model) in a mode of applying it, on a text in such batches."""
     told = {"text": text.hash, "text_batch": text_batch}

@@ -4,9 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from jaxtyping import Int
-from torch import Tensor
+from typing import Any
 
 from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.calibration.gradient_samples import CollectGradients
@@ -29,8 +27,8 @@ from optishear.records.atomic import replace_file
 from optishear.records.cache import OTHER_CACHE, code_of, kept
 from optishear.runs.keys import gradients_key, rule_key, statistics_key
 from optishear.runs.preconditions import text_for
+from optishear.tasks import Samples
 from optishear.text.sources import TextSpec
-from optishear.text.tokens import TokenBatches
 
 
 BATCH_TOKENS = 2048  # of calibration text in one forward call, at least one sequence
@@ -39,7 +37,7 @@ GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empir
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A dense model and its calibration tokens, about which nothing was collected yet.
+    """A dense model and its calibration samples, about which nothing was collected yet.
 
     - `parts`: of the calibration sequences, each summed up on its own, and then added.
     - `place`: where the weights are while they are at work; empty where the model has them itself.
@@ -47,23 +45,26 @@ class Prepared:
 
     loaded: LoadedModel
     layout: ModelLayout
-    calibration: TokenBatches
+    calibration: Samples
     batch_tokens: int
     parts: int = 1
     place: str = ""
 
     @property
-    def batches(self) -> list[Int[Tensor, "_ seq"]]:
-        """The calibration tokens as one forward call takes them: whole sequences, at least one."""
-        tokens = self.calibration.tokens
-        return list(tokens.split(max(1, self.batch_tokens // tokens.shape[1])))
+    def batches(self) -> list[Any]:
+        """The calibration samples as one forward call takes them: whole ones, at least one."""
+        return self.calibration.batches_of_units(self.batch_tokens)
+
+    def probe(self, units: int) -> Any:
+        """The beginning of its calibration data, on which two models are held to each other."""
+        return self.calibration.task.beginning(self.calibration.batch, units)
 
     def origin(self, text: TextSpec, mode: str | None, samples: int | None) -> Origin:
         """What files say of whatever is found or made with this; `text` is the calibration's.
 
         `samples`: so many sequences were asked to give a gradient; None where nothing reads them.
         """
-        sequences = len(self.calibration.tokens)
+        sequences = len(self.calibration)
         return Origin(
             model=self.loaded.name,
             model_hash=self.loaded.hash,
@@ -114,12 +115,12 @@ class Prepared:
                 collect,
             )
         if LayerGradients in needs:
-            tokens = self.calibration.tokens[:gradient_sequences]
+            samples = self.calibration.batch[:gradient_sequences]
             gradients = load_or_collect_gradients(
                 gradients_key(self, gradient_sequences).path,
                 model,
                 self.layout,
-                tokens,
+                samples,
                 notice,
                 collect_gradients,
             ).layers

@@ -27,8 +27,8 @@ from optishear.search.space import SearchSpace
 from optishear.search.space_file import build_space
 from optishear.solvers.methods import METHODS
 from optishear.solvers.ranks import rank_bytes
+from optishear.tasks import Samples
 from optishear.text.disjoint import refuse_shared_text
-from optishear.text.tokens import TokenBatches
 from optishear.workers.calibration import collecting_on, gradients_on
 from optishear.workers.candidates import Job, measuring_on
 from optishear.workers.cluster import Cluster, Workers
@@ -41,20 +41,20 @@ SEEDED = ("wanda", "ria", "magnitude")
 class Setup:
     """An experiment that was read, loaded and calibrated.
 
-    - `tokens`: by purpose, calibration's not among them.
+    - `samples`: by purpose, calibration's not among them.
     - `cluster`: the workers that do what they can; None is this process alone.
     """
 
     experiment: Experiment
     calibrated: Calibrated
-    tokens: Mapping[str, TokenBatches]
+    samples: Mapping[str, Samples]
     ladder: Ladder
     space: SearchSpace
     cluster: Cluster | None = None
 
     @property
-    def held_out(self) -> list[TokenBatches]:
-        return [text for name, text in self.tokens.items() if name.startswith("evaluation")]
+    def held_out(self) -> list[Samples]:
+        return [text for name, text in self.samples.items() if name.startswith("evaluation")]
 
     @property
     def layer_names(self) -> list[str]:
@@ -78,7 +78,7 @@ class Setup:
             self.calibrated.loaded,
             self.calibrated.layout,
             self.calibrated.calibration,
-            self.tokens["search"],
+            self.samples["search"],
             self.measurement_settings,
             experiment.gradient_sequences if experiment.needs_gradients else None,
             experiment.calibration_parts,
@@ -114,7 +114,7 @@ class Setup:
             calibrated.loaded,
             calibrated.layout,
             calibrated.data,
-            self.tokens["search"],
+            self.samples["search"],
             self.measurement_settings,
             Memory(memory.ranks, memory.prefixes, memory.factors),
             solved,
@@ -152,13 +152,13 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
         experiment.calibration_parts,
         experiment.device_map,
     )
-    tokens = {
+    samples = {
         purpose: text_for(prepared.loaded, spec)
         for purpose, spec in texts.items()
         if purpose != "calibration"
     }
-    refuse_shared_text({"calibration": prepared.calibration, **tokens})
-    ladder = ladder_of(experiment, tokens["search"])
+    refuse_shared_text({"calibration": prepared.calibration, **samples})
+    ladder = ladder_of(experiment, samples["search"])
     watcher.stage("collecting statistics")
     calibrated = prepared.calibrate(
         experiment.needs,
@@ -169,13 +169,13 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
     )
     watcher.stage("preparing the search space")
     space = space_of(experiment, calibrated)
-    return Setup(experiment, calibrated, tokens, ladder, space, cluster)
+    return Setup(experiment, calibrated, samples, ladder, space, cluster)
 
 
-def ladder_of(experiment: Experiment, search: TokenBatches) -> Ladder:
-    """The experiment's rungs below all search tokens, climbed as its driver is made for."""
+def ladder_of(experiment: Experiment, search: Samples) -> Ladder:
+    """The experiment's rungs below all search samples, climbed as its driver is made for."""
     settings = experiment.search
-    rungs = (*settings.rungs, search.tokens.numel())
+    rungs = (*settings.rungs, search.units)
     return make_ladder(settings.driver, rungs, settings.keep, settings.population)
 
 

@@ -7,7 +7,7 @@ the stream is cut into consecutive windows, and a seeded choice of them is the d
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -21,6 +21,7 @@ from torch import Tensor
 from optishear.errors import ConfigError
 from optishear.records.atomic import whole_file
 from optishear.records.cache import OTHER_CACHE, kept, key
+from optishear.tasks import CAUSAL_LM, Samples
 from optishear.text.documents import Source
 from optishear.text.packaged import Embedded, vocabulary_hash
 from optishear.text.sources import TextSpec, drawn_as, source_of
@@ -41,12 +42,14 @@ DOCUMENTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, eq=False)
-class TokenBatches:
+class TokenBatches(Samples):
     """Fixed token windows and where they come from. Two are the same data if `hash` is equal.
 
     - `hash`: sha256 of shape and ids, 16 hex digits.
     - `source`: for a reader, e.g. `sotu/train, 16 of 3366 windows of 512 tokens, seed 0`.
     """
+
+    task = CAUSAL_LM
 
     tokens: Int[Tensor, "n seq"]
     hash: str
@@ -59,11 +62,12 @@ class TokenBatches:
         content = repr(tuple(tokens.shape)).encode() + tokens.numpy().astype("<i8").tobytes()
         return cls(tokens, hashlib.sha256(content).hexdigest()[:16], source)
 
-    def batches(self, size: int) -> Iterator[Int[Tensor, "batch seq"]]:
-        """The windows in order, `size` at a time; the last batch may be smaller."""
-        if size < 1:
-            raise ConfigError(f"{self.source}: a batch of {size} sequences; it takes 1 or more.")
-        yield from self.tokens.split(size)
+    @property
+    def batch(self) -> Int[Tensor, "n seq"]:
+        return self.tokens
+
+    def first(self, count: int) -> "TokenBatches":
+        return TokenBatches.of(self.tokens[:count], self.source)
 
 
 def token_batches(

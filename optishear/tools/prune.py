@@ -179,7 +179,7 @@ def _prune_to(
         stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
         checked = Checked.of(folder, prepared.layout, recipe, dtype_text(stored))
         return checked.with_note(found_elsewhere(origin)), False
-    probe = prepared.calibration.tokens[:1, :PROBE_TOKENS]
+    probe = prepared.probe(PROBE_TOKENS)
     rewritten = rewritten_of(prepared.loaded, prepared.layout)
     with (
         pruning_with(how.workers, watcher.stage) as prune_layers,
@@ -206,7 +206,7 @@ def origin_of(prepared: Prepared, recipe: Recipe, how: How) -> Origin:
     """On what a pruned checkpoint is made."""
     samples = None
     if LayerGradients in needs_of(recipe):
-        samples = min(how.gradient_sequences, len(prepared.calibration.tokens))
+        samples = min(how.gradient_sequences, len(prepared.calibration))
     mode = SEQUENTIAL if how.sequential else ONE_SHOT
     origin = prepared.origin(how.calibration, mode, samples)
     return replace(origin, found_with=how.found_with, save_dtype=how.save_dtype)

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from jaxtyping import Int
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
@@ -38,6 +37,7 @@ from optishear.runs.preconditions import text_for
 from optishear.runs.prepare import Prepared
 from optishear.runs.watcher import Watcher
 from optishear.solvers.methods import needs_of
+from optishear.tasks import Batch
 from optishear.tools.prune import (
     PROBE_TOKENS,
     SILENT,
@@ -79,9 +79,9 @@ def _prune_streamed(
     watcher.stage(f"reading {model} block by block")
     streamed = stream(model, dtype=how.dtype, device=how.device, saved_as=how.save_dtype)
     layout = streamed.layout()
-    tokens = text_for(streamed.loaded, how.calibration)
+    calibration = text_for(streamed.loaded, how.calibration)
     place = streamed.device.type
-    prepared = Prepared(streamed.loaded, layout, tokens, how.batch_tokens, place=place)
+    prepared = Prepared(streamed.loaded, layout, calibration, how.batch_tokens, place=place)
     recipe = recipe_for(prepared)
     recipe.check(layout)
     origin = origin_of(prepared, recipe, how)
@@ -134,7 +134,7 @@ def _prune_streamed(
     return checked.with_note(found_elsewhere(origin)), True
 
 
-def _proved(streamed: Streamed, probe: Int[Tensor, "1 seq"]) -> BlockStack:
+def _proved(streamed: Streamed, probe: Batch) -> BlockStack:
     """The blocks, which are handed nothing but hidden states; reads the checkpoint three times."""
     stack = BlockStack(streamed.loaded.model)
     try:
@@ -147,8 +147,8 @@ def _proved(streamed: Streamed, probe: Int[Tensor, "1 seq"]) -> BlockStack:
     return stack
 
 
-def _probe(prepared: Prepared) -> Int[Tensor, "1 seq"]:
-    return prepared.calibration.tokens[:1, :PROBE_TOKENS]
+def _probe(prepared: Prepared) -> Batch:
+    return prepared.probe(PROBE_TOKENS)
 
 
 def _check(
@@ -156,7 +156,7 @@ def _check(
     layout: ModelLayout,
     recipe: Recipe,
     how: How,
-    probe: Int[Tensor, "1 seq"],
+    probe: Batch,
     want: Tensor,
 ) -> None:
     """Reopens what was written, a block at a time: its layers, its zeros, its logits."""

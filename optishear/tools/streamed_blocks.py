@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from optishear.export.checkpoint import logits_of
@@ -15,6 +15,7 @@ from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import Batches, BlockSource
 from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
+from optishear.tasks import Batch
 
 
 class StreamedBlocks(BlockSource):
@@ -30,7 +31,7 @@ class StreamedBlocks(BlockSource):
         stack: BlockStack,
         layout: ModelLayout,
         half: HalfDone,
-        probe: Int[Tensor, "1 seq"],
+        probe: Batch,
     ) -> None:
         self.streamed, self.stack, self.layout, self.half = streamed, stack, layout, half
         self.blocks, self.first = len(streamed.blocks), half.block

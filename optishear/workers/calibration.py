@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from jaxtyping import Int
-from torch import Tensor
+import torch
 
 from optishear.calibration.collect import sums_of
 from optishear.calibration.gradient_samples import CollectGradients, sample_of
@@ -17,6 +16,7 @@ from optishear.calibration.parts import CollectParts
 from optishear.calibration.statistics import Kinds, LayerStats
 from optishear.models.load import LoadedModel
 from optishear.recipe.layout import ModelLayout
+from optishear.tasks import Batch
 from optishear.workers.cluster import Cluster
 from optishear.workers.pool import Call
 from optishear.workers.replica import Payload, sent, travelling
@@ -32,27 +32,25 @@ class DenseModel(Payload):
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "DenseModel":
         return DenseModel(sent(self.loaded, device), self.layout)
 
-    def sums(self, batches: Sequence[Int[Tensor, "_ seq"]], needs: Kinds) -> dict[str, LayerStats]:
+    def sums(self, batches: Sequence[Batch], needs: Kinds) -> dict[str, LayerStats]:
         found = sums_of(self.loaded.model, self.layout, batches, needs)
         return {site: stats.to("cpu") for site, stats in found.items()}
 
-    def gradients(self, number: int, sequence: Int[Tensor, " seq"]) -> dict[str, Sample]:
-        """Of every layer that the sequence reaches: 2 bytes a weight, ready to be written."""
+    def gradients(self, number: int, sample: Batch) -> dict[str, Sample]:
+        """Of every layer that the sample reaches: 2 bytes a weight, ready to be written."""
         found: dict[str, Sample] = {}
 
         def keep(_number: int, name: str, sample: Sample) -> None:
             found[name] = sample
 
-        sample_of(self.loaded.model, self.layout, number, sequence, keep)
+        sample_of(self.loaded.model, self.layout, number, sample, keep)
         return found
 
 
 def collecting_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) -> CollectParts:
     """Sums of every part, in the order of the parts."""
 
-    def collect(
-        parts: Sequence[Sequence[Int[Tensor, "_ seq"]]], needs: Kinds
-    ) -> Iterator[dict[str, LayerStats]]:
+    def collect(parts: Sequence[Sequence[Batch]], needs: Kinds) -> Iterator[dict[str, LayerStats]]:
         calls = [
             Call(str(number), "sums", (list(part), needs), f"part {number} of the calibration text")
             for number, part in enumerate(parts)
@@ -74,10 +72,10 @@ def gradients_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) -> 
     they are written.
     """
 
-    def collect(tokens: Int[Tensor, "samples seq"], keep: Keep) -> None:
+    def collect(batch: Batch, keep: Keep) -> None:
         calls = [
-            Call(str(number), "gradients", (number, sequence), f"calibration sequence {number}")
-            for number, sequence in enumerate(tokens.cpu())
+            Call(str(number), "gradients", (number, sample), f"calibration sequence {number}")
+            for number, sample in enumerate(batch.to(torch.device("cpu")).split(1))
         ]
         with travelling(loaded) as away, cluster.pool(DenseModel(away, layout)) as pool:
             for key, found in pool.run(calls):

@@ -11,7 +11,7 @@ from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.search.evaluator import MeasureAll, Outcome, outcome_of
-from optishear.text.tokens import TokenBatches
+from optishear.tasks import Samples
 from optishear.workers.cluster import Cluster
 from optishear.workers.pool import Call
 from optishear.workers.replica import Payload, sent, travelling
@@ -19,13 +19,13 @@ from optishear.workers.replica import Payload, sent, travelling
 
 @dataclass(frozen=True, eq=False)
 class Job(Payload):
-    """A dense model with its statistics and the search tokens; the other fields are those of
+    """A dense model with its statistics and the search samples; the other fields are those of
     `pipeline.measure_on`."""
 
     loaded: LoadedModel
     layout: ModelLayout
     data: CalibrationData
-    search: TokenBatches
+    search: Samples
     by: MeasurementSettings
     memory: Memory = field(default_factory=Memory)
     solved: SolvedLayers | None = None

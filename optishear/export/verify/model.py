@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
@@ -18,12 +17,13 @@ from optishear.models.load import DTYPES, load
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
+from optishear.tasks import task_of
 
 
 KNOWN_PATTERNS = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (8, 16))  # N kept of M
 ELIGIBLE = (2, 4)  # what sparse tensor cores take
 
-PROBE_TOKENS = 32
+PROBE_UNITS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,17 +102,17 @@ def check_reload(folder: Path, model: Any, dtype: str) -> Check:
     """Finite logits with transformers alone, equal to those of the model as optishear loads it."""
     import transformers
 
-    tokens = _probe(model)
-    plain = logits_of(model, tokens)
+    sample = task_of(model).made_up(model, PROBE_UNITS)
+    plain = logits_of(model, sample)
     if bad := int((~plain.isfinite()).sum()):
         return Check("reload", FAILED, f"{bad} of {plain.numel():,} logits are NaN or infinite.")
     how = ""
     if any(is_fused_experts(module) for module in model.modules()):
         # Another kernel rounds otherwise: what is compared is what is in the model.
         model.set_experts_implementation("eager")
-        plain, how = logits_of(model, tokens), " (experts one by one)"
+        plain, how = logits_of(model, sample), " (experts one by one)"
     try:
-        ours = logits_of(load(str(folder.resolve()), dtype=dtype).model, tokens)
+        ours = logits_of(load(str(folder.resolve()), dtype=dtype).model, sample)
     except ConfigError as error:
         return Check("reload", FAILED, f"Opens with transformers, not with optishear: {error}")
     if not torch.equal(plain, ours):
@@ -222,8 +222,3 @@ def _share(weight: Tensor, n: int, m: int) -> float:
     """Of all groups of m, how many keep n at most."""
     zeros = (weight == 0).reshape(-1, m).sum(1)
     return (zeros >= m - n).double().mean().item()
-
-
-def _probe(model: Any) -> Int[Tensor, "1 seq"]:
-    """The first tokens of the vocabulary, whatever they say."""
-    return torch.arange(PROBE_TOKENS)[None] % model.get_input_embeddings().weight.shape[0]

@@ -41,13 +41,13 @@ def calibrated_now(
     needs, samples = experiment.needs, experiment.gradient_sequences
     found = []
     if LayerGradients in needs:
-        tokens = prepared.calibration.tokens[:samples]
+        taken = min(samples, len(prepared.calibration))
         place = gradients_key(prepared, samples).path
         state = THERE if place.exists() else MADE
         start = clock()
         prepared.calibrate(frozenset({LayerGradients}), samples, notice)
-        size = bytes_at(place) or gradient_bytes(layout, len(tokens))
-        found.append(Cached(f"gradients of {len(tokens)} sequences", size, state, clock() - start))
+        size = bytes_at(place) or gradient_bytes(layout, taken)
+        found.append(Cached(f"gradients of {taken} sequences", size, state, clock() - start))
     kept = prepared.statistics_file(summed(needs))
     state = NEVER if kept is None else THERE if kept.exists() else MADE
     start = clock()

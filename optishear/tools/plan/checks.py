@@ -27,6 +27,7 @@ from optishear.search.drivers import check_genes
 from optishear.search.ladder import Ladder
 from optishear.search.space import SearchSpace
 from optishear.search.space_file import build_space
+from optishear.tasks import Samples
 from optishear.text.disjoint import refuse_shared_text
 from optishear.text.tokens import TokenBatches, token_batches
 
@@ -112,7 +113,7 @@ def run_checks(
     layout = found.of(lambda: layout_of(loaded.model))
     loading, start = clock() - start, clock()
     stage("reading texts")
-    tokens: dict[str, TokenBatches] = {}
+    samples: dict[str, TokenBatches] = {}
     for purpose, spec in experiment.text_specs.items():
         with found.looking():
             text, before = token_batches(spec, loaded.tokenizer), len(found.mistakes)
@@ -121,12 +122,12 @@ def run_checks(
                 with found.looking():
                     holds(loaded, text)
             if len(found.mistakes) == before:
-                tokens[purpose] = text
-    for pair in combinations(tokens.items(), 2):
+                samples[purpose] = text
+    for pair in combinations(samples.items(), 2):
         with found.looking():
             refuse_shared_text(dict(pair))
     seconds = {"loading the model": loading, "reading texts": clock() - start}
-    search, calibration = tokens.get("search"), tokens.pop("calibration", None)
+    search, calibration = samples.get("search"), samples.pop("calibration", None)
     ladder = None if search is None else found.of(lambda: _ladder(experiment, search))
     if layout is None:
         found.unchecked.append("search space and costs, without prunable layers")
@@ -149,15 +150,15 @@ def run_checks(
         prepared.parts,
         data=CalibrationData(unread(layout.layers)),
     )
-    setup = Setup(experiment, calibrated, tokens, ladder, space)
+    setup = Setup(experiment, calibrated, samples, ladder, space)
     start = clock()
     found.of(lambda: _first_questions(setup))
     seconds["making the driver"] = clock() - start
     return CheckResults(prepared, setup, seconds)
 
 
-def _ladder(experiment: Experiment, search: TokenBatches) -> Ladder:
-    """With the batches that its rungs make of the search tokens."""
+def _ladder(experiment: Experiment, search: Samples) -> Ladder:
+    """With the batches that its rungs make of the search samples."""
     ladder = ladder_of(experiment, search)
     cut(search, experiment.search.rungs, experiment.batch_tokens)
     return ladder

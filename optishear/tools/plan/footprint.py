@@ -15,7 +15,7 @@ from optishear.config.sections import MemoryConfig
 from optishear.models.head import find_head, logits_at_once
 from optishear.models.placement import devices_of
 from optishear.models.weights import view_of
-from optishear.pipeline import HEAD_TOKENS
+from optishear.pipeline import HEAD_UNITS
 from optishear.pruning.factored import held_bytes
 from optishear.recipe.canonical import CHOOSES_ITSELF
 from optishear.recipe.layout import Layer
@@ -86,14 +86,14 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
     experiment, c, layout = setup.experiment, setup.calibrated, setup.calibrated.layout
     model = c.loaded.model
     own = next(model.parameters()).element_size()
-    search = setup.tokens["search"].tokens
-    head = find_head(model, search[:1, :HEAD_TOKENS])
+    search = setup.samples["search"]
+    head = find_head(model, search.task.beginning(search.batch, HEAD_UNITS))
     vocabulary, hidden = head.weight.shape
-    batch = max(experiment.batch_tokens, search.shape[1])
+    batch = max(experiment.batch_tokens, search.units_each)
     at_once = logits_at_once(head.weight.device)
     widest = max(layer.in_features + layer.out_features for layer in layout.layers)
     # Of the dense side: hidden states, the slope of the KL in fp32, the head's Gram matrix.
-    dense_side = search.numel() * hidden * (own + 4) + 4 * hidden**2
+    dense_side = search.units * hidden * (own + 4) + 4 * hidden**2
     found = [
         Held(PYTHON, python),
         Held("dense model", dense_bytes(setup)),
@@ -114,7 +114,7 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
             )
         )
     if LayerGradients in experiment.needs:
-        samples = min(experiment.gradient_sequences, len(c.calibration.tokens))
+        samples = min(experiment.gradient_sequences, len(c.calibration))
         found.append(Held("gradients, mapped", gradient_bytes(layout, samples), mapped=True))
     if levels := wanted_levels(setup.space):
         kept = min(experiment.memory.levels, bytes_of(levels, own))
@@ -157,7 +157,7 @@ def prefixes_bytes(setup: Setup, token: int) -> int:
     """States of `token` bytes a token after each block of each candidate, as many as fit; none
     where not even one of all sequences does, or blocks are compiled or forwards are graphs."""
     experiment = setup.experiment
-    state = setup.tokens["search"].tokens.numel() * token
+    state = setup.samples["search"].units * token
     always_whole = experiment.compile or experiment.cuda_graphs
     slots = 0 if always_whole else experiment.memory.prefixes // state
     candidates = experiment.search.evaluations * setup.calibrated.layout.blocks

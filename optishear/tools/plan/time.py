@@ -20,7 +20,7 @@ from optishear.runs.levels import dense_layers, level_store
 from optishear.runs.setup import Setup
 from optishear.solvers.base import LayerSolution
 from optishear.solvers.methods import needs_of
-from optishear.text.tokens import TokenBatches
+from optishear.tasks import Samples
 from optishear.tools.plan.costs import Price, RungCost, price_of, rung_costs, visits
 from optishear.tools.plan.dry_run import DryRun, Sample, dry_run, sample_of
 from optishear.tools.plan.layer_times import LayerTimes
@@ -172,7 +172,7 @@ def _ending(
     anew += sum(times.of_recipe(r, by_name, False) for r in again)
     rows = len(recipes) + len(again) + 3  # and dense, found, found block by block
     texts = [_text_seconds(setup, text, clock) for text in setup.held_out]
-    sequences = sum(len(text.tokens) for text in setup.held_out)
+    sequences = sum(len(text) for text in setup.held_out)
     return [
         Step(
             f"{len(recipes)} baselines on {top:,} tokens",
@@ -193,19 +193,18 @@ def _ending(
     ]
 
 
-def _text_seconds(setup: Setup, text: TokenBatches, clock: Callable[[], float]) -> float:
+def _text_seconds(setup: Setup, text: Samples, clock: Callable[[], float]) -> float:
     """One model on all of a text: finding the head, and a batch as often as there are some."""
     model, batch_tokens = setup.calibrated.loaded.model, setup.experiment.batch_tokens
-    size = max(1, batch_tokens // text.tokens.shape[1])
-    part = TokenBatches(text.tokens[:size], text.hash, text.source)
+    part = text.first(max(1, batch_tokens // text.units_each))
     held_out(model, part, batch_tokens)  # the first time is dearer
     start = clock()
-    find_head(model, text.tokens[:1])
+    find_head(model, text.batch[:1])
     head = clock() - start
     start = clock()
     held_out(model, part, batch_tokens)
-    each = max(0.0, clock() - start - head) / len(part.tokens)
-    return head + each * len(text.tokens)
+    each = max(0.0, clock() - start - head) / len(part)
+    return head + each * len(text)
 
 
 @torch.no_grad()
@@ -214,10 +213,10 @@ def _calibration_seconds(setup: Setup, clock: Callable[[], float]) -> float:
     statistics' own products, each entry of a sum as long as a weight takes."""
     c = setup.calibrated
     batches = c.batches
-    tokens = batches[0].to(input_device(c.loaded.model))
-    hidden_states(c.loaded.model, tokens)
+    batch = batches[0].to(input_device(c.loaded.model))
+    hidden_states(c.loaded.model, batch)
     start = clock()
-    hidden_states(c.loaded.model, tokens)
-    forward = (clock() - start) * sum(batch.numel() for batch in batches) / tokens.numel()
+    hidden_states(c.loaded.model, batch)
+    forward = (clock() - start) * c.calibration.units / (c.calibration.units_each * len(batch))
     sums = statistics_bytes(c.layout, setup.experiment.needs) / 4 / c.layout.total
     return forward * (2 + sums)
