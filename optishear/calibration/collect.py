@@ -84,10 +84,26 @@ class Heard:
     def __init__(self, sums: Mapping[str, "_Sums"]) -> None:
         self._sums = sums
 
+    @contextmanager
+    def dense_stream(self) -> Iterator[None]:
+        """What passes while this is open is read by the dense model. It waits for what the pruned
+        one reads of the same tokens, which has to pass next."""
+        for total in self._sums.values():
+            total.dense = []
+        try:
+            yield
+        finally:
+            for total in self._sums.values():
+                total.waiting, total.dense = total.dense, None
+
     def stats(self, sequences: int) -> dict[str, LayerStats]:
         """The sums by input site, now that `sequences` were run. Checked: all seen, all finite."""
         found = self.sums(sequences)
         check(found)
+        most = max(total.tokens for total in found.values())
+        for site, total in self._sums.items():
+            if total.waiting is not None and total.tokens < most:
+                raise _unpaired(site)
         return found
 
     def sums(self, sequences: int) -> dict[str, LayerStats]:
@@ -100,6 +116,8 @@ class _Sums:
 
     def __init__(self, site: str, width: int, device: torch.device, kinds: Kinds) -> None:
         self.site, self.tokens = site, 0
+        self.dense: list[Tensor] | None = None  # what is read now, where it is of the dense stream
+        self.waiting: list[Tensor] | None = None  # what was, where there are two streams
         self.totals = {
             kind: torch.zeros(kind.shape(width), dtype=kind.summed_in, device=device)
             for kind in sorted(kinds, key=lambda kind: kind.name)
@@ -109,14 +127,32 @@ class _Sums:
         self.add((args[0] if args else next(iter(kwargs.values()))).flatten(0, -2))
 
     def add(self, inputs: Float[Tensor, "tokens in"]) -> None:
+        if self.dense is not None:
+            self.dense.append(inputs.to(torch.float32, copy=True))
+            return
         x = inputs.float()
+        dense = x if self.waiting is None else self._partner_of(x)
         self.tokens += len(x)
         for kind, total in self.totals.items():
-            kind.observe(total, x, x)
+            kind.observe(total, x, dense)
+
+    def _partner_of(self, x: Float[Tensor, "tokens in"]) -> Float[Tensor, "tokens in"]:
+        dense = self.waiting.pop(0) if self.waiting else None
+        if dense is None or dense.shape != x.shape:
+            raise _unpaired(self.site)
+        return dense
 
     def stats(self, sequences: int) -> LayerStats:
         found = [kind(total.float()) for kind, total in self.totals.items()]
         return LayerStats.of(self.tokens, sequences, *found)
+
+
+def _unpaired(site: str) -> ConfigError:
+    return ConfigError(
+        f"Layer {site}: the dense model and the pruned one do not read the same tokens there (an "
+        f"expert's are routed), so that the two cannot be compared. Choose a method whose "
+        f"statistics are of one of them."
+    )
 
 
 class _ExpertInputs(TorchFunctionMode):

@@ -230,6 +230,11 @@ def unread(layers: Iterable[Layer]) -> dict[str, LayerStats]:
     return {layer.site: LayerStats(0, 0, {}) for layer in layers}
 
 
+def reads_dense(needs: Iterable[Need]) -> bool:
+    """Whether any of them reads the dense model's rows beside the pruned one's."""
+    return any(kind.reads_dense for kind in summed(needs))
+
+
 def statistics_bytes(layout: ModelLayout, needs: Iterable[Need]) -> int:
     """Of these statistics of all input sites."""
     widths = {layer.site: layer.in_features for layer in layout.layers}.values()

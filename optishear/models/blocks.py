@@ -152,7 +152,8 @@ class BlockRunner:
 
     - `block`: index of the block that comes next; its inputs are known, those of no other are.
     - `stack`: of the model, proved already. Without one, making a runner proves on the first
-      sequence that the model's blocks are handed nothing but hidden states by each other.
+      sequence that the model's blocks are handed nothing but hidden states by each other, and it
+      is there afterwards.
     - `handed`: keeps the hidden states that go into `block`; in memory if there is none.
 
     Weights may change at any time: a block runs with those that it has then.
@@ -176,7 +177,7 @@ class BlockRunner:
         self.model, self.batches, self.block = model, batches, block
         first: list[Hidden | None] = [None] * len(batches)
         self._handed: Handed = first if handed is None else handed
-        self._stack = stack or self._proved(batches[0][:1])
+        self.stack = stack or self._proved(batches[0][:1])
 
     def _proved(self, first: Batch) -> BlockStack:
         stack, model = BlockStack(self.model), self.model
@@ -189,16 +190,28 @@ class BlockRunner:
             ) from why
         return stack
 
+    def run(self, index: int) -> Hidden:
+        """What the next block makes of one batch."""
+        return self.stack.run(self.block, self.batches[index], self._handed[index])
+
+    def hand_on(self, index: int, hidden: Hidden) -> None:
+        """This is what goes into the block after the next one of a batch, once all `turn`."""
+        self._handed[index] = hidden
+
+    def turn(self) -> None:
+        """All batches were handed on, and go into the block after it."""
+        self.block += 1
+
     def observe(self) -> None:
         """Runs the next block on all batches for the sake of who listens inside of it."""
-        for index, batch in enumerate(self.batches):
-            self._stack.run(self.block, batch, self._handed[index])
+        for index in range(len(self.batches)):
+            self.run(index)
 
     def advance(self) -> None:
         """Runs the next block on all batches; what it makes of them goes into the one after it."""
-        for index, batch in enumerate(self.batches):
-            self._handed[index] = self._stack.run(self.block, batch, self._handed[index])
-        self.block += 1
+        for index in range(len(self.batches)):
+            self.hand_on(index, self.run(index))
+        self.turn()
 
 
 def hidden_of(returned: Any) -> Hidden:

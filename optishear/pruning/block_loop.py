@@ -11,14 +11,14 @@ from contextlib import AbstractContextManager, nullcontext
 from jaxtyping import Bool
 from torch import Tensor, nn
 
-from optishear.calibration.collect import collecting
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats, summed, unread
-from optishear.models.blocks import BlockRunner
+from optishear.calibration.statistics import Kinds, summed
+from optishear.models.blocks import BlockRunner, BlockStack
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.pruning.result import LayerReport
+from optishear.pruning.streams import Streams, both_streams
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import needs_of
@@ -41,8 +41,9 @@ class BlockSource(ABC):
     first: int = 0
 
     @abstractmethod
-    def runner(self, batches: Batches) -> BlockRunner:
-        """Takes these batches through the blocks, beginning with the first that is not done."""
+    def runner(self, batches: Batches, stream: str) -> BlockRunner:
+        """Takes these batches through the blocks, beginning with the first that is not done. Each
+        `stream` has hidden states of its own."""
 
     @abstractmethod
     def at_work(
@@ -65,10 +66,13 @@ class InMemory(BlockSource):
     def __init__(self, model: nn.Module, working: WorkingWeights, layout: ModelLayout) -> None:
         self.model, self.working, self.layout = model, working, layout
         self.blocks = layout.blocks
+        self._stack: BlockStack | None = None
         working.restore()
 
-    def runner(self, batches: Batches) -> BlockRunner:
-        return BlockRunner(self.model, batches)
+    def runner(self, batches: Batches, stream: str) -> BlockRunner:
+        runner = BlockRunner(self.model, batches, stack=self._stack)
+        self._stack = runner.stack  # proved once
+        return runner
 
     def at_work(
         self, block: int, layers: Sequence[Layer]
@@ -95,7 +99,8 @@ def apply_by_block(
     For each block: sum up what its layers read of the calibration tokens while the blocks before
     are pruned and it is dense; solve its layers from their dense weights, all with those sums; run
     it again, pruned, for what the next block reads. Where a recipe needs no statistics nothing is
-    run at all.
+    run at all; where one of them reads the dense model's inputs too, the dense hidden states go
+    through each block beside the others, while it is dense.
 
     - `sequential`: as the papers do it. If not, what a block hands on is what it made while it was
       dense: one-shot pruning of a model that is not in memory as a whole.
@@ -103,24 +108,25 @@ def apply_by_block(
     - `progress`: told (blocks done, blocks).
     - `prune_layers`: solves and writes the layers of a block.
 
-    Memory beside the model: the hidden states of all calibration tokens and one block's statistics.
+    Memory beside the model: the hidden states of all calibration tokens (twice with two streams)
+    and one block's statistics.
     """
     layout = source.layout
     recipe.check(layout)
-    runner = source.runner(batches) if summed(needs_of(recipe)) else None
+    streams = _streams(source, batches, summed(needs_of(recipe)), sequential)
     found = []
     for block in range(source.first, source.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
-        goes_on = runner if block < source.blocks - 1 else None
+        last = block == source.blocks - 1
         with source.at_work(block, layers) as working:
-            stats = statistics_of(runner, layers, recipe)
-            if goes_on is not None and not sequential:
-                goes_on.advance()
+            stats = streams.statistics(layers, last=last)
+            if not last and not sequential:
+                streams.advance()
             data = CalibrationData(stats, gradients or {}, given or {})
             reports = apply(layers, working, data, recipe, prune_layers)
             del stats, data  # with its factors: gone before the next block's are collected
-            if goes_on is not None and sequential:
-                goes_on.advance()
+            if not last and sequential:
+                streams.advance()
         source.done(block, reports)
         found += reports
         if progress is not None:
@@ -128,15 +134,9 @@ def apply_by_block(
     return found
 
 
-def statistics_of(
-    runner: BlockRunner | None, layers: Sequence[Layer], recipe: Recipe
-) -> dict[str, LayerStats]:
-    """What the recipe asks of the inputs of these layers, all of the runner's next block; by site.
-
-    No runner: the recipe asks for nothing.
-    """
-    if runner is None or not layers:
-        return unread(layers)
-    with collecting(runner.model, layers, summed(needs_of(recipe))) as collected:
-        runner.observe()
-    return collected.stats(sum(len(tokens) for tokens in runner.batches))
+def _streams(source: BlockSource, batches: Batches, kinds: Kinds, sequential: bool) -> Streams:
+    if not kinds:
+        return Streams(kinds, None)
+    pruned = source.runner(batches, "hidden")
+    beside = both_streams(kinds, sequential)
+    return Streams(kinds, pruned, source.runner(batches, "dense") if beside else None)

@@ -37,11 +37,14 @@ class StreamedBlocks(BlockSource):
         self.blocks, self.first = len(streamed.blocks), half.block
         self.probe = probe
         self._files: list[HiddenFiles] = []
-        self._follows = self._run([probe], "probe")
+        self._follows = self.runner([probe], "probe")
         [self._probed] = self._files
 
-    def runner(self, batches: Batches) -> BlockRunner:
-        return self._run(batches, "hidden")
+    def runner(self, batches: Batches, stream: str) -> BlockRunner:
+        files = HiddenFiles(self.half.state_folder / stream, self.first, self.streamed.device)
+        self._files.append(files)
+        model = self.streamed.loaded.model
+        return BlockRunner(model, batches, stack=self.stack, handed=files, block=self.first)
 
     @contextmanager
     def at_work(self, block: int, layers: Sequence[Layer]) -> Iterator[WorkingWeights]:
@@ -64,10 +67,3 @@ class StreamedBlocks(BlockSource):
         assert final is not None
         with self.stack.stood_in_for(self.blocks, final.clone):
             return logits_of(self.streamed.loaded.model, self.probe)
-
-    def _run(self, batches: Batches, name: str) -> BlockRunner:
-        """A stream of hidden states in files of its own; it goes on with the first block."""
-        files = HiddenFiles(self.half.state_folder / name, self.first, self.streamed.device)
-        self._files.append(files)
-        model = self.streamed.loaded.model
-        return BlockRunner(model, batches, stack=self.stack, handed=files, block=self.first)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from drift import Drift
 from filelock import FileLock
 from tiny_folders import tensors_of, tiny_folder
 
@@ -19,6 +20,7 @@ from optishear.errors import ConfigError, StorageError
 from optishear.export import half_done
 from optishear.export.half_done import STATE_FOLDER, HalfDone
 from optishear.export.rewritten import Rewritten
+from optishear.metrics import METRICS as METRICS_BY_NAME
 from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.hidden_files import HiddenFiles
 from optishear.recipe.recipe import Recipe
@@ -127,6 +129,20 @@ def test_a_metric_that_reads_gradients_and_no_inputs(dense, tmp_path):
     assert needs_of(recipe) == {LayerGradients}
     both(dense, lambda _: recipe, tmp_path)
     assert tensors_of(tmp_path / "whole").keys() == tensors_of(tmp_path / "wanda").keys()
+
+
+def test_a_metric_that_reads_both_streams(dense, tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS_BY_NAME, "drift", Drift)
+    drop = {}
+    prune_to(str(dense), lambda p: drop.update(WANDA(p).drop) or WANDA(p), tmp_path / "wanda", HOW)
+    recipe = Recipe({"name": "drift"}, drop, "row")
+    both(dense, lambda _: recipe, tmp_path)
+    broken = prune_until(
+        HalfDone, "done", 3, dense, tmp_path / "pruned", monkeypatch, lambda _: recipe
+    )
+    assert {path.name for path in (broken / STATE_FOLDER).iterdir()} >= {"hidden", "dense"}
+    prune_streamed(str(dense), lambda _: recipe, broken, HOW)
+    assert files_of(broken) == files_of(tmp_path / "streamed")
 
 
 def test_a_streamed_folder_is_verified_and_pruned_anew_bit_for_bit(unbroken):

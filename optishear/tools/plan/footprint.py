@@ -10,7 +10,7 @@ import torch
 
 from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Gram, Need, statistics_bytes
+from optishear.calibration.statistics import Gram, Need, reads_dense, statistics_bytes
 from optishear.config.sections import MemoryConfig
 from optishear.models.head import find_head, logits_at_once
 from optishear.models.placement import devices_of
@@ -116,6 +116,9 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
     if LayerGradients in experiment.needs:
         samples = min(experiment.gradient_sequences, len(c.calibration))
         found.append(Held("gradients, mapped", gradient_bytes(layout, samples), mapped=True))
+    if reads_dense(experiment.needs):
+        states = c.calibration.units * hidden * own
+        found.append(Held("dense hidden states of the calibration text", states))
     if levels := wanted_levels(setup.space):
         kept = min(experiment.memory.levels, bytes_of(levels, own))
         found.append(Held("solved layers (memory.levels), mapped", kept, mapped=True))

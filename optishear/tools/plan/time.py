@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from optishear.calibration.statistics import statistics_bytes
+from optishear.calibration.statistics import reads_dense, statistics_bytes
 from optishear.errors import NumericalError
 from optishear.evaluation.perplexity import held_out
 from optishear.models.head import find_head, hidden_states
@@ -219,4 +219,4 @@ def _calibration_seconds(setup: Setup, clock: Callable[[], float]) -> float:
     hidden_states(c.loaded.model, batch)
     forward = (clock() - start) * c.calibration.units / (c.calibration.units_each * len(batch))
     sums = statistics_bytes(c.layout, setup.experiment.needs) / 4 / c.layout.total
-    return forward * (2 + sums)
+    return forward * (2 + reads_dense(setup.experiment.needs) + sums)

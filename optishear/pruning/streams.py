@@ -1,0 +1,64 @@
+"""Streams of hidden states: the calibration text on its way through a model that is being pruned.
+
+The pruned stream goes through the blocks as they are pruned so far: statistics are sums of what
+layers read of it. The dense stream beside it goes through the same blocks as they were. It is there
+only where a statistic asks for it, which then gets both rows of each token at one input site.
+"""
+
+from collections.abc import Sequence
+
+from optishear.calibration.collect import collecting
+from optishear.calibration.statistics import Kinds, LayerStats, reads_dense, unread
+from optishear.models.blocks import BlockRunner
+from optishear.recipe.layout import Layer
+
+
+class Streams:
+    """One or two streams, or none where nobody asks for a statistic; each stands at one block.
+
+    - `kinds`: the statistics that are asked for.
+    - `pruned`, `dense`: of the same model and batches; `dense` None makes do with one.
+    """
+
+    def __init__(
+        self, kinds: Kinds, pruned: BlockRunner | None, dense: BlockRunner | None = None
+    ) -> None:
+        self.kinds, self.pruned, self.dense = kinds, pruned, dense
+
+    def statistics(self, layers: Sequence[Layer], *, last: bool) -> dict[str, LayerStats]:
+        """What these layers, all of the next block, read; by input site.
+
+        The block has to be dense. With that the dense stream has gone through it, and stands at the
+        block after it, unless this is the `last`.
+        """
+        runner, dense = self.pruned, self.dense
+        if runner is None or not layers:
+            found = unread(layers)
+            if dense is not None and not last:
+                dense.advance()
+            return found
+        sequences = sum(len(batch) for batch in runner.batches)
+        with collecting(runner.model, layers, self.kinds) as collected:
+            if dense is None:
+                runner.observe()
+                return collected.stats(sequences)
+            for index in range(len(runner.batches)):
+                with collected.dense_stream():
+                    made = dense.run(index)
+                if not last:
+                    dense.hand_on(index, made)
+                runner.run(index)
+        if not last:
+            dense.turn()
+        return collected.stats(sequences)
+
+    def advance(self) -> None:
+        """The pruned stream goes through the block as it is now."""
+        if self.pruned is not None:
+            self.pruned.advance()
+
+
+def both_streams(kinds: Kinds, sequential: bool) -> bool:
+    """Whether the dense stream is carried along: where all statistics are of the dense model
+    anyway, the one stream is both."""
+    return sequential and reads_dense(kinds)
