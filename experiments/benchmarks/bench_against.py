@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 from bench_common import Aim, Timing
+from frames import numbers, where
 from torch import Tensor
 
 from optishear.calibration.statistics import Gram, InputSq, LayerStats
@@ -106,12 +107,12 @@ def sparsegpt_columns(timings: Mapping[str, Timing], cost: Callable[[Tensor], fl
 def sparsegpt_remarks(frame: pd.DataFrame) -> list[str]:
     if "60_cpu_ratio" not in frame:
         return ["SparseGPT from the statistics on, factor included."]
-    down = frame[frame.layer.str.contains("down")]
-    others = frame[~frame.layer.str.contains("down")]
+    is_down = frame.layer.str.contains("down")
+    down, others = where(frame, is_down), where(frame, ~is_down)
     aims = [
         Aim(
             f"ours ÷ before under {name}, {what}, CPU seconds",
-            float(part[column].max()),
+            float(numbers(part, column).max()),
             limit,
             False,
         )

@@ -5,12 +5,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from frames import numbers, where
 from jaxtyping import Bool, Float, Int
 from rich.console import Console
 from rich.table import Table
@@ -107,8 +109,7 @@ class CompileClock:
     """The seconds that jax has spent on tracing and compiling."""
 
     def __init__(self) -> None:
-        import jax
-
+        jax = import_module("jax")
         self.seconds = 0.0
         jax.monitoring.register_event_duration_secs_listener(self._listen)
 
@@ -124,8 +125,7 @@ def import_mpax(threads: int, device: torch.device) -> CompileClock:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     try:
-        import jax
-        import mpax  # noqa: F401
+        jax, _ = import_module("jax"), import_module("mpax")
     except ImportError as error:
         raise SystemExit(
             "OPTIMA's own solver comes from the package mpax, which is not installed: "
@@ -165,8 +165,7 @@ class Pdhg:
         keep: Bool[Tensor, "rows in"],
         clock: CompileClock,
     ):
-        import jax.numpy as jnp
-
+        jnp = import_module("jax.numpy")
         width, free = dense.shape[1], torch.inf
         lower, upper = torch.where(keep, -free, -dense), torch.where(keep, free, -dense + 1e-4)
         self._shared = (
@@ -180,16 +179,13 @@ class Pdhg:
 
     def solve(self) -> tuple[Float[Tensor, "rows in"], Bool[np.ndarray, " rows"], float]:
         """(weights, which rows it calls optimal, iterations in the mean)."""
-        import jax
-        import jax.numpy as jnp
-        from mpax import create_qp, raPDHG
-        from mpax.utils import TerminationStatus
-
+        jax, jnp, mpax = map(import_module, ("jax", "jax.numpy", "mpax"))
+        statuses = import_module("mpax.utils").TerminationStatus
         width = self._dense.shape[1]
         before = self._clock.seconds
 
         def one_row(q, a, g, lower, upper):
-            problem = create_qp(
+            problem = mpax.create_qp(
                 Q=q,
                 c=jnp.zeros(width),
                 A=a,
@@ -200,7 +196,7 @@ class Pdhg:
                 u=upper,
                 use_sparse_matrix=False,
             )
-            solver = raPDHG(eps_abs=1e-2, eps_rel=1e-2, iteration_limit=100_000, verbose=False)
+            solver = mpax.raPDHG(eps_abs=1e-2, eps_rel=1e-2, iteration_limit=100_000, verbose=False)
             found = solver.optimize(problem)
             return found.primal_solution, found.termination_status, found.iteration_count
 
@@ -208,7 +204,7 @@ class Pdhg:
         change, status, iterations = map(np.array, rows(*self._shared, *self._bounds))
         self.compiling.append(self._clock.seconds - before)
         weight = self._dense + torch.from_numpy(change).to(self._dense.device)
-        optimal = status == int(TerminationStatus.OPTIMAL)
+        optimal = status == int(statuses.OPTIMAL)
         return weight.masked_fill(~self._keep, 0), optimal, float(iterations.mean())
 
 
@@ -396,19 +392,19 @@ def refit_remarks(frame: pd.DataFrame) -> list[str]:
             ("pdhg_ratio_with_factor", ", with the time to factor H"),
             ("pdhg_ratio_less_compiling", ", less its compiling"),
         ):
-            ratio = frame[key]
+            ratio = numbers(frame, key)
             aims += [
-                Aim(f"raPDHG ÷ refit{what}, median", ratio.median(), 100, at_least=True),
+                Aim(f"raPDHG ÷ refit{what}, median", float(np.median(ratio)), 100, at_least=True),
                 Aim(f"raPDHG ÷ refit{what}, least", ratio.min(), 40, at_least=True),
             ]
-    down = frame[frame.layer.str.contains("down")]
+    down = where(frame, frame.layer.str.contains("down"))
     if len(down):
         for key, what in (
             ("loop_ratio", ""),
             ("loop_ratio_with_factor", ", with the time to factor H"),
         ):
             text = f"row loop ÷ refit{what} on down projections, least"
-            aims.append(Aim(text, down[key].min(), 4, at_least=True))
+            aims.append(Aim(text, numbers(down, key).min(), 4, at_least=True))
     most = frame.some_rows.max()
     lines = [
         *(f"- {aim.verdict}" for aim in aims),

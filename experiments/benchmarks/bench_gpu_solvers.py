@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from help_text import first_line
 from torch import Tensor
 
 from optishear.calibration.statistics import Gram, InputSq, LayerStats
@@ -85,7 +86,7 @@ LAYERS = BLOCKS * sum(shape.layers for shape in SHAPES)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tiny", action="store_true", help="a smoke run, in seconds on a CPU")
     parser.add_argument("--seconds", type=float, default=80.0, help="for each part")
@@ -271,7 +272,8 @@ def layers_of(settings: Settings) -> Iterator[Layer]:
     """One of each shape. Those of one width share an input, and so their factors."""
     if settings.device == "cpu":
         os.environ.setdefault("TRITON_INTERPRET", "1")  # before triton's functions are made
-    device, held = torch.device(settings.device), None
+    device = torch.device(settings.device)
+    held: tuple[LayerStats, Quadratic, float] | None = None
     factored(synthetic_stats(64, device, seed=0))  # so that no library is loaded on the clock
     ends = time.perf_counter() + (0 if settings.tiny else settings.seconds / 2)
     for number, shape in enumerate(SHAPES):

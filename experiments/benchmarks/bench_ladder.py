@@ -28,7 +28,8 @@ import pandas as pd
 import torch
 import yaml
 from bench_common import Aim, machine, markdown
-from bench_search import PlainLoop, bench_of
+from bench_search_setting import PlainLoop, bench_of
+from help_text import first_line
 
 from optishear.allocation import RULES
 from optishear.config.files import SEARCH_SPACES
@@ -67,7 +68,7 @@ class Trace:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--text", default="")
     parser.add_argument("--space", default="blocks")
@@ -193,10 +194,8 @@ def compared(
     frame = trace.frame
     signs = np.array([-1 if make_objective(o).maximise else 1 for o in objectives])
     values = [
-        tuple(signs * row[list(objectives)].to_numpy(float) / np.abs(reference))
-        if row.rung == top and row[list(objectives)].notna().all()
-        else None
-        for _, row in frame.iterrows()
+        None if rung != top or np.isnan(found).any() else tuple(signs * found / np.abs(reference))
+        for rung, found in zip(frame.rung, frame[list(objectives)].to_numpy(float))
     ]
     frame["hypervolume"] = hypervolume_history(values, np.sign(reference))
     return frame

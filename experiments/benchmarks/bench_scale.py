@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from bench_common import origin_line
+from help_text import first_line
 
 from optishear.config import load_experiment
 from optishear.objectives import make_objective
@@ -48,7 +49,7 @@ GPU_CANDIDATE = 0.078  # seconds, assumed: 1.3 x 60 ms, the aim for a 7B model o
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--experiment", default="smollm2_60")
     parser.add_argument("--workers", default="1,2")
     parser.add_argument("--candidates", type=int, default=16)

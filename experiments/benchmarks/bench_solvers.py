@@ -58,6 +58,7 @@ from bench_common import (
     synthetic_stats,
     with_median,
 )
+from help_text import first_line
 from rich.console import Console
 from torch import Tensor
 
@@ -152,7 +153,7 @@ def main() -> None:
         for title, columns in (VIEWS | bench_against.VIEWS)[part].items():
             if not set(columns.split()) <= set(frame):
                 continue  # raPDHG's, where it did not run
-            view = with_median(frame[columns.split()])
+            view = with_median(pd.DataFrame(frame[columns.split()]))
             show(console, title, view)
             summary += [f"## {title}", markdown(view)]
         for line in (REMARKS | bench_against.REMARKS)[part](frame):
@@ -163,7 +164,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--blocks", type=_numbers, default=[0, 14, 29])
     parser.add_argument("--roles", default="", help="only layers whose role contains this")
@@ -416,7 +417,7 @@ def solvers_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dict[
 
 def moonshot_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dict[str, Any]:
     assert case.gradients is not None
-    shape, samples = case.weight.shape, case.gradients.samples
+    (rows, width), samples = case.weight.shape, case.gradients.samples
     plain, mixed = timings["refit"].result.iterations, timings["moonshot refit"].result.iterations
     row = {
         "gradients": samples,
@@ -427,14 +428,14 @@ def moonshot_row(case: Case, timings: dict[str, Timing], _: list[float]) -> dict
     }
     mixture = blended(case.weight, case.stats, case.gradients, LAMBDA)
     formulas = {
-        "refit": (refit_flops(*shape, plain), refit_flops(*shape, mixed, samples)),
+        "refit": (refit_flops(rows, width, plain), refit_flops(rows, width, mixed, samples)),
         "sparsegpt": (
-            sparsegpt_flops(*shape, BLOCK),
-            sparsegpt_flops(*shape, BLOCK, samples),
+            sparsegpt_flops(rows, width, BLOCK),
+            sparsegpt_flops(rows, width, BLOCK, samples),
         ),
         "alps": (
-            alps_flops(*shape, *alps_iterations(case, case.quadratic)),
-            alps_flops(*shape, *alps_iterations(case, mixture), samples),
+            alps_flops(rows, width, *alps_iterations(case, case.quadratic)),
+            alps_flops(rows, width, *alps_iterations(case, mixture), samples),
         ),
     }
     for name, key in (("refit", "refit"), ("sparsegpt", f"sparsegpt {SPARSITY}"), ("alps", "alps")):

@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pandas as pd
 import torch
 from bench_common import Aim, machine, markdown
+from help_text import first_line
 from safetensors import safe_open
 
 from optishear.models.folder import ModelFolder
@@ -41,7 +42,7 @@ LIBRARIES, TEXT = "libraries", "text"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--method", default="wanda")
     parser.add_argument("--sparsity", type=float, default=0.6)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from figure_marks import MARKS, RESULTS
+from frames import groups, numbers, where
 
 from optishear.records.journal import read_journal
 from optishear.records.run_directory import find_run
@@ -86,10 +87,12 @@ def layers() -> Any:
     for panels, (experiment, model) in zip(rows_of_panels, models.items()):
         table = _runs(experiment)
         by_rows = (table["space.pattern"] == "row") & table["space.sparsity.budget"].notna()
-        for axes, (budget, rows) in zip(panels, table[by_rows].groupby("space.sparsity.budget")):
+        for axes, (budget, rows) in zip(
+            panels, groups(where(table, by_rows), "space.sparsity.budget")
+        ):
             _sparsities(axes, rows)
             axes.set_title(f"{model}, {100 * budget:g} %", fontsize=style.SMALL + 1, loc="left")
-        _patterns(panels[-1], table[table["space.pattern"] != "row"])
+        _patterns(panels[-1], where(table, table["space.pattern"] != "row"))
         panels[-1].set_title("N:M, 50 %", fontsize=style.SMALL + 1, loc="left")
         panels[0].set_ylabel("held-out perplexity")
     style.note(
@@ -102,17 +105,17 @@ def layers() -> Any:
 
 def _sparsities(axes: Any, rows: pd.DataFrame) -> None:
     fixed = {"wanda": "uniform", "wanda@owl": "OWL", "wanda@alphapruning": "AlphaPruning"}
-    nsga2 = rows[rows["search.driver"] == "nsga2"]
-    nsga2 = nsga2[nsga2["objectives"].map(len) == 2]  # on KL alone: EvoPress's opponent
+    nsga2 = where(rows, rows["search.driver"] == "nsga2")
+    nsga2 = where(nsga2, nsga2["objectives"].map(len) == 2)  # on KL alone: EvoPress's opponent
     searched = {
-        "per block": nsga2[nsga2["space.sparsity.by"] == "block"],
-        "per layer": nsga2[nsga2["space.sparsity.by"] == "layer"],
-        "curve": nsga2[nsga2["space.sparsity.by"] == "curve"],
-        "EvoPress": rows[rows["search.driver"] == "evopress"],
+        "per block": where(nsga2, nsga2["space.sparsity.by"] == "block"),
+        "per layer": where(nsga2, nsga2["space.sparsity.by"] == "layer"),
+        "curve": where(nsga2, nsga2["space.sparsity.by"] == "curve"),
+        "EvoPress": where(rows, rows["search.driver"] == "evopress"),
     }
     columns = {label: (nsga2, name, style.GREY) for name, label in fixed.items()}
     columns |= {label: (own, "found", style.BLUE) for label, own in searched.items() if len(own)}
-    values = {label: own[_column(own, name)] for label, (own, name, _) in columns.items()}
+    values = {label: numbers(own, _column(own, name)) for label, (own, name, _) in columns.items()}
     far = 1.3 * max(values[label].max() for label in ("uniform", *searched) if label in values)
     top = 1.03 * max(each.max() for each in values.values() if each.max() <= far)
     for place, (label, (_, _, colour)) in enumerate(columns.items()):
@@ -128,7 +131,7 @@ def _sparsities(axes: Any, rows: pd.DataFrame) -> None:
 def _patterns(axes: Any, rows: pd.DataFrame) -> None:
     places = []
     for of, named in (("n:4", "2:4"), ("n:8", "4:8")):
-        own = rows[rows["space.pattern"] == of]
+        own = where(rows, rows["space.pattern"] == of)
         for name, label, colour in (
             ("wanda", named, style.GREY), ("found", of.upper(), style.BLUE),
         ):  # fmt: skip
@@ -145,7 +148,8 @@ def parts() -> Any:
     gain = _column(table, "gain over optima")
     figure = style.blank("Joint search against its parts, 96 evaluations each", style.FULL, 2.2)
     axes = figure.subplots()
-    for place, rows in table.groupby(table.apply(_part, axis=1)):
+    part = [_part(run) for run in table.to_dict("records")]
+    for place, rows in groups(table.assign(part=part), "part"):
         axes.errorbar(
             rows[gain], place + 0.12 * (rows["search.seed"] - 1), xerr=rows[f"{gain} ±"], fmt="o",
             color=style.BLUE, markersize=4, elinewidth=0.8,
@@ -162,10 +166,10 @@ def parts() -> Any:
     return figure
 
 
-def _part(run: pd.Series) -> int:
+def _part(run: Mapping[Any, Any]) -> int:
     """Which of PARTS was searched."""
     metric, sparsities = "power" in str(run["space.metric"]), run["space.sparsity.by"] == "block"
-    if pd.notna(run["space.moonshot.by"]):
+    if isinstance(run["space.moonshot.by"], str):
         return 4 if metric and sparsities else 0
     return 3 if metric and sparsities else 2 if sparsities else 1
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pandas as pd
 from figure_marks import COLOURS, MARKS, RESULTS
+from frames import where
 
 from optishear.report import style
 
@@ -12,7 +13,7 @@ def joint() -> Any:
     """Question 4: every fixed method and profile, and the searched recipe, at 60 and 70 %."""
     table = pd.read_csv(RESULTS / "methods_smollm2" / "methods.csv.xz", dtype={"setting": str})
     text = "wikipedia-passages/evaluation, 24 of 315 windows of 512"
-    table = table[table.evaluation.str.startswith(text) & (table.seed == 0)]
+    table = where(table, table.evaluation.str.startswith(text) & (table.seed == 0))
     found = "found: ALPS, joint search"
     names = {
         "magnitude": "magnitude", "ria": "RIA", "wanda": "Wanda", "sparsegpt": "SparseGPT",
@@ -22,7 +23,7 @@ def joint() -> Any:
     figure = style.blank("SmolLM2-135M: fixed methods and the searched recipe", style.FULL, 3.0)
     panels = figure.subplots(1, 2, sharey=True)
     for axes, setting in zip(panels, ("0.6", "0.7")):
-        rows = table[table.setting == setting].set_index("method")
+        rows = where(table, table.setting == setting).set_index("method")
         for number, (profile, label) in enumerate(profiles.items()):
             methods = [f"{m}@{profile}".rstrip("@") for m in names]
             there = [(place, m) for place, m in enumerate(methods) if m in rows.index]
@@ -115,9 +116,9 @@ def blend() -> Any:
     panels = figure.subplots(1, 3, width_ratios=(3, 3, 4))
     panels[1].sharey(panels[0])
     for axes, (roles, title) in zip(panels, {"": "attention", "all": "all layers"}.items()):
-        own = gains[(gains.roles == roles) & (gains["lambda"] > 0)]
+        own = where(gains, (gains.roles == roles) & (gains["lambda"] > 0))
         for number, (solver, label) in enumerate(SOLVERS.items()):
-            by = own[own.solver == solver].groupby("lambda").gain
+            by = where(own, own.solver == solver).groupby("lambda").gain
             axes.errorbar(
                 [*by.groups, 1.0], [*by.mean(), 0.0], [*by.std(), 0.0], fmt=f"-{MARKS[number]}",
                 color=COLOURS[number], label=label, markersize=4, elinewidth=0.8, linewidth=1.1,
@@ -125,9 +126,9 @@ def blend() -> Any:
         axes.axhline(0, color=style.BLACK, linewidth=0.8)
         axes.set_title(f"blended: {title}", fontsize=style.SMALL + 1, loc="left")
         axes.set_xlabel("λ")
-    own = gains[gains["lambda"] == 0.9]
+    own = where(gains, gains["lambda"] == 0.9)
     for number, (solver, label) in enumerate(SOLVERS.items()):
-        by = own[own.solver == solver].groupby("roles").gain
+        by = where(own, own.solver == solver).groupby("roles").gain
         there = [roles for roles in BLENDED if roles in by.groups]
         panels[2].errorbar(
             [[*BLENDED].index(roles) + 0.15 * (number - 1.5) for roles in there],

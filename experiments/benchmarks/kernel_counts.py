@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import triton
 from bench_common import markdown
+from help_text import first_line
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -170,12 +171,18 @@ def counted(variant: Variant) -> Counted:
         file.flush()
         use = _tool("cuobjdump", "-res-usage", file.name)
         code = _tool("nvdisasm", "-c", file.name)
-    registers, local = (int(re.search(rf"{n}:(\d+)", use)[1]) for n in ("REG", "LOCAL"))
+    registers, local = (_number_after(name, use) for name in ("REG", "LOCAL"))
     return Counted(
         kernel.__name__.strip("_"), variant.what, f"sm_{variant.arch}", variant.warps, registers,
         local, built.metadata.shared, len(re.findall(r"/\*[0-9a-f]{4,}\*/", code)), _loops(code),
         [word for word in WATCHED if word in built.asm["ptx"]],
     )  # fmt: skip
+
+
+def _number_after(name: str, report: str) -> int:
+    found = re.search(rf"{name}:(\d+)", report)
+    assert found, report
+    return int(found[1])
 
 
 def _tool(name: str, *arguments: str) -> str:
@@ -207,7 +214,7 @@ def _loops(code: str) -> list[int]:
 def steps_of(x: np.ndarray, share: float, grain: int, only_halving: bool = False) -> int:
     """Counts over a row of non-negative scores until its threshold is known: `_drop_from_row`'s."""
 
-    def bits(t: float) -> int:
+    def bits(t: float | np.floating[Any]) -> int:
         return int(np.float32(t).view(np.int32)) >> grain
 
     def value(at: int) -> np.float32:
@@ -218,7 +225,7 @@ def steps_of(x: np.ndarray, share: float, grain: int, only_halving: bool = False
     low, high, below_low, below_high = 0, bits(x.max()) + 1, 0, columns
     steps, up, pull = 0, True, 1.0
 
-    def narrow(t: float) -> bool:
+    def narrow(t: float | np.floating[Any]) -> bool:
         nonlocal low, high, below_low, below_high, steps
         at = max(min(bits(t), high - 1), low + 1)
         below = int((x < value(at)).sum())
@@ -275,7 +282,7 @@ def searches(rows: int) -> Iterator[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", type=int, default=32, help="of each kind to search through")
     arguments = parser.parse_args()

@@ -30,6 +30,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pandas as pd
 import torch
 from bench_common import origin_line
+from frames import groups, where
+from help_text import first_line
 
 from optishear.config import Experiment
 from optishear.evaluation.paired import paired_difference
@@ -57,7 +59,7 @@ DENSE, FOUND = "dense", "found: "
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--settings", default="0.5,0.6,0.7,2:4")
     parser.add_argument("--methods", default=",".join([*METHODS, *EXTRA]))
@@ -211,9 +213,10 @@ def rows_of_runs(
 
 def summarise(given: argparse.Namespace) -> None:
     table = pd.read_csv(given.out / "methods.csv.xz", dtype={"setting": str})
-    pruned = table[table.method != DENSE]
+    pruned = where(table, table.method != DENSE)
     seeds = ", ".join(map(str, sorted(set(pruned.seed))))
     calibrations = list(dict.fromkeys(map(without_seed, pruned.calibration)))
+    timed = where(pruned, pruned.prune_seconds.notna())
     lines = [
         f"# {given.model}: every named method, block by block",
         "",
@@ -224,14 +227,14 @@ def summarise(given: argparse.Namespace) -> None:
         f"`found` was searched.",
         "",
     ]
-    for text, rows in table.groupby("evaluation", sort=False):
+    for text, rows in groups(table, "evaluation", sort=False):
         lines += [f"## {text}", ""]
         lines += by_calibration(rows) if len(calibrations) > 1 else table_of(rows)
     lines += [
         "Seconds to prune (median over settings): "
         + ", ".join(
             f"{method} {rows.prune_seconds.median():.0f}"
-            for method, rows in pruned.dropna(subset="prune_seconds").groupby("method", sort=False)
+            for method, rows in groups(timed, "method", sort=False)
         )
         + ".",
         "",
@@ -243,18 +246,20 @@ def summarise(given: argparse.Namespace) -> None:
 
 def table_of(rows: pd.DataFrame) -> list[str]:
     """All methods on one text, one column a setting; then what the found recipes gain."""
-    dense, pruned = rows[rows.method == DENSE].iloc[0], rows[rows.method != DENSE]
+    dense = where(rows, rows.method == DENSE).iloc[0]
+    pruned = where(rows, rows.method != DENSE)
     settings = sorted(set(pruned.setting), key=lambda s: (":" in s, s))
     lines = [f"Dense: {dense.perplexity:.2f} ± {dense.error:.2f}.", ""]
     lines += ["| method | " + " | ".join(map(heading, settings)) + " |"]
     lines += ["| --- |" + " --- |" * len(settings)]
     for method in dict.fromkeys(pruned.method):
-        cells = [cell(pruned[(pruned.method == method) & (pruned.setting == s)]) for s in settings]
+        own = where(pruned, pruned.method == method)
+        cells = [cell(where(own, own.setting == s)) for s in settings]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     lines.append("")
-    for _, found in pruned[pruned.method.str.startswith(FOUND)].iterrows():
-        fixed = pruned[(pruned.setting == found.setting) & (pruned.seed == found.seed)]
-        fixed = fixed[~fixed.method.str.startswith(FOUND)]
+    for _, found in where(pruned, pruned.method.str.startswith(FOUND)).iterrows():
+        fixed = where(pruned, (pruned.setting == found.setting) & (pruned.seed == found.seed))
+        fixed = where(fixed, ~fixed.method.str.startswith(FOUND))
         if fixed.empty:
             continue
         best = fixed.loc[fixed.perplexity.idxmin()]
@@ -270,10 +275,11 @@ def table_of(rows: pd.DataFrame) -> list[str]:
 
 def by_calibration(rows: pd.DataFrame) -> list[str]:
     """Perplexity of all methods, one column a calibration text; then their gains on the first."""
-    dense, pruned = rows[rows.method == DENSE].iloc[0], rows[rows.method != DENSE]
+    dense = where(rows, rows.method == DENSE).iloc[0]
+    pruned = where(rows, rows.method != DENSE)
     pruned = pruned.assign(text=pruned.calibration.map(without_seed))
     texts, lines = list(dict.fromkeys(pruned.text)), [f"Dense: {dense.perplexity:.2f}.", ""]
-    for setting, some in pruned.groupby("setting"):
+    for setting, some in groups(pruned, "setting"):
         first, *others = dict.fromkeys(some.method)
         tables = {f"Perplexity at {heading(setting)}": [first, *others]}
         tables[f"Nats per token better than {first}, at {heading(setting)}"] = others
@@ -283,7 +289,8 @@ def by_calibration(rows: pd.DataFrame) -> list[str]:
             lines += ["| --- |" + " --- |" * len(methods)]
             for text in texts:
                 by_seed = {
-                    m: r.set_index("seed") for m, r in some[some.text == text].groupby("method")
+                    m: r.set_index("seed")
+                    for m, r in groups(where(some, some.text == text), "method")
                 }
                 cells = []
                 for method in methods:

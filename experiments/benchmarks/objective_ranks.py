@@ -22,6 +22,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import pandas as pd
 from bench_common import origin_line
+from frames import groups, where
+from help_text import first_line
 from scipy.stats import spearmanr
 
 from optishear.config import Experiment
@@ -43,7 +45,7 @@ RESAMPLES = 2000
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sequences", type=int, default=16, help="held-out, of the run's length")
@@ -55,8 +57,8 @@ def main() -> None:
     runs = [find_run(run) for run in given.runs]
     for run in runs:
         known = measured(run, known, file, given)
-    known = known[known.run.isin([read_json(run.manifest)["hash"] for run in runs])]
-    known = known.dropna(axis=1, how="all")
+    known = where(known, known.run.isin([read_json(run.manifest)["hash"] for run in runs]))
+    known = pd.DataFrame(known.dropna(axis=1, how="all"))
     known.to_csv(file, index=False)
     correlations = correlated(known)
     correlations.to_csv(given.out / "correlations.csv", index=False)
@@ -143,12 +145,11 @@ def correlated(candidates: pd.DataFrame) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     names = [name for name in candidates.columns if "@" in name]
     rows = []
-    groups = {"all": candidates, **dict(tuple(candidates.groupby("driver")))}
-    groups["better half"] = pd.concat(
-        part[part[HELD_OUT] <= part[HELD_OUT].median()] for _, part in candidates.groupby("seed")
-    )
-    for group, members in groups.items():
-        parts = [part.drop_duplicates("key") for _, part in members.groupby("seed")]
+    compared = {"all": candidates, **dict(groups(candidates, "driver"))}
+    better = [where(s, s[HELD_OUT] <= s[HELD_OUT].median()) for _, s in groups(candidates, "seed")]
+    compared["better half"] = pd.DataFrame(pd.concat(better))
+    for group, members in compared.items():
+        parts = [part.drop_duplicates("key") for _, part in groups(members, "seed")]
         for name in names:
             quantity, _, rung = name.partition("@")
             own = [(part[name].to_numpy(), part[HELD_OUT].to_numpy()) for part in parts]
@@ -172,7 +173,7 @@ def correlated(candidates: pd.DataFrame) -> pd.DataFrame:
 
 
 def rank(x: np.ndarray, y: np.ndarray) -> float:
-    return float(spearmanr(x, y).statistic)
+    return float(np.asarray(spearmanr(x, y))[0])
 
 
 def summary(candidates: pd.DataFrame, correlations: pd.DataFrame, given: argparse.Namespace) -> str:
@@ -186,15 +187,15 @@ def summary(candidates: pd.DataFrame, correlations: pd.DataFrame, given: argpars
         "",
     ]
     tokens = sorted(correlations.tokens.unique())
-    for group, rows in correlations.groupby("candidates", sort=False):
+    for group, rows in groups(correlations, "candidates", sort=False):
         lines += [f"## {group} (n = {rows.n.iloc[0]})", ""]
         lines += ["| objective | " + " | ".join(f"{t:,}" for t in tokens) + " |"]
         lines += ["| --- |" + " --- |" * len(tokens)]
-        for quantity, own in rows.groupby("quantity", sort=False):
+        for quantity, own in groups(rows, "quantity", sort=False):
             cells = [
-                f"{r.spearman:.3f} ({r.low:.3f} to {r.high:.3f})"
+                f"{r['spearman']:.3f} ({r['low']:.3f} to {r['high']:.3f})"
                 for t in tokens
-                for r in own[own.tokens == t].itertuples()
+                for r in where(own, own.tokens == t).to_dict("records")
             ]
             lines.append(f"| {quantity} | " + " | ".join(cells) + " |")
         lines.append("")

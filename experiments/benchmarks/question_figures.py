@@ -14,6 +14,7 @@ from typing import Any
 from figure_marks import RESULTS
 from figures_of_runs import layers, metric, parts
 from figures_of_tables import blend, calibration, joint, objective, transfer
+from help_text import first_line
 
 from optishear.report import style
 
@@ -31,7 +32,7 @@ FIGURES: Mapping[str, Callable[[], Any]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("names", nargs="*", help=f"of {', '.join(FIGURES)}; none: all")
     parser.add_argument("--out", type=Path, default=RESULTS / "figures")
     given = parser.parse_args()

@@ -15,6 +15,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -22,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import numpy as np
 import torch
 import torch.nn.functional as F
+from help_text import first_line
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -37,7 +39,7 @@ SPLITS = ("train", "search", "evaluation")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
@@ -63,7 +65,7 @@ def main() -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END).save_pretrained(given.out)
     starts = np.flatnonzero(tokens["train"] == 0)
     whole = starts[starts <= TRAIN_TOKENS_SHIPPED][-1]  # whole addresses only
-    shipped = {**tokens, "train": tokens["train"][:whole]}
+    shipped: dict[str, Any] = {**tokens, "train": tokens["train"][:whole]}
     np.savez_compressed(given.out / "tokens.npz", **shipped)
     facts = {
         "parameters": sum(p.numel() for p in model.parameters()),

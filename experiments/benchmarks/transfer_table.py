@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import pandas as pd
 import torch
 from bench_common import markdown, origin_line
+from help_text import first_line
 
 from optishear.records.run_directory import find_run
 from optishear.runs.held_out import DENSE, FOUND
@@ -36,7 +37,7 @@ MODEL_HELP = "a name or a folder, with :SOURCE:SEQUENCESxLENGTH where its text i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--runs", nargs="+", type=Path, required=True)
     parser.add_argument("--models", nargs="+", required=True, help=MODEL_HELP)
     parser.add_argument("--threads", type=int, default=2)

@@ -27,7 +27,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def bench(*options, script=SCRIPT):
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    places = (SCRIPT.parents[2], script.parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
     return subprocess.run(
         [sys.executable, "-c", WITHOUT, str(script), *options],
         env=environment,
@@ -61,14 +62,15 @@ def test_without_a_device_it_says_one_sentence(tmp_path):
 
 
 def test_parts_of_another_file_beside_it_are_run_and_a_wrong_result_is_an_error(tmp_path):
-    script = shutil.copy(SCRIPT, tmp_path)
+    for path in SCRIPT.parent.glob("*.py"):
+        shutil.copy(path, tmp_path)
     (tmp_path / "bench_gpu_solvers.py").write_text(
         "def Settings(*_): ...\n"
         "def refit(settings): raise SystemExit('q')\n"
         "PARTS = {'refit': refit}\n"
     )
     to = tmp_path / "bench.json"
-    run = bench("--interpret", "--parts", "refit", "--to", str(to), script=script)
+    run = bench("--interpret", "--parts", "refit", "--to", str(to), script=tmp_path / SCRIPT.name)
     assert run.returncode == 1, run.stderr[-2000:]
     assert "WRONG" in run.stdout
     assert json.loads(to.read_text())["rows"][0]["what"] == "q"
