@@ -43,12 +43,24 @@ class SmallLayer:
             return reconstruction(self.stats, damping)
         return blended(self.weight, self.stats, self.gradients, lam, damping)
 
-    def problem(self, drop, pattern=None, lam=1.0, damping=0.01):
+    def other_target(self):
+        """A target that is neither the weight nor far from it."""
+        generator = torch.Generator().manual_seed(7)
+        return self.weight.float() + 0.3 * torch.randn(self.weight.shape, generator=generator)
+
+    def problem(self, drop, pattern=None, lam=1.0, damping=0.01, target=None):
         stats = self.stats
         if lam != 1:
             stats = blended_stats(self.weight, stats, self.gradients, lam)
         quadratic = self.quadratic(lam, damping)
-        return LayerProblem(self.weight, drop, pattern or Row(), lambda: stats, lambda: quadratic)
+        return LayerProblem(
+            self.weight,
+            drop,
+            pattern or Row(),
+            lambda: stats,
+            lambda: quadratic,
+            make_target=None if target is None else lambda: target,
+        )
 
     def row_hessians(self, quadratic):
         """[rows, in, in] in fp64: what each row's changes cost, spelled out."""

@@ -4,7 +4,7 @@ Meng et al. 2024 (NeurIPS, https://openreview.net/forum?id=0lBx844upd) split
 
     min over B, D of  sum_r 1/2 (b_r - w_r) A_r (b_r - w_r)^T   with  B = D,  D sparse enough
 
-in coordinates scaled by d, the root of the Hessian's diagonal: w_r is the dense row times d, and
+in coordinates scaled by d, the root of the Hessian's diagonal: w_r is the target's row times d, and
 A_r = H_r / (d d^T). With V the dual of B = D, each iteration is
 
     b_r <- (w_r A_r - v_r + rho d_r) (A_r + rho I)^-1
@@ -42,7 +42,7 @@ from torch import Tensor
 from optishear.calibration.statistics import Gram, InputSq, Need
 from optishear.errors import NumericalError
 from optishear.recipe.solver_settings import SETTINGS
-from optishear.solvers.base import LayerProblem, LayerSolution, Solver
+from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
 from optishear.solvers.masks import keep_highest
 from optishear.solvers.quadratic import Quadratic, along, weighted
 from optishear.solvers.refit import TOLERANCE, refit_choice
@@ -78,9 +78,15 @@ class ALPS(Solver):
         return frozenset({InputSq, Gram})
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        weight, keep = problem.weight, problem.given
+        weight, keep = problem.target, problem.given
         if keep is None and problem.drop == 0:
-            return LayerSolution(weight.clone(), torch.ones_like(weight, dtype=torch.bool), 0.0)
+            keep, rounded = (
+                torch.ones_like(weight, dtype=torch.bool),
+                weight.to(problem.weight.dtype),
+            )
+            if torch.equal(rounded.to(weight.dtype), weight):
+                return LayerSolution(rounded.clone(), keep, 0.0)
+            return solution(problem, weight, keep)
         if keep is None and problem.drop == weight.numel():
             keep = torch.zeros_like(weight, dtype=torch.bool)
         if keep is not None:
@@ -118,20 +124,20 @@ class Chosen:
 
 def admm(problem: LayerProblem, most_iterations: int = MOST_ITERATIONS) -> Chosen:
     """The mask that ADMM settles on, at the authors' schedule of rho."""
-    weight, drop = problem.weight.float(), problem.drop
+    weight, drop = problem.target.float(), problem.drop
     step = _Step(problem.quadratic, len(weight))
-    dense = weight * step.scale
+    goal = weight * step.scale
 
     def largest(x: Float[Tensor, "out in"]) -> Bool[Tensor, "out in"]:
         return keep_highest(x.abs(), drop, problem.pattern)
 
-    before = largest(dense)
-    free, first = dense, dense.masked_fill(~before, 0)
-    sparse, dual = first, torch.zeros_like(dense)  # D and U; `free` is B
+    before = largest(goal)
+    free, first = goal, goal.masked_fill(~before, 0)
+    sparse, dual = first, torch.zeros_like(goal)  # D and U; `free` is B
     rho, raised, changed, iteration = RHO, False, 0.0, 0
     solve = step.at(rho)
     for iteration in range(1, most_iterations + 1):
-        free = dense + solve(sparse - dual - dense)
+        free = goal + solve(sparse - dual - goal)
         pushed = free + dual
         keep = largest(pushed)
         sparse, dual = pushed.masked_fill(~keep, 0), pushed.masked_fill(keep, 0)
@@ -144,7 +150,7 @@ def admm(problem: LayerProblem, most_iterations: int = MOST_ITERATIONS) -> Chose
         by = next((by for above, by in RAISES if changed > above), little)
         raised = raised or by > 1
         if by < 1 and changed > 0:
-            sparse, dual = first, torch.zeros_like(dense)
+            sparse, dual = first, torch.zeros_like(goal)
         last, rho = rho, min(rho * by, MOST_RHO)
         dual = dual * (last / rho)  # so that V stays what it was
         solve = step.at(rho)

@@ -41,7 +41,7 @@ class RowTerm:
 
 @dataclass(frozen=True, eq=False)
 class Quadratic:
-    """cost(D) = 1/2 sum_r d_r H_r d_r^T with H_r = H + S_r^T S_r; D = new weight - dense weight.
+    """cost(D) = 1/2 sum_r d_r H_r d_r^T with H_r = H + S_r^T S_r; D = new weight - target.
 
     In units of the reconstruction error per token, 1/2 ||D X||_F^2 / tokens, damping included.
     """

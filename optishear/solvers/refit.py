@@ -47,10 +47,10 @@ EXACT_WIDTH = 32  # up to here a Cholesky factor a row is the faster way (0.2 ag
 
 @dataclass(frozen=True)
 class Refit(Solver):
-    """The mask of another solver, and for it the weights of least cost.
+    """The mask of another solver, and for it the weights of least cost to the layer's target.
 
-    A row keeps the other solver's weights, or the dense ones, where those cost less after rounding
-    to the layer's dtype, so the cost never rises.
+    A row keeps the other solver's weights, the dense ones or the target's, where those cost less
+    after rounding to the layer's dtype, so the cost never rises.
     """
 
     of: Solver
@@ -72,11 +72,12 @@ def refit_choice(
     start: Float[Tensor, "out in"],
     tolerance: float = TOLERANCE,
 ) -> LayerSolution:
-    """The answer for a mask, refitted from `start`; a row keeps `start`, or its dense weights,
-    where those cost less after rounding."""
-    refitted = refit(problem.quadratic, problem.weight, keep, start, tolerance)
-    dense = problem.weight.masked_fill(~keep, 0)
-    weight = cheapest(problem, [refitted.weight, start.masked_fill(~keep, 0), dense])
+    """The answer for a mask, refitted from `start`; a row keeps `start`, its dense weights or those
+    of the target where these cost less after rounding."""
+    refitted = refit(problem.quadratic, problem.target, keep, start, tolerance)
+    others = [start, problem.weight, *([] if problem.make_target is None else [problem.target])]
+    masked = [other.masked_fill(~keep, 0) for other in others]
+    weight = cheapest(problem, [refitted.weight, *masked])
     return solution(problem, weight, keep).with_notes(refitted.notes)
 
 
@@ -101,28 +102,28 @@ class Refitted:
 
 def refit(
     quadratic: Quadratic,
-    dense: Float[Tensor, "out in"],
+    target: Float[Tensor, "out in"],
     keep: Bool[Tensor, "out in"],
     start: Float[Tensor, "out in"] | None = None,
     tolerance: float = TOLERANCE,
     most_iterations: int = MOST_ITERATIONS,
     precision: str | None = None,
 ) -> Refitted:
-    """Conjugate gradients on every row at once, from `start` (None: the dense weights, masked).
+    """Conjugate gradients on every row at once, from `start` (None: the target, masked).
 
     Stops once the cost is provably within `tolerance` (relative) of the optimum, in fp32. Its
     products are made in `precision`, or as `PRECISION` says of the device. Layers of at most
     `EXACT_WIDTH` inputs are solved exactly.
     """
-    if dense.shape[1] <= EXACT_WIDTH:
-        return Refitted(exact_refit(quadratic, dense, keep), 0.0, 0)
-    start = dense if start is None else start
-    weight = torch.empty_like(dense, dtype=torch.float32)
-    precision = precision or PRECISION.get(dense.device.type, "highest")
+    if target.shape[1] <= EXACT_WIDTH:
+        return Refitted(exact_refit(quadratic, target, keep), 0.0, 0)
+    start = target if start is None else start
+    weight = torch.empty_like(target, dtype=torch.float32)
+    precision = precision or PRECISION.get(target.device.type, "highest")
     bounds, costs, iterations = 0.0, 0.0, 0
-    for part in quadratic.chunks(len(dense)):
+    for part in quadratic.chunks(len(target)):
         rows = part.rows
-        goal, kept = dense[rows].float(), keep[rows]
+        goal, kept = target[rows].float(), keep[rows]
         for used in dict.fromkeys((precision, "highest")):
             first = start[rows].float().masked_fill(~kept, 0)
             weight[rows], bound, cost, steps = _descend(
@@ -139,7 +140,7 @@ def refit(
 
 def _descend(
     part: QuadraticRows,
-    dense: Float[Tensor, "rows in"],
+    target: Float[Tensor, "rows in"],
     keep: Bool[Tensor, "rows in"],
     weight: Float[Tensor, "rows in"],
     tolerance: float,
@@ -153,7 +154,7 @@ def _descend(
     kept = keep.contiguous() if kernels else keep.float()
     weight = weight.contiguous() if kernels else weight
     inverse = part.inverse_on(keep, masked=not kernels)
-    residual, cost = _residual(part, weight - dense, kept)
+    residual, cost = _residual(part, weight - target, kept)
     ahead, inner = inverse(residual)
     slope = (residual * ahead).sum(1)
     direction = ahead * kept if kernels else ahead
@@ -172,7 +173,7 @@ def _descend(
         due = reached or (iteration + 1) % REPLACE == 0 or iteration + 1 == most_iterations
         exact = due or not rough
         if exact and rough:
-            residual, cost = _residual(part, weight - dense, kept)
+            residual, cost = _residual(part, weight - target, kept)
         ahead, inner_ahead = inverse(residual, "highest" if exact else precision)
         direction, slope, turn = turn_to(residual, ahead, direction, kept, slope)
         if rough:
@@ -251,10 +252,10 @@ def cheapest(
     best = candidates[0].to(dtype)
     for part in problem.quadratic.chunks(len(best)):
         rows = part.rows
-        dense = problem.weight[rows].float()
-        least = part.costs(best[rows].float() - dense)
+        target = problem.target[rows].float()
+        least = part.costs(best[rows].float() - target)
         for other in candidates[1:]:
-            cost = part.costs(other[rows].to(dtype).float() - dense)
+            cost = part.costs(other[rows].to(dtype).float() - target)
             better = cost < least
             least = torch.where(better, cost, least)
             best[rows] = torch.where(better[:, None], other[rows].to(dtype), best[rows])
@@ -262,19 +263,19 @@ def cheapest(
 
 
 def exact_refit(
-    quadratic: Quadratic, dense: Float[Tensor, "out in"], keep: Bool[Tensor, "out in"]
+    quadratic: Quadratic, target: Float[Tensor, "out in"], keep: Bool[Tensor, "out in"]
 ) -> Float[Tensor, "out in"]:
     """The optimum by a Cholesky factorisation of every row's own system, in fp64: the reference."""
-    weight = torch.zeros_like(dense, dtype=torch.float64)
+    weight = torch.zeros_like(target, dtype=torch.float64)
     shared = quadratic.shared.matrix.double()
     most = int(keep.sum(1).max())
     size = max(1, EXACT_BYTES // (8 * max(most, 1) ** 2))
-    for start in range(0, len(dense), size):
-        part = quadratic.part(slice(start, min(start + size, len(dense))))
+    for start in range(0, len(target), size):
+        part = quadratic.part(slice(start, min(start + size, len(target))))
         rows = part.rows
         kept, padding = _kept_columns(keep[rows], most)
         system = shared[kept[:, :, None], kept[:, None, :]]
-        goal = dense[rows].double()
+        goal = target[rows].double()
         aim = goal @ shared
         if part.term is not None:
             term = part.term.double()

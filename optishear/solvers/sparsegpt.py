@@ -42,8 +42,8 @@ class SparseGPT(Solver):
 
     Under `block:B` (published: 128) all weights of a block compete when its turn comes, under
     `n:M` those of a group. Where groups reach across blocks, as under `row` and `layer`, each
-    block's count is settled beforehand by the saliencies of the dense weights, and which weights go
-    by those of the moment; `block` says how many columns these blocks have.
+    block's count is settled beforehand by the saliencies of the target's weights, and which weights
+    go by those of the moment; `block` says how many columns these blocks have.
 
     Departures from the authors' code: counts are exact where saliencies tie, and the damping's mean
     diagonal counts dead inputs as zero. Weights of dead inputs are set to zero first, as theirs.
@@ -56,7 +56,7 @@ class SparseGPT(Solver):
         return frozenset({InputSq, Gram})
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        weight = torch.where(problem.stats[InputSq].total == 0, 0.0, problem.weight.float())
+        weight = torch.where(problem.stats[InputSq].total == 0, 0.0, problem.target.float())
         sweep = Sweep(problem.quadratic, weight.shape[0])
         weight, keep = _sweep(sweep, weight, problem.drop, problem.pattern, self.block)
         return solution(problem, weight.contiguous(), keep.contiguous())

@@ -90,6 +90,58 @@ class TestEverySolver:
         )
         assert torch.equal(first.weight, second.weight)
 
+    @cases("name lam pattern kind", PATTERNS, ["plain", "bfloat16", "dead_inputs"])
+    def test_its_own_weight_as_target_changes_no_bit(self, name, lam, pattern, kind):
+        layer = SmallLayer(kind)
+        plain, aimed = (
+            make(name).solve(layer.problem(SIZE // 2, pattern, lam, target=target))
+            for target in (None, layer.weight.clone())
+        )
+        assert torch.equal(plain.weight, aimed.weight)
+        assert torch.equal(plain.keep, aimed.keep)
+        assert (plain.cost, plain.damping, plain.notes) == (aimed.cost, aimed.damping, aimed.notes)
+
+    @cases("name lam pattern share", PATTERNS, [0, 0.5, 0.75])
+    def test_what_it_makes_is_measured_against_the_target(self, name, lam, pattern, share):
+        layer, drop = SmallLayer(), int(share * SIZE)
+        target = layer.other_target()
+        problem = layer.problem(drop, pattern, lam, target=target)
+        solution = make(name).solve(problem)
+        assert (~solution.keep).sum() == drop
+        if solver_ignores_target(name):
+            plain = make(name).solve(layer.problem(drop, pattern, lam))
+            assert torch.equal(solution.weight, plain.weight)
+            assert solution.cost is None
+            return
+        change = solution.weight.double() - target.double()
+        hessians = layer.row_hessians(problem.quadratic)
+        cost = 0.5 * torch.einsum("ri,rij,rj->", change, hessians, change).item()
+        assert solution.cost == pytest.approx(cost, rel=1e-4, abs=1e-9)
+        masked = target.masked_fill(~solution.keep, 0) - target
+        assert solution.cost <= problem.quadratic.cost(masked) * (1 + 1e-6)
+
+
+def solver_ignores_target(name):
+    return RECIPES[name][1]["name"] == "mask"
+
+
+@pytest.mark.parametrize(("lam", "pattern", "width"), pairwise(LAMBDAS, PATTERNS, [24, WIDTH]))
+def test_a_refit_to_another_target_is_its_masked_least_squares_solution(lam, pattern, width):
+    """Row by row H_TT x = (H t)_T, in fp64; 24 inputs are solved exactly, 40 by steps."""
+    layer = SmallLayer(width=width)
+    target = layer.other_target()
+    problem = layer.problem(ROWS * width // 2, pattern, lam, target=target)
+    solution = make("refit of wanda").solve(problem)
+    hessians, best = layer.row_hessians(problem.quadratic), torch.zeros(ROWS, width).double()
+    for row, hessian in enumerate(hessians):
+        kept = solution.keep[row].nonzero()[:, 0]
+        aim = hessian @ target[row].double()
+        best[row, kept] = torch.linalg.solve(hessian[kept][:, kept], aim[kept])
+    change = best - target.double()
+    least = 0.5 * torch.einsum("ri,rij,rj->", change, hessians, change).item()
+    assert least * (1 - 1e-5) <= solution.cost <= least * (1 + 1.1e-4)
+    assert (solution.weight - best).abs().max() < 0.05 * best.abs().max()
+
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("pattern", MADE_UP, ids=lambda p: p.text)
