@@ -32,5 +32,5 @@ def _read(place: Path) -> tuple[list[int], str]:
 
 
 def _stands(path: Path) -> list[int]:
-    told = path.stat()
-    return [told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns]
+    stat = path.stat()
+    return [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

@@ -232,8 +232,8 @@ def _sized(columns: list[str], lines: list[list[str]]) -> tuple[list[str], list[
     """Differences to the first row are left out where it is the only one."""
     if len(lines) > 1:
         return columns, lines
-    keep = [index for index, name in enumerate(columns) if not name.startswith("minus ")]
-    return [columns[i] for i in keep], [[line[i] for i in keep] for line in lines]
+    shown = [index for index, name in enumerate(columns) if not name.startswith("minus ")]
+    return [columns[i] for i in shown], [[line[i] for i in shown] for line in lines]
 
 
 def _with_error(value: float, error: float | None, form: str) -> str:

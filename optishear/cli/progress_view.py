@@ -90,26 +90,26 @@ def panel(state: "State", prefer: str | None, what: str = "searching") -> "Rende
     return Group(first, *[Text(f"  {text}") for text in below if text])
 
 
-def look_view(look: "RunSnapshot", now: datetime) -> "RenderableType":
+def snapshot_view(snapshot: "RunSnapshot", now: datetime) -> "RenderableType":
     """A run looked at from outside: how it stands, the last evaluations, whether it goes on."""
     from rich import box
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(f"{look.title}: {status_text(look, now)}")]
-    if look.state is not None:
-        what = "searched" if look.over or look.state.share >= 1 else "searching"
-        parts.append(panel(look.state, look.goal.prefer, what))
-    if look.latest:
-        names = list(look.goal.objectives)
-        if look.goal.prefer is not None and look.goal.prefer not in names:
-            names.append(look.goal.prefer)
+    parts: list[RenderableType] = [Text(f"{snapshot.title}: {status_text(snapshot, now)}")]
+    if snapshot.state is not None:
+        what = "searched" if snapshot.over or snapshot.state.share >= 1 else "searching"
+        parts.append(panel(snapshot.state, snapshot.goal.prefer, what))
+    if snapshot.latest:
+        names = list(snapshot.goal.objectives)
+        if snapshot.goal.prefer is not None and snapshot.goal.prefer not in names:
+            names.append(snapshot.goal.prefer)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in ("latest", "tokens", "seconds", *names, ""):
             left = column in ("latest", "")
             table.add_column(column, justify="left" if left else "right", no_wrap=column != "")
-        for entry in look.latest:
+        for entry in snapshot.latest:
             values = entry["values"] or {}
             shown = [number_text(name, values[name]) if name in values else "–" for name in names]
             seconds = "known" if entry.get("memo") else f"{entry['seconds']:.2f}"
@@ -118,21 +118,21 @@ def look_view(look: "RunSnapshot", now: datetime) -> "RenderableType":
     return Group(*parts)
 
 
-def status_text(look: "RunSnapshot", now: datetime) -> str:
+def status_text(snapshot: "RunSnapshot", now: datetime) -> str:
     """Whether the run is over, goes on, or waits for somebody to resume it."""
-    manifest = look.manifest
-    if look.over:
+    manifest = snapshot.manifest
+    if snapshot.over:
         ended = f" ({manifest['ended']})" if manifest.get("ended") else ""
         when = f" on {manifest['finished']}" if manifest.get("finished") else ""
-        return f"{look.status}{when}{ended}"
-    if look.came is None:
+        return f"{snapshot.status}{when}{ended}"
+    if snapshot.came is None:
         since = "no evaluation yet"
     else:
-        ago = duration_text(max((now - look.came).total_seconds(), 0.0))
+        ago = duration_text(max((now - snapshot.came).total_seconds(), 0.0))
         since = f"last evaluation {ago} ago"
-    if look.written:
+    if snapshot.written:
         return f"running, {since}"
-    if look.written is None:
+    if snapshot.written is None:
         return f"{since}; whether it is still running cannot be told from here"
     return (
         f"{since}; no process here is writing: it was stopped, and the same search command "

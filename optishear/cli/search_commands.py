@@ -139,8 +139,8 @@ def search(
                 failed.append(f"{experiment.name} {experiment.hash}: {error}")
                 tell("error", f"error: {failed[-1]}", exit_code=FAILED_RUN)
     if json_:
-        told = [_told(run) for _, run in runs]
-        say_json(told[0] if len(asked) == 1 else {"runs": told, "failed": failed})
+        summaries = [_summary(run) for _, run in runs]
+        say_json(summaries[0] if len(asked) == 1 else {"runs": summaries, "failed": failed})
     else:
         for experiment, run in runs:
             _say_run(experiment, run, note if not log_json else None)
@@ -148,7 +148,7 @@ def search(
         raise typer.Exit(FAILED_RUN)
 
 
-def _told(run: "Run") -> dict[str, Any]:
+def _summary(run: "Run") -> dict[str, Any]:
     manifest = run.manifest
     keys = ("status", "hash", "evaluations", "failed", "measured_now", "seconds", "ended")
     return {

@@ -42,7 +42,7 @@ def verify(
     if device is not None and not again:
         raise ConfigError("--device: says where --again prunes. Give that too, or leave it out.")
     from optishear.cli.progress import Stages
-    from optishear.export.verify.check import FAILED, OK, TOLD, UNCHECKED
+    from optishear.export.verify.check import FAILED, INFO, OK, UNCHECKED
     from optishear.tools.verify import verify as run
 
     checks = run(folder, against, again, device or "cpu", Stages())
@@ -58,7 +58,7 @@ def verify(
                 say(f"  {check.name}: {line}")
             if (more := len(check.details) - WORST) > 0:
                 say(f"  {check.name}: and {more} more (--json has all)")
-        counts = {s: sum(c.status == s for c in checks) for s in (OK, FAILED, TOLD, UNCHECKED)}
+        counts = {s: sum(c.status == s for c in checks) for s in (OK, FAILED, INFO, UNCHECKED)}
         say(f"{folder}: " + ", ".join(f"{n} {status}" for status, n in counts.items() if n))
     for check in failed:
         note(f"failed: {check.name}: {check.found}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optishear.cli.console import FAILED_RUN, JsonFlag, json_text, note, say, say_json, speaking
-from optishear.cli.progress_view import line, look_view
+from optishear.cli.progress_view import line, snapshot_view
 from optishear.cli.run_commands import RunPlace
 from optishear.cli.stopping import Stopped
 from optishear.cli.writing import writes
@@ -49,14 +49,14 @@ def watch(
 
     if once and every is not None:
         raise ConfigError("--every: --once looks once. Leave one of them out.")
-    looks = _looks(RunWatch(find_run(run)), every or 2.0, once)
+    snapshots = _snapshots(RunWatch(find_run(run)), every or 2.0, once)
     if json_:
-        look = _say_lines(looks, once)
+        snapshot = _say_lines(snapshots, once)
     elif once or not sys.stdout.isatty():
-        look = _say_plainly(looks)
+        snapshot = _say_plainly(snapshots)
     else:
-        look = _redraw(looks)
-    if look.over and look.status != FINISHED:
+        snapshot = _redraw(snapshots)
+    if snapshot.over and snapshot.status != FINISHED:
         raise typer.Exit(FAILED_RUN)
 
 
@@ -131,45 +131,45 @@ def _keep_up(mirror: "Mirror", dashboard: "Dashboard", every: float) -> None:
             note(f"{new} new, {mirror.trials} in all" + (", all anew" if mirror.anew else ""))
 
 
-def _looks(run: "RunWatch", every: float, once: bool) -> Iterator["RunSnapshot"]:
-    """A look now and again until the run is over."""
+def _snapshots(run: "RunWatch", every: float, once: bool) -> Iterator["RunSnapshot"]:
+    """A snapshot now and again until the run is over."""
     while True:
-        look = run.look()
-        yield look
-        if once or look.over:
+        snapshot = run.snapshot()
+        yield snapshot
+        if once or snapshot.over:
             return
         sleep(every)
 
 
-def _say_lines(looks: Iterator["RunSnapshot"], once: bool) -> "RunSnapshot":
+def _say_lines(snapshots: Iterator["RunSnapshot"], once: bool) -> "RunSnapshot":
     said: object = None
-    for look in looks:
-        if (data := look.to_json()) != said:
+    for snapshot in snapshots:
+        if (data := snapshot.to_json()) != said:
             say_json(data) if once else say(json_text(data, sys.stdout))
             said = data
-    return look
+    return snapshot
 
 
-def _say_plainly(looks: Iterator["RunSnapshot"]) -> "RunSnapshot":
+def _say_plainly(snapshots: Iterator["RunSnapshot"]) -> "RunSnapshot":
     from rich.console import Console
 
     console, said = Console(highlight=False, markup=False), None
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=240)
-    for look in looks:
+    for snapshot in snapshots:
         if said is None:
-            console.print(look_view(look, datetime.now(UTC)))
-        elif look.state is not None and look.state != said:
-            say(line(look.state, look.goal.prefer))
-        said = look.state
-    return look
+            console.print(snapshot_view(snapshot, datetime.now(UTC)))
+        elif snapshot.state is not None and snapshot.state != said:
+            say(line(snapshot.state, snapshot.goal.prefer))
+        said = snapshot.state
+    return snapshot
 
 
-def _redraw(looks: Iterator["RunSnapshot"]) -> "RunSnapshot":
+def _redraw(snapshots: Iterator["RunSnapshot"]) -> "RunSnapshot":
     from rich.console import Console
     from rich.live import Live
 
     with Live(console=Console(highlight=False, markup=False), auto_refresh=False) as live:
-        for look in looks:
-            live.update(look_view(look, datetime.now(UTC)), refresh=True)
-    return look
+        for snapshot in snapshots:
+            live.update(snapshot_view(snapshot, datetime.now(UTC)), refresh=True)
+    return snapshot

@@ -51,7 +51,7 @@ def carry(
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         if path.suffix == ".json":
-            notes += _told_truly(target, source, dtype, saved_as, inside == Path("config.json"))
+            notes += _correct(target, source, dtype, saved_as, inside == Path("config.json"))
     known = {path.relative_to(source) for path in weights}
     if left := sorted(set(left) - known):
         names = ", ".join(map(str, left[:NAMED]))
@@ -90,30 +90,30 @@ def _inside(link: Path, top: Path) -> bool:
         return False
 
 
-def _told_truly(
+def _correct(
     path: Path, source: Path, dtype: torch.dtype, saved_as: torch.dtype | None, config: bool
 ) -> list[str]:
     """Rewrites a file where it would say what is not so; returns what was dropped of it."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return []  # not ours to judge: it is carried as it is
-    if not isinstance(told, dict):
+    if not isinstance(data, dict):
         return []
-    before = json.dumps(told)
-    dropped = _drop_dead_code(told, source)
+    before = json.dumps(data)
+    dropped = _drop_dead_code(data, source)
     if config:
-        _say_dtype(told, dtype, saved_as)
-    if json.dumps(told) != before:
-        text = json.dumps(told, indent=2, ensure_ascii=False)
+        _say_dtype(data, dtype, saved_as)
+    if json.dumps(data) != before:
+        text = json.dumps(data, indent=2, ensure_ascii=False)
         path.write_text(text + "\n", encoding="utf-8")
     name = path.name
     return [f"{name}: auto_map dropped {what}, whose code is not in the folder" for what in dropped]
 
 
-def _drop_dead_code(told: dict[str, Any], source: Path) -> list[str]:
+def _drop_dead_code(data: dict[str, Any], source: Path) -> list[str]:
     """Takes out of `auto_map` what names a module that is not there; code on the hub stays."""
-    auto_map = told.get("auto_map")
+    auto_map = data.get("auto_map")
     if not isinstance(auto_map, dict):
         return []
     dead = []
@@ -125,7 +125,7 @@ def _drop_dead_code(told: dict[str, Any], source: Path) -> list[str]:
             dead.append(what)
             del auto_map[what]
     if not auto_map:
-        del told["auto_map"]
+        del data["auto_map"]
     return dead
 
 
@@ -134,14 +134,14 @@ def _has_code(source: Path, module: str) -> bool:
     return path.is_file() and (not path.is_symlink() or _inside(path, source))
 
 
-def _say_dtype(told: dict[str, Any], dtype: torch.dtype, saved_as: torch.dtype | None) -> None:
+def _say_dtype(data: dict[str, Any], dtype: torch.dtype, saved_as: torch.dtype | None) -> None:
     """Under the name that the file has for it (older ones say `torch_dtype`). Parts of a model that
     have their own say the same only where all of it was saved in one type."""
-    keys = [key for key in ("dtype", "torch_dtype") if key in told] or ["dtype"]
+    keys = [key for key in ("dtype", "torch_dtype") if key in data] or ["dtype"]
     for key in keys:
-        told[key] = str(dtype).removeprefix("torch.")
+        data[key] = str(dtype).removeprefix("torch.")
     if saved_as is None:
         return
-    for part in told.values():
+    for part in data.values():
         if isinstance(part, dict) and ("dtype" in part or "torch_dtype" in part):
             _say_dtype(part, saved_as, saved_as)

@@ -23,7 +23,7 @@ from optishear.tasks import task_of
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class Offloaded:
     """A parameter that accelerate keeps in CPU memory or on disk while its module is not called.
 
     - `hook`: accelerate's, of the module.
@@ -71,25 +71,25 @@ class Kept:
             self.hook.weights_map = before
 
 
-def kept(module: nn.Module, leaf: str) -> Kept | None:
+def offloaded_at(module: nn.Module, leaf: str) -> Offloaded | None:
     """How this parameter of the module's own is kept; None where it is in memory, or nobody's."""
     parameter = module.get_parameter(leaf)
     if parameter.is_meta:
         for hook in _hooks(module):
             if hook.offload:
-                return Kept(hook, leaf, parameter.dtype, hook.weights_map or {})
+                return Offloaded(hook, leaf, parameter.dtype, hook.weights_map or {})
     return None
 
 
 def device_at(module: nn.Module, leaf: str) -> torch.device:
     """Where the module computes with this parameter of its own."""
-    away = kept(module, leaf)
+    away = offloaded_at(module, leaf)
     return module.get_parameter(leaf).device if away is None else away.device
 
 
 def value_at(module: nn.Module, leaf: str) -> Tensor:
     """This parameter where the module computes with it: itself, or what accelerate keeps of it."""
-    away = kept(module, leaf)
+    away = offloaded_at(module, leaf)
     return module.get_parameter(leaf).detach() if away is None else away.load()
 
 
@@ -106,7 +106,7 @@ def offloaded(model: nn.Module) -> list[str]:
         f"{path}.{leaf}" if path else leaf
         for path, module in model.named_modules()
         for leaf in _own(module)
-        if kept(module, leaf) is not None
+        if offloaded_at(module, leaf) is not None
     ]
 
 

@@ -98,7 +98,7 @@ class PrefixForward:
                 self._stack.stood_in_for(start, lambda: known.copy_of(prefix[:start]))
             )
             for index, block in list(enumerate(self._stack.blocks))[start:]:
-                hook = block.register_forward_hook(_keeper(known, prefix[: index + 1]))
+                hook = block.register_forward_hook(_remembering(known, prefix[: index + 1]))
                 stack.callback(hook.remove)
             final = hidden_states(self.model, self.batches[batch])
         self.blocks_run += self._blocks - start
@@ -180,7 +180,7 @@ class _Known:
             if prefix[:depth] in self.states:
                 self.times[prefix[:depth]] = self._time(depth)
 
-    def keep(self, prefix: Prefix, state: Hidden) -> None:
+    def remember(self, prefix: Prefix, state: Hidden) -> None:
         """A copy of `state`, if it is worth more than what would have to go for it."""
         time = self._time(len(prefix))
         if prefix not in self.states and len(self.states) == self.slots:
@@ -195,11 +195,11 @@ class _Known:
         return self.candidate + PATIENCE * halvings, -depth
 
 
-def _keeper(known: _Known, prefix: Prefix) -> Callable[..., None]:
-    def keep(_module: nn.Module, _args: Any, returned: Any) -> None:
-        known.keep(prefix, hidden_of(returned))
+def _remembering(known: _Known, prefix: Prefix) -> Callable[..., None]:
+    def remember(_module: nn.Module, _args: Any, returned: Any) -> None:
+        known.remember(prefix, hidden_of(returned))
 
-    return keep
+    return remember
 
 
 def _bytes_of(state: Hidden) -> int:

@@ -45,7 +45,7 @@ class Shards:
         everything = model.state_dict(keep_vars=True)
         self._meta: dict[str, Tensor] = dict(everything)
         with_keys = {id(everything[name]): name for name in self._keys_of}
-        self._told = {name: with_keys.get(id(t), name) for name, t in everything.items()}
+        self._read_as = {name: with_keys.get(id(t), name) for name, t in everything.items()}
 
     @property
     def names(self) -> list[str]:
@@ -55,7 +55,7 @@ class Shards:
     @property
     def tied(self) -> dict[str, str]:
         """Names of tensors that are read under another name, with that name."""
-        return {name: told for name, told in self._told.items() if name != told}
+        return {name: other for name, other in self._read_as.items() if name != other}
 
     def fill(self, names: Iterable[str]) -> None:
         """Gives the model these tensors; a `ConfigError` if one is not in the files or not finite.
@@ -63,21 +63,21 @@ class Shards:
         Memory: these tensors, and those in the files that they are converted from.
         """
         wanted = list(names)
-        told = {self._told[name] for name in wanted}
-        keys = sorted({key for name in told for key in self._keys_of.get(name, ())})
+        needed = {self._read_as[name] for name in wanted}
+        keys = sorted({key for name in needed for key in self._keys_of.get(name, ())})
         mapping: Any = get_model_conversion_mapping(self.model)
         config = LoadStateDictConfig(
             device_map={"": str(self.device)}, dtype=self.model.dtype, weight_mapping=mapping
         )
-        others = {name: _at(self.model, name) for name in told - set(wanted)}
+        others = {name: _at(self.model, name) for name in needed - set(wanted)}
         with self._stored.slices(keys) as slices, quiet_transformers():
             convert_and_load_state_dict_in_model(self.model, slices, config)
         self.model._weight_conversions = self._conversions
-        filled = {name: _at(self.model, name) for name in told}
+        filled = {name: _at(self.model, name) for name in needed}
         for name, before in others.items():  # read under the other name only
             _put(self.model, name, before)
         for name in wanted:
-            tensor = filled[self._told[name]].requires_grad_(False)
+            tensor = filled[self._read_as[name]].requires_grad_(False)
             tensor.data = as_saved(name, tensor.data, self._saved_as)
             _put(self.model, name, tensor)
         self._refuse_bad(wanted)
@@ -92,7 +92,7 @@ class Shards:
 
         Only the pages of the file in which they lie are read.
         """
-        meta, keys = self._meta[name], self._keys_of.get(self._told[name], [])
+        meta, keys = self._meta[name], self._keys_of.get(self._read_as[name], [])
         if len(keys) != 1:
             return None
         with self._stored.slices(keys) as slices:

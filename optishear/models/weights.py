@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
-from optishear.models.placement import Kept, device_at, kept, value_at
+from optishear.models.placement import Offloaded, device_at, offloaded_at, value_at
 from optishear.recipe.layout import Layer, ModelLayout
 
 
@@ -41,9 +41,9 @@ class WeightView:
         return id(self.module), self.leaf
 
     @property
-    def kept(self) -> Kept | None:
+    def offloaded(self) -> Offloaded | None:
         """How accelerate keeps the parameter, where it is offloaded."""
-        return kept(self.module, self.leaf)
+        return offloaded_at(self.module, self.leaf)
 
     @property
     def device(self) -> torch.device:
@@ -155,7 +155,7 @@ def working_weights(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWe
     views = {layer.name: view_of(model, layer.name) for layer in layout.layers}
     refuse_shared(model, views)
     owners = {view.key: view for view in views.values()}
-    away = {key: view.kept for key, view in owners.items()}
+    away = {key: view.offloaded for key, view in owners.items()}
     dense: dict[tuple[int, str], Callable[[], Tensor]] = {}
     working: dict[tuple[int, str], Tensor] = {}
     with ExitStack() as stack:
@@ -166,7 +166,7 @@ def working_weights(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWe
 
 @contextmanager
 def _swapped(
-    parameter: nn.Parameter, away: Kept | None
+    parameter: nn.Parameter, away: Offloaded | None
 ) -> Iterator[tuple[Callable[[], Tensor], Tensor]]:
     """What gives the dense tensor, and the copy that takes its place while this is open."""
     if away is not None:

@@ -121,13 +121,13 @@ def key(kind: str, parts: Mapping[str, Any]) -> Key:
     known = KINDS[kind]
     if parts.keys() != set(known.parts):
         raise ValueError(f"A key of {kind} has the parts {known.parts}, not {tuple(parts)}.")
-    told = {
+    content = {
         "kind": kind,
         "code": code_versions(kind),
         "libraries": {name: library_version(name) for name in known.libraries},
         "parts": dict(parts),
     }
-    return Key(kind, json.dumps(told, sort_keys=True, allow_nan=False))
+    return Key(kind, json.dumps(content, sort_keys=True, allow_nan=False))
 
 
 def digest(text: str) -> str:
@@ -149,8 +149,8 @@ def cache_dir() -> Path:
 
     Nothing in it is precious: whatever is deleted there is fetched or made again.
     """
-    told = os.environ.get("OPTISHEAR_CACHE")
-    return Path(told).expanduser() if told else Path.home() / ".cache" / "optishear"
+    folder = os.environ.get("OPTISHEAR_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "optishear"
 
 
 def folder_of(kind: str) -> Path:

@@ -127,8 +127,8 @@ class Mirror:
 
     def update(self) -> int:
         """Brings the study up to date; how many evaluations had not been in it."""
-        look = self._watch.look()
-        rung = _rung(look, self._asked_rung)
+        snapshot = self._watch.snapshot()
+        rung = _rung(snapshot, self._asked_rung)
         entries = self._with_starts(rung)
         keys = [entry["key"] for entry, _ in entries]
         if [key for key, _ in self._rows] != keys[: len(self._rows)]:
@@ -140,11 +140,11 @@ class Mirror:
                 for entry, _ in entries[len(self._rows) :]
             ]
         rows = [row for _, row in self._rows]
-        given = distributions(rows, declared(look.manifest["experiment"]["space"]))
-        begun = datetime.fromisoformat(look.manifest["started"]).astimezone()
-        objectives = list(look.goal.objectives)
+        given = distributions(rows, declared(snapshot.manifest["experiment"]["space"]))
+        begun = datetime.fromisoformat(snapshot.manifest["started"]).astimezone()
+        objectives = list(snapshot.goal.objectives)
         with quiet():
-            study, before = self._open(look, rung, given)
+            study, before = self._open(snapshot, rung, given)
             stand = 0 if self.anew else before
             for (entry, spent), row in list(zip(entries, rows, strict=True))[stand:]:
                 start = begun + timedelta(seconds=spent)
@@ -162,11 +162,11 @@ class Mirror:
             spent += entry["seconds"]
         return found
 
-    def _open(self, look: RunSnapshot, rung: int, given: Given) -> tuple[optuna.Study, int]:
+    def _open(self, snapshot: RunSnapshot, rung: int, given: Given) -> tuple[optuna.Study, int]:
         """The study, begun or emptied where it has to be, and how many trials it had."""
-        experiment, mine = look.manifest["experiment"], look.manifest["hash"]
+        experiment, mine = snapshot.manifest["experiment"], snapshot.manifest["hash"]
         self.name = f"{experiment['name']} {mine}, {rung} tokens"
-        study = self._study(look)
+        study = self._study(snapshot)
         trials = study.get_trials(deepcopy=False)
         if trials and study.user_attrs.get(OURS) != mine:
             raise ConfigError(
@@ -176,21 +176,21 @@ class Mirror:
         self.anew = not self._stand(trials, given)
         if self.anew:
             optuna.delete_study(study_name=self.name, storage=self.storage)
-            study = self._study(look)
+            study = self._study(snapshot)
         if self.anew or not trials:
             study.set_user_attr(OURS, mine)
             study.set_user_attr("model", experiment["model"])
-            study.set_metric_names(list(look.goal.objectives))
+            study.set_metric_names(list(snapshot.goal.objectives))
         self.study_id = self.storage.get_study_id_from_name(self.name)
         return study, len(trials)
 
-    def _study(self, look: RunSnapshot) -> optuna.Study:
+    def _study(self, snapshot: RunSnapshot) -> optuna.Study:
         # Not load_if_exists, which writes a line into Optuna's journal each time.
         if self.name in optuna.get_all_study_names(self.storage):
             return optuna.load_study(study_name=self.name, storage=self.storage)
         directions = [
             StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
-            for maximise in look.goal.objectives.values()
+            for maximise in snapshot.goal.objectives.values()
         ]
         return optuna.create_study(
             storage=self.storage, study_name=self.name, directions=directions
@@ -280,13 +280,13 @@ def _feature(option: Any) -> Feature:
     return option if type(option) in (int, float) else str(option)
 
 
-def _rung(look: RunSnapshot, asked: int | None) -> int:
-    rungs = look.goal.rungs
+def _rung(snapshot: RunSnapshot, asked: int | None) -> int:
+    rungs = snapshot.goal.rungs
     if asked is None:
         if rungs is None:
             raise ConfigError(
-                f"{look.title}: nothing is measured yet, so that the number of its search tokens "
-                f"is not known. Come back later."
+                f"{snapshot.title}: nothing is measured yet, so that the number of its search "
+                f"tokens is not known. Come back later."
             )
         return rungs[-1]
     if rungs is not None and asked not in rungs:

@@ -35,7 +35,7 @@ class Goal:
     population: int
     driver: str
     rungs: tuple[int, ...] | None
-    keep: float
+    promoted: float
 
     def on(self, rungs: Iterable[int]) -> "Goal":
         """The same with the rungs that there are in fact."""
@@ -59,7 +59,7 @@ def goal_of(experiment: Mapping[str, Any]) -> Goal:
         search["population"],
         search["driver"],
         (*search.get("rungs", ()), tokens) if tokens else None,
-        search.get("keep", Ladder.keep),  # files leave out what is as usual
+        search.get("keep", Ladder.promoted),  # files leave out what is as usual
     )
 
 
@@ -163,7 +163,7 @@ class Progress:
     def __init__(self, goal: Goal):
         assert goal.rungs is not None, "say first what rungs there are"
         self.goal = goal
-        self.ladder = make_ladder(goal.driver, goal.rungs, goal.keep, goal.population)
+        self.ladder = make_ladder(goal.driver, goal.rungs, goal.promoted, goal.population)
         self.failed = self.remembered = 0
         self._signs = np.array([-1.0 if up else 1.0 for up in goal.objectives.values()])
         empty = np.empty((0, len(self._signs)))

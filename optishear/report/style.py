@@ -88,16 +88,16 @@ def without_backend() -> Any:
     sets it for whatever it starts). Our figures have a canvas of their own and open no window."""
     if (known := sys.modules.get("matplotlib")) is not None:
         return known
-    wished = os.environ.pop("MPLBACKEND", None)
+    asked = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib
     finally:
-        if wished is not None:
-            os.environ["MPLBACKEND"] = wished
+        if asked is not None:
+            os.environ["MPLBACKEND"] = asked
     from matplotlib.backends.registry import backend_registry
 
-    if wished and backend_registry.is_valid_backend(wished):
-        matplotlib.rcParams["backend"] = wished  # for the caller's own figures
+    if asked and backend_registry.is_valid_backend(asked):
+        matplotlib.rcParams["backend"] = asked  # for the caller's own figures
     return matplotlib
 
 

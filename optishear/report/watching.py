@@ -92,7 +92,7 @@ class RunWatch:
         self._goal: Goal | None = None
         self._progress: Progress | None = None
 
-    def look(self) -> RunSnapshot:
+    def snapshot(self) -> RunSnapshot:
         """The run as it is now. A `ConfigError` for a damaged journal or manifest."""
         manifest = read_manifest(self.run.manifest)  # before the journal, which only grows
         new = self.reader.new()

@@ -16,7 +16,7 @@ from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.report.comparison import BLOCK_BY_BLOCK, OWN_ROWS
-from optishear.runs.held_out_memo import keep, known
+from optishear.runs.held_out_memo import known, remember
 from optishear.runs.keys import held_out_key
 from optishear.runs.prepare import Calibrated, Prepared, rule_of
 from optishear.runs.watcher import Watcher
@@ -123,7 +123,7 @@ class _Bench:
                     self._apply(recipe, mode)
                     applied = True
                 result = held_out(calibrated.loaded.model, text, batch_tokens)
-                keep(place, result)
+                remember(place, result)
             results.append(result)
         return results
 

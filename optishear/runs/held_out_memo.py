@@ -21,7 +21,7 @@ def known(path: Path, text: str) -> HeldOut | None:
     return kept(path, partial(_read, text))
 
 
-def keep(path: Path, found: HeldOut) -> None:
+def remember(path: Path, found: HeldOut) -> None:
     content = {"seq_len": found.seq_len, "nats": found.nats}
     replace_file(path, json.dumps(content, allow_nan=False).encode(), OTHER_CACHE)
 

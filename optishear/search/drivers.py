@@ -63,11 +63,11 @@ def make_driver(name: str, settings: DriverSettings) -> Driver:
     return entry.make(settings)
 
 
-def make_ladder(driver: str, rungs: tuple[int, ...], keep: float, population: int) -> Ladder:
+def make_ladder(driver: str, rungs: tuple[int, ...], promoted: float, population: int) -> Ladder:
     """The ladder of these rungs (search tokens, the last is all), climbed as the driver needs."""
     if lookup(DRIVERS, driver, kind="driver").staged:
-        return Ladder(rungs, keep, by_generation=True)
-    return Ladder(rungs, keep, least=population)
+        return Ladder(rungs, promoted, by_generation=True)
+    return Ladder(rungs, promoted, least=population)
 
 
 def check_budget(driver: str, population: int, evaluations: int, objectives: int) -> None:

@@ -20,7 +20,7 @@ class Ladder:
     values of its own rung and with no others.
 
     - `rungs`: search tokens, ascending; the last rung is all of them.
-    - `keep`: the share of the candidates on one rung that goes on to the next.
+    - `promoted`: the share of the candidates on one rung that goes on to the next.
     - `least`: so many go on (if there are) where the share is smaller.
     - `by_generation`: the driver is told the values of the lowest rung, which all candidates have,
       and they climb when the search is over. With this, each generation climbs at once, and the
@@ -28,7 +28,7 @@ class Ladder:
     """
 
     rungs: tuple[int, ...]
-    keep: float = 0.25
+    promoted: float = 0.25
     least: int = 1
     by_generation: bool = False
 
@@ -50,7 +50,7 @@ class Ladder:
 
     def places(self, candidates: int) -> int:
         """How many of so many successful candidates on one rung go on to the next."""
-        return min(candidates, max(self.least, round(self.keep * candidates)))
+        return min(candidates, max(self.least, round(self.promoted * candidates)))
 
 
 def promising(values: Points, most: int) -> list[int]:

@@ -60,10 +60,10 @@ def test_the_live_numbers_are_those_that_the_journal_gives(tmp_path, capsys, dri
     directory = begin(tmp_path, driver, rungs, pick="lowest:kl")
     watcher = LiveWatcher(goal_of(read_json(directory.manifest)["experiment"]))
     go_on(directory, watcher, until=70)
-    assert watcher.progress.state() == RunWatch(directory).look().state
+    assert watcher.progress.state() == RunWatch(directory).snapshot().state
     go_on(directory, watcher, finish=False)  # resumed
     state = watcher.progress.state()
-    assert state == RunWatch(directory).look().state
+    assert state == RunWatch(directory).snapshot().state
     assert state.asked == 60
     assert len(capsys.readouterr().err.splitlines()) < 60
 
@@ -76,7 +76,7 @@ def test_what_another_run_knew_is_counted_live_and_in_the_journal(tmp_path, caps
     watcher = LiveWatcher(goal_of(read_json(second.manifest)["experiment"]))
     go_on(second, watcher, memo={(e["key"], e["rung"]): e for e in entries})
     assert watcher.progress.state().remembered == 20
-    assert RunWatch(second).look().state.remembered == 20
+    assert RunWatch(second).snapshot().state.remembered == 20
     assert "20 known from other runs" in capsys.readouterr().err
 
 
@@ -88,7 +88,7 @@ def test_a_terminal_shows_the_last_numbers_when_the_search_is_over(tmp_path, mon
     watcher.stage("drawing figures")
     text = capsys.readouterr().err
     assert "60/60" in text
-    assert f"front {len(RunWatch(directory).look().state.front)}, hypervolume" in text
+    assert f"front {len(RunWatch(directory).snapshot().state.front)}, hypervolume" in text
 
 
 def test_the_log_has_every_evaluation_and_ends_with_the_journals_numbers(tmp_path, capsys):
@@ -104,7 +104,7 @@ def test_the_log_has_every_evaluation_and_ends_with_the_journals_numbers(tmp_pat
     wanted = [{"recipe": e["key"], **{key: e[key] for key in keys}} for e in entries[:-3]]
     assert [{key: event[key] for key in ("recipe", *keys)} for event in made] == wanted
     assert any(event["values"] is None and event["reason"] for event in made)
-    state = RunWatch(directory).look().state
+    state = RunWatch(directory).snapshot().state
     [last] = [event for event in events if event["event"] == "progress"][-1:]
     assert events[-2] == last
     assert {key: last[key] for key in state.to_json()} == state.to_json()

@@ -45,7 +45,7 @@ def bad(good, tmp_path):
 
 def test_a_good_checkpoint_is_exit_code_0_and_a_table(good):
     result = invoke("verify", good)
-    assert f"{good}: 11 ok, 1 told" in result.stdout
+    assert f"{good}: 11 ok, 1 info" in result.stdout
     assert "50.00 % of the prunable weights are zero, 42.82 % of all parameters" in result.stdout
     assert "failed" not in result.output
 
@@ -77,7 +77,7 @@ def test_a_dense_model_without_a_recipe_passes_and_says_what_could_not_be_checke
     result = invoke("verify", folder)
     assert "There is no optishear_recipe.json in the folder." in result.stdout
     assert "Nothing says which the dense model is: name it with --against." in result.stdout
-    assert "6 ok, 2 told, 4 not checked" in result.stdout
+    assert "6 ok, 2 info, 4 not checked" in result.stdout
 
 
 def test_a_mistake_is_exit_code_2(good, tmp_path):

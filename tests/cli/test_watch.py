@@ -115,7 +115,7 @@ def test_what_cannot_be_told_is_not_said(tmp_path, monkeypatch):
     go_on(directory, until=3)
     monkeypatch.setattr("optishear.report.watching.has_writer", lambda path: None)
     os.utime(directory.journal, (1000, 1000))
-    text = status_text(RunWatch(directory).look(), datetime.fromtimestamp(1090, UTC))
+    text = status_text(RunWatch(directory).snapshot(), datetime.fromtimestamp(1090, UTC))
     assert text.startswith("last evaluation 90 s ago; whether it is still running cannot be told")
 
 
@@ -202,7 +202,7 @@ def test_a_real_search_says_all_in_json_and_watch_the_same_afterwards(searched, 
     directory = RunDirectory(tmp_path / "copy")
     shutil.copytree(printed["run"], directory.path)
     keys = {entry["key"] for entry in front["entries"]}
-    assert set(RunWatch(directory).look().state.front) == keys
+    assert set(RunWatch(directory).snapshot().state.front) == keys
     mirror = Mirror(directory, open_storage(directory.study))
     mirror.update()
     [study] = mirror.storage.get_all_studies()

@@ -41,7 +41,7 @@ def read_everything(run):
         lambda: [Run(run).front.row(entry) for entry in Run(run).front.entries],
         lambda: Run(run).front.pick(),
         lambda: configuration(read_contents(run)),
-        lambda: RunWatch(run).look().to_json(),
+        lambda: RunWatch(run).snapshot().to_json(),
         lambda: [
             table(runs)
             for runs in finished_runs([run.path], dirty=True).values()

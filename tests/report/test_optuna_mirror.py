@@ -34,7 +34,7 @@ def test_the_best_trials_are_the_front(tmp_path, file):
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == ["sparsity", "reconstruction"]
     best = {trial.user_attrs["key"] for trial in study.best_trials}
-    assert best == set(RunWatch(directory).look().state.front)
+    assert best == set(RunWatch(directory).snapshot().state.front)
     for trial in study.trials:
         evaluation = found.rungs[512][trial.user_attrs["key"]]
         if evaluation.failed:

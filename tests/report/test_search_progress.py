@@ -193,7 +193,7 @@ def test_baselines_in_the_journal_are_none_of_the_search(tmp_path, driver, rungs
     directory = begin(tmp_path, driver, rungs)
     found = go_on(directory, finish=False)
     watch = RunWatch(directory)
-    state = watch.look().state
+    state = watch.snapshot().state
     assert {rung: len(there) for rung, there in found.rungs.items()} == state.rungs
     assert len(watch._read) == len(watch.entries) + 3
     if driver != "evopress":  # whose last generations depend on what is left to ask for
@@ -202,7 +202,7 @@ def test_baselines_in_the_journal_are_none_of_the_search(tmp_path, driver, rungs
 
 
 def test_a_manifest_that_leaves_out_what_is_usual_is_read_as_the_search_would():
-    assert SearchConfig().keep == Ladder.keep
+    assert SearchConfig().keep == Ladder.promoted
     experiment = {
         "objectives": ["kl", "sparsity"],
         "pick": "lowest:kl",

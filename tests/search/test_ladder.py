@@ -67,10 +67,10 @@ def test_with_one_objective_the_lowest_go_on():
 
 def test_a_share_goes_on_but_not_fewer_than_the_least_nor_more_than_there_are():
     values = np.arange(24.0)[:, None]
-    assert len(Ladder((1, 2), keep=0.25).going_on(values)) == 6
-    assert len(Ladder((1, 2), keep=0.01).going_on(values)) == 1
-    assert len(Ladder((1, 2), keep=0.25, least=10).going_on(values)) == 10
-    assert len(Ladder((1, 2), keep=0.25, least=99).going_on(values)) == 24
+    assert len(Ladder((1, 2), promoted=0.25).going_on(values)) == 6
+    assert len(Ladder((1, 2), promoted=0.01).going_on(values)) == 1
+    assert len(Ladder((1, 2), promoted=0.25, least=10).going_on(values)) == 10
+    assert len(Ladder((1, 2), promoted=0.25, least=99).going_on(values)) == 24
     assert Ladder((1, 2)).going_on(values[:0]) == []
 
 

@@ -169,8 +169,8 @@ def test_out_of_memory_stops_the_run_and_is_no_property_of_a_recipe(tmp_path):
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1  # the header alone
 
 
-LADDER = Ladder((128, 512, 2048), keep=0.25, least=6)
-CLIMBING = Ladder((128, 512, 2048), keep=0.25, by_generation=True)
+LADDER = Ladder((128, 512, 2048), promoted=0.25, least=6)
+CLIMBING = Ladder((128, 512, 2048), promoted=0.25, by_generation=True)
 
 
 def told_to(driver, tells):

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
-OK, FAILED, TOLD, UNCHECKED = "ok", "failed", "told", "not checked"
+OK, FAILED, INFO, UNCHECKED = "ok", "failed", "info", "not checked"
 
 
 @dataclass(frozen=True)
 class Check:
     """One question and its answer.
 
-    - `status`: ok, failed, told (there was nothing to hold it against) or not checked.
+    - `status`: ok, failed, info (there was nothing to hold it against) or not checked.
     - `found`: one sentence. `details`: one a layer or tensor, the worst first.
     - `layers`: where the answer is a number a layer, these numbers.
     """

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
-from optishear.export.verify.check import FAILED, OK, TOLD, Check
+from optishear.export.verify.check import FAILED, INFO, OK, Check
 from optishear.export.verify.files import StoredFiles
 from optishear.models.as_stored import AsStored
 from optishear.models.stored import parameter_of
@@ -116,7 +116,7 @@ def check_kept(beside: Beside, solver: str | None) -> Check:
         told = f"All are the dense ones {beside.how} in {len(counts)} layers."
     status = OK
     if solver is None:
-        status = TOLD
+        status = INFO
     elif solver == MASK_ONLY and changed:
         status, told = FAILED, f"{told} The solver {solver!r} changes none."
     elif solver != MASK_ONLY and not changed:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from optishear.export.checkpoint import INDEX, WHOLE
-from optishear.export.verify.check import FAILED, OK, TOLD, Check
+from optishear.export.verify.check import FAILED, INFO, OK, Check
 from optishear.models.folder import PICKLED, STORED, shards_by_tensor
 from optishear.models.load import AS_STORED, DTYPES
 from optishear.models.stored import StoredTensors
@@ -150,7 +150,7 @@ def check_dtype(
         which = "were to be saved in" if asked else "have in the dense files"
         return Check(
             "dtype",
-            TOLD if saved_as is None else FAILED,
+            INFO if saved_as is None else FAILED,
             f"{len(wrong)} of {len(stored.tensors)} tensors are of another type than they {which}.",
             tuple(wrong),
         )
@@ -158,7 +158,7 @@ def check_dtype(
         alike = bool(wanted) and all(wanted.values())
         return Check(
             "dtype",
-            OK if alike else TOLD,
+            OK if alike else INFO,
             f"{most}: config.json and most tensors; {len(others)} of {len(stored.tensors)} are of "
             f"another type{', as in the dense files' if alike else ''}.",
             tuple(others),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from optishear.errors import ConfigError
 from optishear.export.checkpoint import broken_groups, logits_of, too_few_zeros
-from optishear.export.verify.check import FAILED, OK, TOLD, Check, percent
+from optishear.export.verify.check import FAILED, INFO, OK, Check, percent
 from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import is_fused_experts
 from optishear.models.load import DTYPES, load
@@ -76,7 +76,7 @@ def check_keys(opened: Opened, carried: Collection[str] | None = None) -> Check:
     if carried is None and unknown and not opened.missing:
         return Check(
             "keys",
-            TOLD,
+            INFO,
             f"All tensors of {type(opened.model).__name__}, and {len(unknown)} that it does not "
             f"know; the dense files, which may have them too, are not at hand.",
             unknown,
@@ -146,7 +146,7 @@ def check_zeros_of(model: nn.Module, layout: ModelLayout, recipe: Recipe | None)
     by_layer = {layer.name: zeros[layer.name] / layer.size for layer in layout.layers}
     if recipe is None:
         ends = f"between {percent(min(by_layer.values()))} and {percent(max(by_layer.values()))}"
-        return Check("zeros", TOLD, f"{reached}; by layer {ends}.", (), by_layer)
+        return Check("zeros", INFO, f"{reached}; by layer {ends}.", (), by_layer)
     beyond = {name: zeros[name] - recipe.drop[name] for name in zeros}
     worst = sorted(layout.layers, key=lambda layer: beyond[layer.name])
     wrong = [too_few_zeros(read(model, x), x, recipe) for x in worst if beyond[x.name] < 0]
@@ -198,7 +198,7 @@ def check_groups(model: nn.Module, layout: ModelLayout, recipe: Recipe | None) -
     pattern = "no recipe" if recipe is None else f"the recipe's pattern is {recipe.pattern}"
     return Check(
         "n:m groups",
-        TOLD,
+        INFO,
         f"{pattern}; in all layers hold: {', '.join(holding) or 'none'}; {n}:{m} holds in "
         f"{sum(part == 1 for part in share.values())} of {len(layout.layers)} layers, in "
         f"{percent(held / max(groups, 1))} of the groups.",

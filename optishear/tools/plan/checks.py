@@ -60,7 +60,7 @@ class Findings:
             self.warnings.append(text)
 
     @contextmanager
-    def looking(self) -> Iterator[None]:
+    def collecting(self) -> Iterator[None]:
         """Errors that a user can act on are written down, and the next thing is looked at."""
         try:
             with collect_errors(self.mistakes):
@@ -70,7 +70,7 @@ class Findings:
 
     def of(self, make: Callable[[], T]) -> T | None:
         """What it makes, or None where that is an error that was written down."""
-        with self.looking():
+        with self.collecting():
             return make()
         return None
 
@@ -115,16 +115,16 @@ def run_checks(
     stage("reading texts")
     samples: dict[str, TokenBatches] = {}
     for purpose, spec in experiment.text_specs.items():
-        with found.looking():
+        with found.collecting():
             text, before = token_batches(spec, loaded.tokenizer), len(found.mistakes)
             found.warn(beyond_context(loaded, text))
             for holds in OF_A_TEXT:
-                with found.looking():
+                with found.collecting():
                     holds(loaded, text)
             if len(found.mistakes) == before:
                 samples[purpose] = text
     for pair in combinations(samples.items(), 2):
-        with found.looking():
+        with found.collecting():
             refuse_shared_text(dict(pair))
     seconds = {"loading the model": loading, "reading texts": clock() - start}
     search, calibration = samples.get("search"), samples.pop("calibration", None)

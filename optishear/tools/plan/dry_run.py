@@ -77,7 +77,7 @@ def sample_of(
         elif kind == usual and len(higher) < HIGHER:
             higher[recipe.key] = recipe
     whole = tuple((share, real[kind]) for kind, share in real_shares.items())
-    return Sample(_told(chosen), _told(higher), shares, whole, decoding)
+    return Sample(_with_kinds(chosen), _with_kinds(higher), shares, whole, decoding)
 
 
 def shares_of(kinds: Sequence[str]) -> dict[str, float]:
@@ -91,7 +91,7 @@ def _code(gene: Gene, rng: np.random.Generator) -> float:
     return float(rng.integers(int(gene.low), int(gene.high) + 1))
 
 
-def _told(recipes: Mapping[str, Recipe]) -> tuple[tuple[str, Recipe], ...]:
+def _with_kinds(recipes: Mapping[str, Recipe]) -> tuple[tuple[str, Recipe], ...]:
     return tuple((kind_of(recipe), recipe) for recipe in recipes.values())
 
 

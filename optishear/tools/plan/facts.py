@@ -152,11 +152,11 @@ def _grouped(decide: str, genes: Sequence[Gene]) -> list[Genes]:
     """One row for all genes of one kind and range."""
     rows: dict[tuple[str, str], int] = {}
     for gene in genes:
-        rows[_told(gene)] = rows.get(_told(gene), 0) + 1
+        rows[_gene_row(gene)] = rows.get(_gene_row(gene), 0) + 1
     return [Genes(decide, kind, count, among) for (kind, among), count in rows.items()]
 
 
-def _told(gene: Gene) -> tuple[str, str]:
+def _gene_row(gene: Gene) -> tuple[str, str]:
     match gene:
         case Choice(_, options):
             return "choice", f"one of {len(options)}"

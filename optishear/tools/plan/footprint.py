@@ -134,7 +134,7 @@ def dense_bytes(setup: Setup) -> int:
 def away_of(setup: Setup, disk_only: bool = False) -> int:
     """How many prunable weights are offloaded: to where candidates' weights are, too."""
     model, layers = setup.calibrated.loaded.model, setup.calibrated.layout.layers
-    found = [(layer.size, view_of(model, layer.name).kept) for layer in layers]
+    found = [(layer.size, view_of(model, layer.name).offloaded) for layer in layers]
     return sum(size for size, away in found if away and (away.on_disk or not disk_only))
 
 

@@ -161,7 +161,7 @@ def _measured(
     """With statistics, and a dry run. `seconds`: of the stages up to now."""
     found = known.findings
 
-    with found.looking():
+    with found.collecting():
         watcher.stage("collecting statistics")
         calibrated, cached = calibrated_now(rough, watcher.stage, clock)
         watcher.stage("preparing the search space")

@@ -133,18 +133,18 @@ def _level_step(
     failures: list[str],
     clock: Callable[[], float],
 ) -> Step:
-    """What is solved to tell its time is kept, as the search's own building would keep it."""
+    """Solves some layers for their times, and stores them, as the search itself would."""
     store, solve = (
         level_store(setup.experiment, setup.calibrated),
         dense_layers(setup.calibrated).solve,
     )
 
-    def keep(layer: Layer, recipe: Recipe) -> LayerSolution:
+    def solve_and_store(layer: Layer, recipe: Recipe) -> LayerSolution:
         solution = solve(layer, recipe)
         store.put(layer_keys(recipe)[layer.name], solution)
         return solution
 
-    times = LayerTimes(_tried(keep, failures), clock)
+    times = LayerTimes(_tried(solve_and_store, failures), clock)
     seconds = times.all_of(levels.lacking)
     count = f"{len(levels.lacking):,} layers at levels"
     told = f"one of each of {len(times.found)} shapes and solvers"
