@@ -75,7 +75,7 @@ def make_run(
             }  # fmt: skip
             budget = int(mean * layout.total)
             drop = project(targets, layout, parse_pattern("layer"), Bounds(0.05, 0.95), budget)
-            recipe = Recipe(
+            recipe = Recipe.of(
                 {"name": "power", "alpha": round(random.uniform(0.5, 2), 4)}, drop, "layer"
             )
             values = values_of(layout, drop, targets, random, wild=5 <= index < 5 + wild)

@@ -26,7 +26,7 @@ SPACE = {
     ],
     "sparsity": {"by": "block", "low": 0.2, "high": 0.9},
 }
-BASELINES = [Recipe({"name": "ria"}, dict.fromkeys(NAMES, k), "row") for k in (1, 2, 3)]
+BASELINES = [Recipe.of({"name": "ria"}, dict.fromkeys(NAMES, k), "row") for k in (1, 2, 3)]
 
 
 def measure(recipe, rung):
@@ -35,7 +35,9 @@ def measure(recipe, rung):
     if lost[0] > 0.8:
         raise NumericalError("blocks.0.attn.q: not positive definite")
     text = np.random.default_rng(rung).normal(1, 20 / rung**0.5, 6)
-    error = float((lost**2 * np.arange(1, 7) * text).sum()) + recipe.metric.get("alpha", 1.0)
+    error = float((lost**2 * np.arange(1, 7) * text).sum()) + recipe.default.metric.get(
+        "alpha", 1.0
+    )
     return {"sparsity": LAYOUT.sparsity(recipe.drop), "reconstruction": error, "kl": error / 2}
 
 

@@ -12,8 +12,8 @@ from small_experiment import EMBEDDED
 from optishear.config import load_experiment
 from optishear.metrics import METRICS
 from optishear.objectives import OBJECTIVES
+from optishear.recipe.parts import Parts
 from optishear.recipe.pattern import PATTERNS, Row
-from optishear.recipe.recipe import Recipe
 from optishear.runs.search import search
 from optishear.runs.watcher import Silent
 from optishear.search.drivers import DRIVERS
@@ -62,16 +62,16 @@ def test_the_examples_of_extending_search_together(extended, tmp_path):
     )
     run = search(load_experiment(str(path)), tmp_path, Silent())
     best = run.front.pick()
-    assert best.recipe.metric["name"] == "loudness"
+    assert best.recipe.default.metric.name == "loudness"
     assert 0 < best.values["top_one"] < 1
-    assert best.recipe.pattern == "odd"
+    assert best.recipe.default.pattern.text == "odd"
     assert best.values["sparsity"] == pytest.approx(0.3, abs=1e-6)
 
 
 def test_the_solver_of_extending_does_what_it_says(extended):
     problem = SmallLayer().problem(100, Row(), 1.0)
-    recipe = Recipe({"name": "magnitude"}, {}, "row", {"name": "rescaled"})
-    solution = solver_of(recipe).solve(problem)
+    parts = Parts.of({"name": "magnitude"}, "row", {"name": "rescaled"})
+    solution = solver_of(parts).solve(problem)
     assert int((~solution.keep).sum()) == 100
     torch.testing.assert_close(solution.weight.norm(dim=1), problem.weight.norm(dim=1))
 

@@ -49,7 +49,7 @@ def parts(bench: Bench, given: argparse.Namespace) -> Part:
     """Each part alone, over all layers, as the candidate has it."""
     c, space = bench.calibrated, bench.space("metric and ratios")
     recipe = next(bench.candidates("metric and ratios"))
-    metric, layers, pattern = make_metric(recipe.metric), c.layout.layers, Row()
+    metric, layers, pattern = make_metric(recipe.default.metric), c.layout.layers, Row()
     with ExitStack() as stack:
         working = stack.enter_context(working_weights(load(c.loaded.name).model, c.layout))
 
@@ -133,7 +133,7 @@ def kl(bench: Bench, given: argparse.Namespace) -> Part:
     with working_weights(loaded.model, c.layout) as working:
         writer = OneShot(working, c.layout, c.data)
         for sparsity in sparsities:
-            writer.write(Recipe({"name": "wanda"}, uniform(c.layout, Row(), sparsity)))
+            writer.write(Recipe.of({"name": "wanda"}, uniform(c.layout, Row(), sparsity)))
             made = hidden_states(loaded.model, tokens).flatten(0, 1)
             split = made.split([len(r.targets) for r in pieces])
 

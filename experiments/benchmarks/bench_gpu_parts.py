@@ -173,7 +173,7 @@ def candidate(bench: Bench) -> list[Row]:
         for number in range(10**6):
             share = 0.4 + 0.02 * (number % 16)  # so that no layer is as the last recipe left it
             drop = {name: int(size * share) for name, size in layout.sizes.items()}
-            yield Recipe({"name": "wanda"}, drop, "row")
+            yield Recipe.of({"name": "wanda"}, drop, "row")
 
     with torch.no_grad():
         bare = bench.seconds(lambda: hidden_states(loaded.model, tokens), repeats=5)

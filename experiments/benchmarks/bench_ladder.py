@@ -179,8 +179,8 @@ def searched(
 
 def uniform_wanda(bench: Any, space: SearchSpace, objectives: Sequence[str]) -> np.ndarray:
     """The objective values to beat, all minimised: Wanda's scores at the budget in every layer."""
-    c, pattern = bench.calibrated, space.layers.pattern
-    recipe = Recipe({"name": "wanda"}, uniform(c.layout, pattern, space.sparsity or 0.6))
+    c, pattern = bench.calibrated, space.layers.patterns
+    recipe = Recipe.of({"name": "wanda"}, uniform(c.layout, pattern, space.sparsity or 0.6))
     with bench.measure(tuple(objectives), Memory()) as measure:
         values = measure(recipe, bench.tokens)
     signs = [-1 if make_objective(o).maximise else 1 for o in objectives]

@@ -6,9 +6,10 @@ from optishear.allocation import READS_INPUTS, UNIFORM
 from optishear.calibration.statistics import InputSq, Need
 from optishear.recipe.lookup import lookup
 from optishear.recipe.pattern import Pattern, parse_pattern
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.patterns import Asked, Patterns
+from optishear.recipe.quadratic import MOONSHOT
 from optishear.recipe.rule_settings import parse_rule
-from optishear.solvers.methods import METHODS, Method, needs_of
+from optishear.solvers.methods import METHODS, Method, needs_of_parts
 
 
 @dataclass(frozen=True)
@@ -23,24 +24,30 @@ class Baseline:
     rule: str = UNIFORM
     pattern: Pattern | None = None
 
-    def pattern_beside(self, found: Pattern) -> Pattern:
-        """The pattern on which it stands beside a recipe that was found on that one.
+    def patterns_beside(self, found: Patterns) -> Patterns:
+        """The patterns on which it stands beside a recipe that was found on those.
 
         The published method has its own. Only N:M is no choice of a method's, but what hardware
-        asks for: beside it every method keeps N of M.
+        asks for: beside it every method keeps N of M, in the layers that do there.
         """
         if self.pattern is not None:
-            return self.pattern
-        return found if found.levels is not None else parse_pattern(self.method.pattern)
+            return Patterns.over(self.pattern)
+        own = Asked(parse_pattern(self.method.pattern))
+
+        def beside(asked: Asked) -> Asked:
+            return own if asked.pattern.levels is None else asked
+
+        roles = tuple((match, beside(asked)) for match, asked in found.roles)
+        default = beside(found.default)
+        return Patterns(default, roles if any(asked != default for _, asked in roles) else ())
 
     @property
     def needs(self) -> frozenset[Need]:
         """The statistics that it reads."""
-        method = self.method
-        plan = Recipe(method.metric, {}, method.pattern, method.solver, {"name": method.quadratic})
         reads = parse_rule(self.rule, self.name).name in READS_INPUTS
         rule = frozenset({InputSq}) if reads else frozenset()
-        return needs_of(plan) | rule
+        method = self.method
+        return needs_of_parts(method.parts, method.quadratic == MOONSHOT) | rule
 
 
 def parse_baseline(name: str) -> Baseline:

@@ -16,7 +16,7 @@ from optishear.reading.texts import text_of
 from optishear.reading.yaml_data import yaml_of
 from optishear.recipe.lookup import did_you_mean, is_path
 from optishear.search.space_file import SpaceSpec
-from optishear.search.space_parts import Strict
+from optishear.search.space_parts import RoleSpec, Strict
 
 
 SUFFIXES = (".yaml", ".yml")
@@ -176,7 +176,7 @@ def _set(data: dict[str, Any], setting: str) -> None:
 
 def _put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
     """data["search"]["seed"] = value for the key `search.seed`."""
-    *parents, last = key.split(".")
+    *parents, last = _split(key)
     place: Any = data
     for parent in parents:
         if isinstance(place, list) and parent.isdigit() and int(parent) < len(place):
@@ -194,6 +194,16 @@ def _put(data: dict[str, Any], key: str, value: Any, where: str) -> None:
         place[last] = value
     else:
         raise ConfigError(f"{where}: there is nothing called {last!r} inside.")
+
+
+def _split(key: str) -> list[str]:
+    """At its dots, but for those of a pattern of roles: `space.roles.mlp.*.pattern` has four."""
+    parts = key.split(".")
+    if parts[:2] != ["space", "roles"] or len(parts) < 4:
+        return parts
+    fields = [i for i in range(3, len(parts)) if parts[i] in RoleSpec.model_fields]
+    end = fields[0] if fields else len(parts)
+    return [*parts[:2], ".".join(parts[2:end]), *parts[end:]]
 
 
 def _parse(kind: Any, data: Any, where: str) -> Any:
@@ -223,7 +233,7 @@ def _sentence(kind: Any, mistake: Any) -> str:
 def _fields_at(kind: Any, place: Sequence[int | str]) -> list[str]:
     """Names of the fields of the model that lies at this place of another."""
     for part in place:
-        if isinstance(part, int):
+        if part not in kind.model_fields:  # an index, or a key of a mapping
             continue
         annotation = kind.model_fields[part].annotation
         inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if _is_model(a)]

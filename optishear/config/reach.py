@@ -1,43 +1,50 @@
 """What a search space may ask of metrics, solvers and calibration: known names, statistics read."""
 
+from collections.abc import Iterator
+
 from optishear.calibration.statistics import InputSq, Need
 from optishear.errors import ConfigError
 from optishear.metrics import make_metric
 from optishear.recipe.canonical import metric_under
-from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.parts import Parts
+from optishear.recipe.pattern import parse_asked
 from optishear.search.space_file import SpaceSpec
+from optishear.search.space_parts import PartSpec
 from optishear.search.template_genes import Template, first_of, variants_of
-from optishear.solvers.methods import needs_of, solver_of
+from optishear.solvers.methods import needs_of_parts, solver_of
 
 
 def check_space(space: SpaceSpec) -> None:
     """Raises a `ConfigError` unless metrics and solvers accept every value a gene may take."""
-    for index, template in enumerate(space.metrics):
-        for metric in variants_of(template):
-            make_metric(metric, f"space.metric.{index}")
-    for index, template in enumerate(space.solvers):
-        for solver in variants_of(template):
-            try:
-                solver_of(_plan(space, first_of(space.metrics[0]), solver))
-            except ConfigError as error:
-                raise ConfigError(f"space.solver.{index}: {error}") from None
+    for spec in space.every:
+        for index, template in enumerate(spec.metrics):
+            for metric in variants_of(template):
+                make_metric(metric, f"space.{spec.where}metric.{index}")
+        for index, template in enumerate(spec.solvers):
+            for solver in variants_of(template):
+                try:
+                    solver_of(_parts(spec, first_of(spec.metrics[0]), solver))
+                except ConfigError as error:
+                    where = f"space.{spec.where}solver.{index}"
+                    raise ConfigError(f"{where}: {error}") from None
 
 
 def needs_of_space(space: SpaceSpec) -> frozenset[Need]:
     """What calibration must collect for every recipe of the space."""
-    quadratic = RECONSTRUCTION if space.moonshot is None else MOONSHOT
     needs: set[Need] = {InputSq}  # the rules of layer sparsities read it, whatever the metric
-    for template in space.solvers:
-        for solver in variants_of(template):
-            for metric in (m for metrics in space.metrics for m in variants_of(metrics)):
-                needs |= needs_of(_plan(space, metric, solver, quadratic))
+    for spec in space.every:
+        for parts in _variants(spec):
+            needs |= needs_of_parts(parts, space.moonshot is not None)
     return frozenset(needs)
 
 
-def _plan(
-    space: SpaceSpec, metric: Template, solver: Template, quadratic: str = RECONSTRUCTION
-) -> Recipe:
-    """A recipe for no layer in particular."""
-    metric, pattern = metric_under(solver, metric), space.resolved_pattern.text
-    return Recipe(metric, {}, pattern, solver, {"name": quadratic})
+def _variants(spec: PartSpec) -> Iterator[Parts]:
+    for template in spec.solvers:
+        for solver in variants_of(template):
+            for metric in (m for metrics in spec.metrics for m in variants_of(metrics)):
+                yield _parts(spec, metric, solver)
+
+
+def _parts(spec: PartSpec, metric: Template, solver: Template) -> Parts:
+    pattern, _ = parse_asked(spec.pattern)
+    return Parts.of(metric_under(solver, metric), pattern, solver)

@@ -232,7 +232,7 @@ def broken_groups(weight: Tensor, layer: Layer, recipe: Recipe) -> str | None:
     """What is wrong with the groups of the recipe's pattern in a layer, in a sentence, or None."""
     broken = groups = 0
     worst, wanted, size = 0, 0, 0
-    for cut in recipe.pattern_object.cuts(weight.shape, recipe.drop[layer.name]):
+    for cut in recipe.at(layer).pattern.cuts(weight.shape, recipe.drop[layer.name]):
         zeros = (in_groups(weight[cut.rows, cut.columns], cut) == 0).sum(1)
         broken, groups = broken + int((zeros < cut.count).sum()), groups + len(zeros)
         if cut.count - int(zeros.min()) > wanted - worst:

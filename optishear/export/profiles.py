@@ -5,7 +5,6 @@ from pathlib import Path
 import pandas as pd
 
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.quadratic import lambda_of, uses_gradients
 from optishear.recipe.recipe import Recipe
 from optishear.records.atomic import replace_file
 from optishear.records.run_directory import write_json
@@ -28,8 +27,8 @@ def profile_table(recipe: Recipe, layout: ModelLayout) -> pd.DataFrame:
         for layer in layout.layers
     ]
     table = pd.DataFrame(rows)
-    if uses_gradients(recipe.quadratic):
-        table["lambda"] = [lambda_of(recipe.quadratic, layer.name) for layer in layout.layers]
+    if recipe.mixed:
+        table["lambda"] = [recipe.lambda_of(layer) for layer in layout.layers]
     return table
 
 

@@ -24,8 +24,8 @@ from optishear.interchange.profiles import Deviation, deviation, refuse_fused_ex
 from optishear.recipe.canonical import MASK
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.metric_forms import OWN
-from optishear.recipe.pattern import Block, Row
-from optishear.recipe.quadratic import damping_of, uses_gradients
+from optishear.recipe.parts import Parts
+from optishear.recipe.pattern import Block, Pattern, Row
 from optishear.recipe.recipe import Recipe
 
 
@@ -64,7 +64,7 @@ def llmcompressor_recipe(
                 f"{layer.name} is no nn.Linear, and llm-compressor would leave it dense without a "
                 f"word. Prune with optishear, or export the profile."
             )
-    modifier = SPARSEGPT if recipe.metric.get("name") == OWN or recipe.solver != MASK else WANDA
+    modifier = _modifier(recipe, layout)
     pruned = [layer for layer in layout.layers if recipe.drop[layer.name]]
     pruned.sort(key=lambda layer: order[layer.name])
     groups = list(_groups(recipe, pruned, modifier))
@@ -72,7 +72,7 @@ def llmcompressor_recipe(
     for _, counts in groups:
         got |= counts
     deviates = deviation(recipe.drop, got, layout)
-    lost = tuple(_lost(recipe, modifier, _m_of(recipe, layout.layers) is not None))
+    lost = tuple(_lost(recipe, layout, modifier))
     data = {
         "pruning_stage": {
             f"group_{index}_modifiers": {modifier: settings}
@@ -84,15 +84,39 @@ def llmcompressor_recipe(
     return Written(f"{head}{body}", deviates, lost)
 
 
+def _modifier(recipe: Recipe, layout: ModelLayout) -> str:
+    """Its name. Raises a `ConfigError` where roles need different ones: the second would calibrate
+    on what the first has pruned."""
+    kinds = {recipe.at(x).metric.name == OWN or recipe.at(x).solver != MASK for x in layout.layers}
+    if len(kinds) > 1:
+        raise ConfigError(
+            "The recipe masks some roles and solves others: llm-compressor has a modifier for "
+            "each, of which the second would calibrate on a pruned model. Prune with optishear, or "
+            "export the profile."
+        )
+    return SPARSEGPT if kinds.pop() else WANDA
+
+
 def _groups(
     recipe: Recipe, layers: Sequence[Layer], modifier: str
 ) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:
-    """Settings of a modifier, with the weights that it will drop by layer."""
-    extra: dict[str, Any] = {}
-    if modifier == SPARSEGPT:
-        extra = {"block_size": BLOCK, "dampening_frac": damping_of(recipe.quadratic)}
-    pattern = recipe.pattern_object
-    m = _m_of(recipe, layers)
+    """Settings of each modifier, with the weights that it will drop by layer."""
+    alike: dict[tuple[int | None, float], list[Layer]] = {}
+    for pattern in dict.fromkeys(recipe.at(layer).pattern for layer in layers):
+        own = [layer for layer in layers if recipe.at(layer).pattern == pattern]
+        m = _m_of(pattern, own)
+        for layer in own:
+            damping = float(recipe.at(layer).damping) if modifier == SPARSEGPT else 0.0
+            alike.setdefault((m, damping), []).append(layer)
+    for (m, damping), members in alike.items():
+        members.sort(key=layers.index)
+        extra = {"block_size": BLOCK, "dampening_frac": damping} if modifier == SPARSEGPT else {}
+        yield from _groups_of(recipe, members, modifier, m, extra)
+
+
+def _groups_of(
+    recipe: Recipe, layers: Sequence[Layer], modifier: str, m: int | None, extra: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], dict[str, int]]]:
     if m is None:
         rule = sparsegpt_sparsity if modifier == SPARSEGPT else wanda_sparsity
         found = {layer.name: rule(layer, recipe.drop[layer.name]) for layer in layers}
@@ -108,7 +132,7 @@ def _groups(
                 {name: count for name, (_, count) in found.items()},
             )
         return
-    gone = {layer.name: recipe.drop[layer.name] // pattern.step(layer) for layer in layers}
+    gone = {x.name: recipe.drop[x.name] // recipe.at(x).pattern.step(x) for x in layers}
     for n in sorted(set(gone.values())):
         members = [layer.name for layer in layers if gone[layer.name] == n]
         yield (
@@ -122,11 +146,9 @@ def _groups(
         )
 
 
-def _m_of(recipe: Recipe, layers: Sequence[Layer]) -> int | None:
-    """M, where the recipe's pattern is N:M in all these layers."""
-    found = {
-        recipe.pattern_object.m_of((layer.out_features, layer.in_features)) for layer in layers
-    }
+def _m_of(pattern: Pattern, layers: Sequence[Layer]) -> int | None:
+    """M, where the pattern is N:M in all these layers."""
+    found = {pattern.m_of((layer.out_features, layer.in_features)) for layer in layers}
     return found.pop() if len(found) == 1 else None
 
 
@@ -162,21 +184,38 @@ def _least(count: Callable[[float], int], wanted: int, start: float) -> float:
     return value
 
 
-def _lost(recipe: Recipe, modifier: str, n_of_m: bool) -> Iterator[str]:
+def _lost(recipe: Recipe, layout: ModelLayout, modifier: str) -> Iterator[str]:
     """What llm-compressor will do otherwise, a sentence each."""
-    metric, solver, pattern = dict(recipe.metric), dict(recipe.solver), recipe.pattern_object
+    alike: dict[Parts, list[Layer]] = {}
+    for layer in layout.layers:
+        alike.setdefault(recipe.at(layer), []).append(layer)
+    of = {
+        parts: f"{', '.join(dict.fromkeys(x.role for x in own))}: " if len(alike) > 1 else ""
+        for parts, own in alike.items()
+    }
+    for parts in alike:
+        yield from (f"{of[parts]}{sentence}" for sentence in _lost_of(parts, modifier))
+    if recipe.mixed:
+        yield "the quadratic is MOONSHOT's mix of reconstruction and Taylor loss; plain here"
+    own = Row() if modifier == WANDA else Block(BLOCK)
+    for parts, layers in alike.items():
+        if _m_of(parts.pattern, layers) is None and parts.pattern != own:
+            yield (
+                f"{of[parts]}the pattern is {parts.pattern.text}; weights compete under {own.text} "
+                f"instead"
+            )
+    if modifier == SPARSEGPT:
+        yield "where a Hessian cannot be inverted llm-compressor goes on with the identity"
+
+
+def _lost_of(parts: Parts, modifier: str) -> Iterator[str]:
+    """Of metric and solver."""
+    metric, solver = parts.metric, parts.solver
     if modifier == WANDA and metric != {"name": "wanda"}:
         yield f"the metric is {_spelt(metric)}; Wanda's takes its place"
     if modifier == SPARSEGPT and solver != {"name": "sparsegpt"}:
         by = "" if metric.get("name") == OWN else f" of the metric {_spelt(metric)}"
         yield f"the solver is {_spelt(solver)}{by}; SparseGPT takes its place, masks and weights"
-    if uses_gradients(recipe.quadratic):
-        yield "the quadratic is MOONSHOT's mix of reconstruction and Taylor loss; plain here"
-    own = Row() if modifier == WANDA else Block(BLOCK)
-    if not n_of_m and pattern != own:
-        yield f"the pattern is {recipe.pattern}; weights compete under {own.text} instead"
-    if modifier == SPARSEGPT:
-        yield "where a Hessian cannot be inverted llm-compressor goes on with the identity"
 
 
 def _head(
@@ -198,8 +237,8 @@ def _head(
     ]
     if groups > 1:
         lines += [
-            "several modifiers, one for each N of N:M: add pipeline='sequential' to oneshot(...),",
-            "    else each calibrates on what those before it have pruned",
+            "several modifiers, one for each N of N:M or damping: add pipeline='sequential' to",
+            "    oneshot(...), else each calibrates on what those before it have pruned",
         ]
     lines += [f"NOT EXPRESSED: {sentence}" for sentence in lost]
     return "".join(f"# {line}\n" for line in lines)

@@ -11,7 +11,7 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
 from optishear.recipe.pattern import Pattern, parse_asked
 from optishear.recipe.profile import check_sparsity, uniform
-from optishear.recipe.quadratic import canonical_quadratic
+from optishear.recipe.quadratic import canonical_lambdas
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.methods import METHODS
 
@@ -95,9 +95,9 @@ def imported(path: Path, layout: ModelLayout, asked: Asked) -> Imported:
     else:
         drop, lambdas = profiles.read_profile(text, where, layout)
         note = f"counts as they are; sparsity {100 * layout.sparsity(drop):.4f} %"
-    recipe = method.recipe(layout, drop, pattern.text)
+    recipe = method.recipe(layout, drop, pattern)
     if lambdas:
-        recipe = replace(recipe, quadratic=canonical_quadratic(lambdas))
+        recipe = replace(recipe, lambdas=canonical_lambdas(lambdas))
     recipe.check(layout)
     return Imported(recipe, kind, (note,))
 
@@ -108,7 +108,7 @@ def _of_tree(path: Path, layout: ModelLayout, asked: Asked) -> Imported:
         raise ConfigError("A metric tree says nothing of sparsities: add --sparsity for a recipe.")
     pattern = _pattern(asked.pattern or "row")  # Pruner-Zero's own, as Wanda's
     drop = uniform(layout, pattern, check_sparsity(asked.sparsity, "--sparsity"))
-    recipe = Recipe(metric, drop, pattern.text)
+    recipe = Recipe.of(metric, drop, pattern)
     recipe.check(layout)
     return Imported(recipe, kinds.PRUNER_ZERO, (f"metric {tree}",))
 

@@ -12,7 +12,6 @@ from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import LayerStats, stats_of
 from optishear.pruning.factored import Factored
 from optishear.recipe.layout import Layer
-from optishear.recipe.quadratic import damping_of, lambda_of
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerProblem
 from optishear.solvers.moonshot import blended, blended_stats, reconstruction
@@ -63,11 +62,11 @@ class CalibrationData:
         buffer: Float[Tensor, "out in"] | None = None,
     ) -> LayerProblem:
         """What the recipe asks of this layer; `weight` is its dense one, `buffer` see there."""
-        stats, lam = stats_of(self.stats, layer), lambda_of(recipe.quadratic, layer.name)
+        stats, lam, parts = stats_of(self.stats, layer), recipe.lambda_of(layer), recipe.at(layer)
         if (gradients := self.gradients.get(layer.name)) is not None:
             stats = stats.having(gradients)
-        damping, given = damping_of(recipe.quadratic), self.given.get(layer.name)
-        drop, pattern = recipe.drop[layer.name], recipe.pattern_object
+        damping, given = float(parts.damping), self.given.get(layer.name)
+        drop, pattern = recipe.drop[layer.name], parts.pattern
         if lam == 1:
             make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from optishear.errors import NumericalError
 from optishear.pruning.solved import SolvedLayers, Stored
-from optishear.recipe.layer_keys import layer_keys
+from optishear.recipe.layer_keys import layer_key
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerSolution
@@ -21,7 +21,7 @@ SolveAll = Callable[[Sequence[Level]], Iterator[tuple[Level, Solved]]]  # as the
 
 def missing(store: SolvedLayers, wanted: Iterable[Level]) -> list[Level]:
     """Those that the store lacks, each once, in their order."""
-    by_key = {layer_keys(recipe)[layer.name]: (layer, recipe) for layer, recipe in wanted}
+    by_key = {layer_key(recipe, layer): (layer, recipe) for layer, recipe in wanted}
     return [level for key, level in by_key.items() if key not in store]
 
 
@@ -46,7 +46,7 @@ def build(
             log.warning("Level %d of %s: %s", recipe.drop[layer.name], layer.name, solved)
             failed.append(str(solved))
         else:
-            store.put_stored(layer_keys(recipe)[layer.name], solved)
+            store.put_stored(layer_key(recipe, layer), solved)
         if progress is not None:
             progress(done, len(lacking), time.monotonic() - start)
     return tuple(failed)

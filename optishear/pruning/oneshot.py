@@ -42,12 +42,12 @@ def prune(
 
     Raises `NumericalError` naming the layer that cannot be solved.
     """
-    solver = solver_of(recipe)
+    solvers = {parts: solver_of(parts) for parts in recipe.every}
     for layer in layers:
         weight, buffer = working.dense(layer.name), working.view(layer.name)
         near = buffer if buffer.device == weight.device else None  # else solved where it computes
         problem = data.problem(layer, weight, recipe, near)
-        solution = solve_layer(solver, layer, problem)
+        solution = solve_layer(solvers[recipe.at(layer)], layer, problem)
         if solution.weight is not buffer:
             working.write(layer.name, solution.weight)
         yield layer, solution
@@ -86,7 +86,7 @@ class OneShot:
 
         Layers before it are only solved where nothing is known of what would become of them.
         """
-        keys = layer_keys(recipe)
+        keys = layer_keys(recipe, self.layout.layers)
         wanted = [layer for layer in self.layout.layers if self._missing(layer, keys, first_block)]
         for layer in wanted:
             self._holds.pop(layer.name, None)  # half-written, if something fails
@@ -107,10 +107,11 @@ class OneShot:
     ) -> Iterator[tuple[Layer, LayerSolution | Stored]]:
         """These layers, written: copied where they are stored, solved and stored where not."""
         solved = self.solved
-        if solved is None or recipe.solver == MASK:  # a mask is sooner made than read
-            yield from prune(layers, self.working, self.data, recipe)
-            return
+        masked = [x for x in layers if solved is None or recipe.at(x).solver == MASK]
+        yield from prune(masked, self.working, self.data, recipe)  # sooner made than read
         for layer in layers:
+            if solved is None or recipe.at(layer).solver == MASK:
+                continue
             key = keys[layer.name]
             if (stored := solved.get(key)) is not None:
                 stored.write_into(self.working.view(layer.name))
@@ -135,7 +136,7 @@ class OneShot:
 
 def block_keys(layout: ModelLayout, recipe: Recipe) -> list[str]:
     """For each decoder block a hash of all that its layers' weights are under this recipe."""
-    keys = layer_keys(recipe)
+    keys = layer_keys(recipe, layout.layers)
     hashes = [sha256() for _ in range(layout.blocks)]
     for layer in layout.layers:
         hashes[layer.block].update(keys[layer.name].encode() + b"\n")

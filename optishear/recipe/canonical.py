@@ -1,11 +1,12 @@
 """Canonical recipes: the simplest that does the same, so that what is alike is tried once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optishear.recipe.layout import Layer
 from optishear.recipe.metric_forms import OWN, canonical_metric, reads_inputs
-from optishear.recipe.pattern import Pattern
-from optishear.recipe.quadratic import canonical_quadratic, damping_of, uses_gradients
+from optishear.recipe.parts import Parts, simplest
+from optishear.recipe.quadratic import USUAL_DAMPING, canonical_lambdas
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.solver_settings import without_usual
 
@@ -14,27 +15,44 @@ MASK = {"name": "mask"}
 CHOOSES_ITSELF = ("sparsegpt", "alps")  # solvers that no metric has a say in
 
 
-def canonical_recipe(
-    metric: Mapping[str, Any],
-    drop: Mapping[str, int],
-    pattern: Pattern,
-    solver: Mapping[str, Any],
-    quadratic: Mapping[str, Any],
-) -> Recipe:
-    """One recipe for all combinations that give every layer the same weights.
+def canonical_recipe(recipe: Recipe, layers: Sequence[Layer] = ()) -> Recipe:
+    """One recipe for all that give every layer the same weights; `layers` are those of the model,
+    which has a say where roles differ.
 
     - Where the solver chooses by itself the metric is `own`.
     - A refit of ALPS is ALPS, which ends in one.
     - `mask` moves no weight and so reads no damping, and no λ either if its metric reads no inputs.
+    - What most roles have is the default, in a tie what the first of them has; the other roles are
+      named one by one.
     """
-    solver = canonical_solver(solver)
-    quadratic = canonical_quadratic(quadratic.get("lambda", {}), damping_of(quadratic))
-    metric = metric_under(solver, metric)
+    if recipe.roles:
+        role_of = {layer.name: layer.role for layer in layers}
+        said = {layer.role: recipe.at(layer) for layer in layers}
+    else:
+        role_of, said = {}, {"": recipe.default}
+    lambdas = canonical_lambdas(recipe.lambdas)
+    parts = {role: canonical_parts(own, bool(lambdas)) for role, own in said.items()}
+    heard = {n: lam for n, lam in lambdas.items() if _hears(parts[role_of.get(n, "")])}
+    if lambdas and not heard:
+        parts = {role: canonical_parts(own, False) for role, own in said.items()}
+    every = list(parts.values())
+    default = max(dict.fromkeys(every), key=every.count)  # the first of those that come as often
+    return Recipe(default, recipe.drop, heard, simplest(default, list(parts.items())))
+
+
+def canonical_parts(parts: Parts, row_inputs: bool) -> Parts:
+    """`row_inputs`: whether each output row has inputs of its own, as where λ is mixed."""
+    solver = canonical_solver(parts.solver)
+    metric = metric_under(solver, parts.metric)
     if metric["name"] != OWN:
-        metric = canonical_metric(metric, pattern, row_inputs=uses_gradients(quadratic))
-    if solver == MASK:
-        quadratic = canonical_quadratic(quadratic.get("lambda", {}) if reads_inputs(metric) else {})
-    return Recipe(metric, drop, pattern.text, solver, quadratic)
+        metric = canonical_metric(metric, parts.pattern, row_inputs=row_inputs)
+    damping = USUAL_DAMPING if solver == MASK else float(parts.damping)
+    return Parts.of(metric, parts.pattern, solver, damping)
+
+
+def _hears(parts: Parts) -> bool:
+    """Whether λ has a say."""
+    return parts.solver != MASK or reads_inputs(parts.metric)
 
 
 def canonical_solver(solver: Mapping[str, Any]) -> dict[str, Any]:

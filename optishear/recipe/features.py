@@ -1,10 +1,10 @@
 """A recipe as one flat row: what figures, tables and other tools compare recipes by."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.quadratic import damping_of, lambda_of, uses_gradients
+from optishear.recipe.parts import Parts
 from optishear.recipe.recipe import Recipe
 
 
@@ -14,14 +14,19 @@ Feature = int | float | str
 def features(recipe: Recipe, layout: ModelLayout) -> dict[str, Feature]:
     """Names and settings as they are; sparsities, and under MOONSHOT λ, by block and role.
 
-    - `metric`, `metric.SETTING`, `pattern`, `solver`, `solver.SETTING`, `damping`
+    - `metric`, `metric.SETTING`, `pattern`, `solver`, `solver.SETTING`, `damping`; where roles
+      have parts of their own one for each of the model's roles, as `metric.SETTING.role.ROLE`.
     - `sparsity.block.B`, `sparsity.role.ROLE`: fraction of those weights that is dropped.
     - `lambda.block.B`, `lambda.role.ROLE`: mean over those weights; only where λ is mixed.
 
     Blocks are written with leading zeros, so that names sort as data flows.
     """
-    row: dict[str, Feature] = {"pattern": recipe.pattern, "damping": damping_of(recipe.quadratic)}
-    row |= _settings("metric", recipe.metric) | _settings("solver", recipe.solver)
+    row: dict[str, Feature] = {}
+    if recipe.same_everywhere:
+        row |= _of_parts(recipe.default)
+    else:
+        by_role = {layer.role: _of_parts(recipe.at(layer)) for layer in layout.layers}
+        row |= {f"{k}{OF_ROLE}{role}": v for role, own in by_role.items() for k, v in own.items()}
     digits = len(str(layout.blocks - 1))
     groups = {f"block.{b:0{digits}d}": [] for b in range(layout.blocks)}
     groups |= {f"role.{role}": [] for role in layout.roles}
@@ -31,11 +36,43 @@ def features(recipe: Recipe, layout: ModelLayout) -> dict[str, Feature]:
     groups = {name: layers for name, layers in groups.items() if layers}
     for name, layers in groups.items():
         row[f"sparsity.{name}"] = sum(recipe.drop[x.name] for x in layers) / _weights(layers)
-    if uses_gradients(recipe.quadratic):
+    if recipe.mixed:
         for name, layers in groups.items():
-            mixed = sum(lambda_of(recipe.quadratic, x.name) * x.size for x in layers)
+            mixed = sum(recipe.lambda_of(x) * x.size for x in layers)
             row[f"lambda.{name}"] = mixed / _weights(layers)
     return row
+
+
+def in_one_table(
+    rows: Sequence[dict[str, Feature]], layout: ModelLayout
+) -> list[dict[str, Feature]]:
+    """The same rows in the same columns: where one recipe's roles differ in their parts, all rows
+    say them by role."""
+    if not any(OF_ROLE in name and _is_part(name) for row in rows for name in row):
+        return list(rows)
+    return [_by_role(row, layout) for row in rows]
+
+
+OF_ROLE = ".role."
+
+
+def _is_part(name: str) -> bool:
+    return not name.startswith(("sparsity.", "lambda."))
+
+
+def _by_role(row: dict[str, Feature], layout: ModelLayout) -> dict[str, Feature]:
+    found: dict[str, Feature] = {}
+    for name, value in row.items():
+        if _is_part(name) and OF_ROLE not in name:
+            found |= {f"{name}{OF_ROLE}{role}": value for role in layout.roles}
+        else:
+            found[name] = value
+    return found
+
+
+def _of_parts(parts: Parts) -> dict[str, Feature]:
+    row: dict[str, Feature] = {"pattern": parts.pattern.text, "damping": float(parts.damping)}
+    return row | _settings("metric", parts.metric) | _settings("solver", parts.solver)
 
 
 def _weights(layers: Iterable[Layer]) -> int:

@@ -1,20 +1,35 @@
 """Keys of single layers in a recipe: layers that it says the same of have the same key."""
 
 import json
+from collections.abc import Iterable
+from functools import lru_cache
 
-from optishear.recipe.quadratic import damping_of, lambda_of
+from optishear.recipe.layout import Layer
+from optishear.recipe.parts import Parts
 from optishear.recipe.recipe import Recipe
 
 
-def layer_keys(recipe: Recipe) -> dict[str, str]:
-    """By layer, in words, all that its new weights depend on when it is solved on its own.
+def layer_keys(recipe: Recipe, layers: Iterable[Layer]) -> dict[str, str]:
+    """`layer_key` by layer name."""
+    return {layer.name: layer_key(recipe, layer) for layer in layers}
 
-    That is the layer's name, count and λ, beside what the recipe says of all layers. The dense
-    weight and the statistics are not in it: a key means something within one model and calibration.
+
+def layer_key(recipe: Recipe, layer: Layer) -> str:
+    """In words, all that the layer's new weights depend on when it is solved on its own.
+
+    That is its name, count and λ, beside its metric, pattern, solver and damping. The dense weight
+    and the statistics are not in it: a key means something within one model and calibration.
     """
-    whole = [recipe.pattern, dict(recipe.metric), dict(recipe.solver), damping_of(recipe.quadratic)]
-    text = json.dumps(whole, sort_keys=True, allow_nan=False)
-    return {
-        name: f"{name} {drop} {lambda_of(recipe.quadratic, name)!r} {text}"
-        for name, drop in recipe.drop.items()
-    }
+    lam, drop = recipe.lambda_of(layer), recipe.drop[layer.name]
+    return f"{layer.name} {drop} {lam!r} {_text(recipe.at(layer))}"
+
+
+@lru_cache(maxsize=1024)
+def _text(parts: Parts) -> str:
+    said = [
+        parts.pattern.text,
+        parts.metric.to_json(),
+        parts.solver.to_json(),
+        float(parts.damping),
+    ]
+    return json.dumps(said, sort_keys=True, allow_nan=False)

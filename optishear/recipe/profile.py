@@ -5,17 +5,16 @@ operators nor constraints.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from optishear.errors import ConfigError
+from optishear.recipe.budget import NOISE, Grid, on_budget
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import Pattern
-
-
-NOISE = 1e-9  # of a step: remainders that are no further apart are equal but for rounding
+from optishear.recipe.patterns import Patterns
 
 
 @dataclass(frozen=True)
@@ -63,55 +62,100 @@ def check_sparsity(sparsity: float, where: str = "sparsity") -> float:
     return sparsity
 
 
-def uniform(layout: ModelLayout, pattern: Pattern, sparsity: float) -> dict[str, int]:
+def uniform(layout: ModelLayout, given: Pattern | Patterns, sparsity: float) -> dict[str, int]:
     """The same sparsity in every layer, counted as the field's own code counts (Wanda:
-    rows x int(inputs x sparsity)); never more than asked."""
+    rows x int(inputs x sparsity)); never more than asked.
+
+    Where roles have a pattern that fixes N, such as 2:4, their layers have that, and all others
+    the same one that brings the whole to `sparsity`.
+    """
     check_sparsity(sparsity)
-    return {layer.name: pattern.uniform(layer, sparsity) for layer in layout.layers}
+    patterns = Patterns.over(given)
+    share = {layer.name: patterns.fixed(layer) for layer in layout.layers}
+    free = [layer for layer in layout.layers if share[layer.name] is None]
+    if len(free) < len(layout.layers):
+        sparsity = _of_the_rest(layout, free, share, sparsity)
+    return {
+        layer.name: patterns.at(layer).uniform(
+            layer, sparsity if (own := share[layer.name]) is None else own
+        )
+        for layer in layout.layers
+    }
+
+
+def _of_the_rest(
+    layout: ModelLayout, free: list[Layer], share: Mapping[str, float | None], sparsity: float
+) -> float:
+    """What the free layers have, so that the whole has `sparsity`."""
+    fixed = sum((share[layer.name] or 0.0) * layer.size for layer in layout.layers)
+    total, rest = layout.total, sum(layer.size for layer in free)
+    least, most = fixed / total, (fixed + rest) / total
+    if not least - NOISE <= sparsity <= most:
+        raise ConfigError(
+            f"A sparsity of {sparsity:.4g} cannot be met: the layers whose pattern fixes N leave "
+            f"the whole between {least:.4g} and {most:.4g}. Change the target, or their pattern."
+        )
+    return max(0.0, (sparsity * total - fixed) / rest) if free else 0.0
+
+
+def grid_of(layers: Sequence[Layer], patterns: Patterns, bounds: Bounds) -> Grid:
+    """Raises a `ConfigError` naming a layer that has no count within the bounds."""
+    reach = [counts_within(layer, patterns, bounds) for layer in layers]
+    step = np.array([counts.step for counts in reach], dtype=np.int64)
+    low = np.array([counts[0] for counts in reach], dtype=np.int64) // step
+    high = np.array([counts[-1] for counts in reach], dtype=np.int64) // step
+    free = [patterns.at(layer).levels is None and bounds.steps is None for layer in layers]
+    return Grid(step, low, high, np.array(free))
 
 
 def project(
     targets: Mapping[str, float],
     layout: ModelLayout,
-    pattern: Pattern,
+    given: Pattern | Patterns,
     bounds: Bounds,
     budget: int | None,
 ) -> dict[str, int]:
     """The counts nearest to `targets` (a sparsity a layer; shifted by one constant, then clipped).
 
-    - With a `budget` (weights to drop in all) the total is met to the weight; under a pattern with
-      levels, such as N:M, or with `bounds.steps` it is met from below, so closely that no layer
-      could lose one more step within it.
+    - With a `budget` (weights to drop in all) the total is met to the weight, as long as some
+      layers can lose any number and have room; where all have levels, as under N:M, or
+      `bounds.steps`, it is met from below, so closely that no layer could lose one more step within
+      it.
     - Without one (`None`) the targets are only clipped and rounded.
+    - A layer whose role has a pattern that fixes N has that count; the others meet the rest.
 
     Rounding goes to the largest remainders, ties to the first layer.
     """
-    check_grid(layout, pattern, bounds)
+    patterns = Patterns.over(given)
+    check_grid(layout, patterns, bounds)
     raw = np.array([targets[layer.name] for layer in layout.layers], dtype=float)
     if not np.isfinite(raw).all():
         raise ConfigError(f"A target sparsity is not a finite number: {dict(targets)}.")
-    step = np.array([step_of(layer, pattern, bounds) for layer in layout.layers])
-    most = np.array([layer.size for layer in layout.layers]) // step  # in steps
-    within = [_within(x, pattern, bounds, n) for x, n in zip(layout.layers, step.tolist())]
-    low, high = np.array(within, dtype=np.int64).T
+    grid = grid_of(layout.layers, patterns, bounds)
+    most = np.array([layer.size for layer in layout.layers]) // grid.step  # in steps
     if budget is None:
-        steps = np.clip(np.rint(np.clip(raw, 0, 1) * most), low, high).astype(np.int64)
+        wanted = np.rint(np.clip(raw, 0, 1) * most)
+        steps = np.clip(wanted, grid.low, grid.high).astype(np.int64)
     else:
         # Profiles without steps keep the order that they had, so that journals mean the same.
         noise = 0.0 if bounds.steps is None else NOISE
-        steps = _on_budget(raw, step, most, low, high, budget, noise)
-    return dict(zip(layout.sizes, (steps * step).tolist(), strict=True))
+        steps = on_budget(raw, most, grid, budget, noise)
+    return dict(zip(layout.sizes, (steps * grid.step).tolist(), strict=True))
 
 
-def step_of(layer: Layer, pattern: Pattern, bounds: Bounds) -> int:
+def step_of(layer: Layer, given: Pattern | Patterns, bounds: Bounds) -> int:
     """The layer only drops multiples of this many weights: the pattern's step, or the bounds'."""
+    pattern = Patterns.over(given).at(layer)
     return pattern.step(layer) if bounds.steps is None else layer.size // bounds.steps
 
 
-def counts_within(layer: Layer, pattern: Pattern, bounds: Bounds) -> range:
-    """All the counts that the layer may drop, the least first."""
-    step = step_of(layer, pattern, bounds)
-    low, high = _within(layer, pattern, bounds, step)
+def counts_within(layer: Layer, given: Pattern | Patterns, bounds: Bounds) -> range:
+    """All the counts that the layer may drop, the least first; where its pattern fixes N, one."""
+    patterns, step = Patterns.over(given), step_of(layer, given, bounds)
+    if (fixed := patterns.fixed(layer)) is not None:
+        count = patterns.at(layer).uniform(layer, fixed)
+        return range(count, count + step, step)
+    low, high = _within(layer, patterns.at(layer), bounds, step)
     return range(low * step, (high + 1) * step, step)
 
 
@@ -128,19 +172,21 @@ def _within(layer: Layer, pattern: Pattern, bounds: Bounds, step: int) -> tuple[
     return low, high
 
 
-def check_grid(layout: ModelLayout, pattern: Pattern, bounds: Bounds) -> None:
+def check_grid(layout: ModelLayout, given: Pattern | Patterns, bounds: Bounds) -> None:
     """Raises a `ConfigError` naming a layer that pattern or steps do not divide."""
+    patterns = Patterns.over(given)
     for layer in layout.layers:
-        pattern.check(layer)
+        patterns.at(layer).check(layer)
     steps = bounds.steps
     if steps is None:
         return
-    if pattern.levels is not None:
-        raise ConfigError(
-            f"sparsity.steps {steps}: under the pattern {pattern.text!r} every layer has "
-            f"{pattern.levels} steps already. Leave steps out."
-        )
     for layer in layout.layers:
+        pattern = patterns.at(layer)
+        if pattern.levels is not None:
+            raise ConfigError(
+                f"sparsity.steps {steps}: under the pattern {pattern.text!r} every layer has "
+                f"{pattern.levels} steps already. Leave steps out."
+            )
         if layer.size % steps:
             raise ConfigError(
                 f"sparsity.steps {steps}: {layer.name} has {layer.size:,} weights, which cannot be "
@@ -155,60 +201,6 @@ def _other_steps(layout: ModelLayout, steps: int) -> str:
     above = [n for n in range(steps + 1, 4 * steps) if common % n == 0][:1]
     found = " or ".join(map(str, below + above))
     return f"Choose {found}: all layers have them." if found else "Leave steps out."
-
-
-def _on_budget(
-    raw: np.ndarray,
-    step: np.ndarray,
-    most: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    budget: int,
-    noise: float,
-) -> np.ndarray:
-    """Steps a layer; remainders whose difference is `noise` at most count as equal."""
-    total = int((step * most).sum())
-    if not (step * low).sum() <= budget <= (step * high).sum():
-        raise ConfigError(
-            f"A sparsity of {budget / total:.4g} cannot be met: with these bounds and this pattern "
-            f"it lies between {(step * low).sum() / total:.4g} and "
-            f"{(step * high).sum() / total:.4g}. Widen the bounds or change the target."
-        )
-
-    def exact(shift: float) -> np.ndarray:
-        return np.clip((raw + shift) * most, low, high)
-
-    below, above = -1.0 - float(raw.max()), 1.0 - float(raw.min())
-    for _ in range(80):  # bisection on the shift; the total grows with it
-        middle = (below + above) / 2
-        if (exact(middle) * step).sum() <= budget:
-            below = middle
-        else:
-            above = middle
-    wanted = exact(below)
-    steps = np.floor(wanted + NOISE).astype(np.int64)
-    order = _largest_first(wanted - steps, noise)
-    left = budget - int((steps * step).sum())
-    while left > 0:
-        fitting = [i for i in order if steps[i] < high[i] and step[i] <= left]
-        if not fitting:
-            break
-        for i in fitting:
-            if step[i] <= left:
-                steps[i] += 1
-                left -= int(step[i])
-    return steps
-
-
-def _largest_first(remainders: np.ndarray, noise: float) -> np.ndarray:
-    """Indices by falling remainder, equal ones by index.
-
-    Neighbours in that order at most `noise` apart are equal. (Rounding to decimals would part two
-    that lie on both sides of a boundary.)
-    """
-    order = np.argsort(-remainders, kind="stable")
-    falls = np.diff(-remainders[order], prepend=-remainders[order[:1]]) > noise
-    return order[np.lexsort((order, np.cumsum(falls)))]
 
 
 @dataclass(frozen=True)

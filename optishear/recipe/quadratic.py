@@ -21,25 +21,25 @@ def canonical_quadratic(
     lambdas: Mapping[str, float], damping: float = USUAL_DAMPING
 ) -> dict[str, Any]:
     """The quadratic with these λ by layer; λ = 1 everywhere is plain reconstruction."""
+    return quadratic_spec(canonical_lambdas(lambdas), damping)
+
+
+def canonical_lambdas(lambdas: Mapping[str, float]) -> dict[str, float]:
+    """Rounded to 6 decimals, without those of plain layers."""
     mixed = {name: round(float(value), 6) for name, value in lambdas.items()}
-    mixed = {name: value for name, value in mixed.items() if value != 1}
-    spec: dict[str, Any] = {"name": MOONSHOT if mixed else RECONSTRUCTION}
-    if mixed:
-        spec["lambda"] = mixed
-    return spec if damping == USUAL_DAMPING else {**spec, "damping": float(damping)}
+    return {name: value for name, value in mixed.items() if value != 1}
 
 
-def lambda_of(spec: Mapping[str, Any], layer: str) -> float:
-    """The weight of the layer's reconstruction against its Taylor loss; 1 is the plain method."""
-    return float(spec.get("lambda", {}).get(layer, 1.0))
+def quadratic_spec(lambdas: Mapping[str, float], damping: float) -> dict[str, Any]:
+    """As files say it."""
+    spec: dict[str, Any] = {"name": MOONSHOT if lambdas else RECONSTRUCTION}
+    if lambdas:
+        spec["lambda"] = dict(lambdas)
+    return spec if damping == USUAL_DAMPING else {**spec, "damping": damping}
 
 
 def damping_of(spec: Mapping[str, Any]) -> float:
-    return float(spec.get("damping", USUAL_DAMPING))
-
-
-def uses_gradients(spec: Mapping[str, Any]) -> bool:
-    return spec["name"] == MOONSHOT
+    return spec.get("damping", USUAL_DAMPING)
 
 
 def check_quadratic(spec: Mapping[str, Any], where: str, layers: Iterable[str] = ()) -> None:

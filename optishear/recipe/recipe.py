@@ -2,23 +2,29 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from optishear.errors import ConfigError
 from optishear.reading.json_data import json_in
-from optishear.recipe.layout import ModelLayout
+from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.lookup import did_you_mean
-from optishear.recipe.pattern import Pattern, parse_pattern
-from optishear.recipe.quadratic import RECONSTRUCTION, check_quadratic
+from optishear.recipe.parts import MOST, ROLE_KEYS, Parts, check_roles, first_match, simplest
+from optishear.recipe.pattern import Pattern
+from optishear.recipe.patterns import Asked, Patterns
+from optishear.recipe.quadratic import (
+    RECONSTRUCTION,
+    check_quadratic,
+    damping_of,
+    quadratic_spec,
+)
 from optishear.recipe.solver_settings import SETTINGS, check_settings, without_usual
 
 
-MOST = 2**63 - 1  # of anything counted
-FORMAT = "optishear-recipe/1"
+FORMAT, FORMAT_1 = "optishear-recipe/2", "optishear-recipe/1"
 MADE_WITH = "made_with"  # beside a recipe in its file, no part of it: on what it was found
 
 
@@ -26,57 +32,126 @@ MADE_WITH = "made_with"  # beside a recipe in its file, no part of it: on what i
 class Recipe:
     """Equal content, equal recipe, equal key; nothing in it depends on a machine or a run.
 
-    - `metric`: name and settings of a metric, e.g. {"name": "power", "alpha": 1.0, ...}; `own`
-      where the solver chooses by itself.
+    - `default`: metric, pattern, solver and damping of the layers that no entry of `roles` names.
+      Of a layer ask `at`, which knows.
     - `drop`: weights to drop per layer name.
-    - `pattern`: where those counts apply: `row`, `layer`, `block:B` or `n:M`.
-    - `solver`: name and settings of what the kept weights become; `mask` leaves them as they are.
-    - `quadratic`: what a change of the weights costs: plain reconstruction, or MOONSHOT's mix.
+    - `lambdas`: layer -> weight of its reconstruction against its Taylor loss (MOONSHOT), where it
+      is not 1.
+    - `roles`: patterns of roles, such as `mlp.*`, with the parts of these layers; the first that
+      matches counts.
     """
 
-    metric: Mapping[str, Any]
+    default: Parts
     drop: Mapping[str, int]
-    pattern: str = "row"
-    solver: Mapping[str, Any] = field(default_factory=lambda: {"name": "mask"})
-    quadratic: Mapping[str, Any] = field(default_factory=lambda: {"name": RECONSTRUCTION})
+    lambdas: Mapping[str, float] = field(default_factory=dict)
+    roles: tuple[tuple[str, Parts], ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        metric: Mapping[str, Any],
+        drop: Mapping[str, int],
+        pattern: Pattern | str = "row",
+        solver: Mapping[str, Any] | None = None,
+        quadratic: Mapping[str, Any] | None = None,
+        roles: Sequence[tuple[str, Mapping[str, Any]]] = (),
+    ) -> "Recipe":
+        """As files say it: one metric, pattern, solver and quadratic for all layers, and what some
+        `roles` have otherwise. A `ConfigError` for what can be none."""
+        quadratic = quadratic or {"name": RECONSTRUCTION}
+        default = Parts.of(metric, pattern, solver, damping_of(quadratic))
+        lambdas = {k: v for k, v in quadratic.get("lambda", {}).items() if v != 1}
+        entries = [(match, default.but(said)) for match, said in roles]
+        return cls(default, drop, lambdas, simplest(default, entries))
+
+    def at(self, layer: Layer) -> Parts:
+        """How this layer is pruned."""
+        if not self.roles:
+            return self.default
+        if (found := self._by_role.get(layer.role)) is None:
+            found = first_match(self.roles, layer.role, self.default)
+            self._by_role[layer.role] = found
+        return found
+
+    @cached_property
+    def _by_role(self) -> dict[str, Parts]:
+        return {}
+
+    @cached_property
+    def every(self) -> tuple[Parts, ...]:
+        """All parts that it has for layers of any role, each once."""
+        return tuple(dict.fromkeys([self.default, *(parts for _, parts in self.roles)]))
+
+    @property
+    def same_everywhere(self) -> bool:
+        """Whether `default` holds for every layer."""
+        return not self.roles
+
+    @property
+    def patterns(self) -> Patterns:
+        """The pattern of every layer."""
+        roles = tuple((match, Asked(parts.pattern)) for match, parts in self.roles)
+        return Patterns(Asked(self.default.pattern), roles)
+
+    def lambda_of(self, layer: Layer) -> float:
+        """The weight of the layer's reconstruction against its Taylor loss; 1 is plain."""
+        return float(self.lambdas.get(layer.name, 1.0))
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the Taylor loss, which reads gradients, has a part in any layer."""
+        return bool(self.lambdas)
+
+    def with_drop(self, drop: Mapping[str, int]) -> "Recipe":
+        return replace(self, drop=drop)
 
     @cached_property
     def key(self) -> str:
-        """Hash of the canonical JSON: the recipe's identity in journals and on the front."""
-        text = json.dumps(self.to_json(), sort_keys=True, allow_nan=False)
+        """Hash of the canonical JSON: the recipe's identity in journals and on the front.
+
+        What format 1 could say is hashed as format 1 said it, so that it keeps its key.
+        """
+        said = self.to_json() if self.roles else self._said(FORMAT_1)
+        text = json.dumps(said, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    @property
-    def pattern_object(self) -> Pattern:
-        return parse_pattern(self.pattern)
-
     def to_json(self) -> dict[str, Any]:
-        """As files hold it. The usual quadratic is left out, so that recipes made before there was
+        """As files hold it."""
+        said = self._said(FORMAT)
+        return said | {"roles": self.roles_to_json()} if self.roles else said
+
+    def roles_to_json(self) -> list[dict[str, Any]]:
+        """The entries in their order: the pattern of roles, and what is not as by default."""
+        return [{"role": match, **parts.beyond(self.default)} for match, parts in self.roles]
+
+    def _said(self, format_: str) -> dict[str, Any]:
+        """All but roles. The usual quadratic is left out, so that recipes made before there was
         another keep their keys."""
         data = {
-            "format": FORMAT,
-            "metric": dict(self.metric),
-            "pattern": self.pattern,
-            "solver": dict(self.solver),
-            "quadratic": dict(self.quadratic),
+            "format": format_,
+            "metric": self.default.metric.to_json(),
+            "pattern": self.default.pattern.text,
+            "solver": self.default.solver.to_json(),
+            "quadratic": quadratic_spec(self.lambdas, self.default.damping),
             "drop": dict(self.drop),
         }
-        if self.quadratic == {"name": RECONSTRUCTION}:
+        if data["quadratic"] == {"name": RECONSTRUCTION}:
             del data["quadratic"]
         return data
 
     @classmethod
     def from_json(cls, data: Any, where: str = "recipe") -> "Recipe":
         """A checked recipe; `where` names the file in the sentence of a `ConfigError`."""
-        fields = ("format", "metric", "pattern", "solver", "quadratic", "drop", MADE_WITH)
+        fields = ("format", "metric", "pattern", "solver", "quadratic", "drop", "roles", MADE_WITH)
         if not isinstance(data, dict):
             raise ConfigError(f"{where}: a recipe is a JSON object, found {type(data).__name__}.")
         for key in data:
             if key not in fields:
                 raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(key, fields)}")
-        if data.get("format") != FORMAT:
+        if data.get("format") not in (FORMAT, FORMAT_1):
             raise ConfigError(
-                f"{where}: format is {data.get('format')!r}, this version reads {FORMAT!r}."
+                f"{where}: format is {data.get('format')!r}, this version reads {FORMAT!r} and "
+                f"{FORMAT_1!r}."
             )
         quadratic = data.get("quadratic", {"name": RECONSTRUCTION})
         parts = {**data, "quadratic": quadratic}
@@ -86,17 +161,12 @@ class Recipe:
         for name, count in data["drop"].items():
             if type(count) is not int or not 0 <= count <= MOST:
                 raise ConfigError(f"{where}: drop.{name} is {count!r}, not a count of weights.")
-        for part in ("metric", "solver"):
-            _check_settings(data[part], f"{where}: {part}")
         try:
-            parse_pattern(data["pattern"])
             check_quadratic(quadratic, "quadratic")
-            if data["solver"].get("name") in list(SETTINGS):
-                check_settings(data["solver"], "solver")
+            solver, roles = checked_solver(data["solver"]), roles_of(data.get("roles", []))
+            return cls.of(data["metric"], data["drop"], data["pattern"], solver, quadratic, roles)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-        solver = without_usual(data["solver"])
-        return cls(data["metric"], data["drop"], data["pattern"], solver, quadratic)
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
@@ -117,13 +187,14 @@ class Recipe:
 
     def check(self, layout: ModelLayout) -> None:
         """Raises a `ConfigError` unless every count fits the layer that it names."""
-        pattern = self.pattern_object
         if missing := [name for name in layout.sizes if name not in self.drop]:
             raise ConfigError(
                 f"The recipe says nothing of {len(missing)} of the model's {len(layout.layers)} "
                 f"layers, first {missing[0]!r}. Was it made for another model?"
             )
-        check_quadratic(self.quadratic, "recipe.quadratic", layout.by_name)
+        check_roles([match for match, _ in self.roles], layout.roles, "recipe.roles")
+        spec = quadratic_spec(self.lambdas, self.default.damping)
+        check_quadratic(spec, "recipe.quadratic", layout.by_name)
         for name, drop in self.drop.items():
             if name not in layout.by_name:
                 raise ConfigError(
@@ -131,21 +202,41 @@ class Recipe:
                     f"{did_you_mean(name, layout.by_name)} Was it made for another model?"
                 )
             layer = layout.by_name[name]
+            pattern = self.at(layer).pattern
             pattern.check(layer)
             if drop > pattern.most(layer) or drop % pattern.step(layer):
                 raise ConfigError(
                     f"{name}: {drop} of {layer.size} weights cannot be dropped under the pattern "
-                    f"{self.pattern!r}. Was the recipe made for another model?"
+                    f"{pattern.text!r}. Was the recipe made for another model?"
                 )
 
 
-def _check_settings(spec: Mapping[str, Any], where: str) -> None:
-    """Raises a `ConfigError` unless a metric or solver has a name, as has every part of it that has
-    settings of its own, and numbers that a computer can count with."""
-    if not isinstance(spec.get("name"), str):
-        raise ConfigError(f"{where}: name is missing or no text.")
-    for key, value in spec.items():
-        if isinstance(value, Mapping):
-            _check_settings(value, f"{where}.{key}")
-        elif isinstance(value, int | float) and not -MOST <= value <= MOST:
-            raise ConfigError(f"{where}.{key} is {value!r}, which is no setting.")
+def checked_solver(said: Mapping[str, Any]) -> dict[str, Any]:
+    """Without settings at their usual values; a `ConfigError` for one that a known solver lacks."""
+    if said.get("name") in list(SETTINGS):
+        check_settings(said, "solver")
+    return without_usual(said)
+
+
+def roles_of(data: Any) -> list[tuple[str, dict[str, Any]]]:
+    """A recipe file's entries by role, checked."""
+    if not isinstance(data, list):
+        raise ConfigError(f"roles: a list of entries was expected, found {type(data).__name__}.")
+    found = []
+    for index, entry in enumerate(data):
+        where = f"roles.{index}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("role"), str):
+            raise ConfigError(f"{where}: role is missing or no text, such as 'mlp.*'.")
+        for key, value in entry.items():
+            if key not in (*ROLE_KEYS, "role"):
+                raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(key, ROLE_KEYS)}")
+            kind = {"metric": dict, "solver": dict, "damping": object}.get(key, str)
+            if not isinstance(value, kind):
+                raise ConfigError(f"{where}: {key!r} is no {kind.__name__}.")
+        said = {key: value for key, value in entry.items() if key != "role"}
+        if "damping" in said:
+            check_quadratic({"name": RECONSTRUCTION, "damping": said["damping"]}, where)
+        if "solver" in said:
+            said["solver"] = checked_solver(said["solver"])
+        found.append((entry["role"], said))
+    return found

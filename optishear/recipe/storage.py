@@ -48,8 +48,7 @@ def two_of_four_layers(layout: ModelLayout, recipe: Recipe) -> list[Layer]:
     An unstructured layer may meet that by chance, but nothing says so. Hardware and kernels ask for
     more: 16-bit or narrower weights, both sides multiples of 16 to 64.
     """
-    pattern = recipe.pattern_object
-    return [x for x in layout.layers if _promises(pattern, x, recipe.drop[x.name])]
+    return [x for x in layout.layers if _promises(recipe.at(x).pattern, x, recipe.drop[x.name])]
 
 
 def sizes(recipe: Recipe, layout: ModelLayout, storage: Storage) -> dict[str, float]:

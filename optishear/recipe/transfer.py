@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.metric_forms import GIVEN
+from optishear.recipe.parts import Parts, simplest
 from optishear.recipe.profile import Bounds, check_sparsity, project
-from optishear.recipe.quadratic import canonical_quadratic, damping_of, lambda_of, uses_gradients
+from optishear.recipe.quadratic import canonical_lambdas
 from optishear.recipe.recipe import Recipe
 
 
@@ -86,13 +87,15 @@ def transfer(
 ) -> Transferred:
     """The recipe for `target` that takes after `recipe`, which is for `source`.
 
-    Metric, pattern, solver and damping stay as they are. `sparsity` None is that of the source, as
-    a fraction of all prunable weights. Onto the same layout a recipe stays exactly what it is.
+    Metric, pattern, solver and damping stay as they are; where they go by role, each role of the
+    target has those of the roles that it takes its sparsities from. `sparsity` None is that of the
+    source, as a fraction of all prunable weights. Onto the same layout a recipe stays exactly what
+    it is.
 
     Raises a `ConfigError` for a mask from elsewhere, and where the pattern does not fit a layer.
     """
     recipe.check(source)
-    if recipe.metric.get("name") == GIVEN:
+    if any(parts.metric.name == GIVEN for parts in recipe.every):
         raise ConfigError(
             "The recipe keeps a given mask, which says of single weights what to keep: it cannot "
             "be transferred to another model. Transfer a recipe with a metric or a solver of its "
@@ -105,12 +108,13 @@ def transfer(
     # As much as the usual bounds let go, or the source does: all of a layer, if need be.
     ceiling = min(max(Bounds().ceiling, *fractions.values()), math.nextafter(1, 0))
     budget = round(asked * target.total)
-    drop = project(targets, target, recipe.pattern_object, Bounds(0.0, ceiling), budget)
-    quadratic = recipe.quadratic
-    if uses_gradients(quadratic):
-        lambdas = {layer.name: lambda_of(quadratic, layer.name) for layer in source.layers}
-        carried = carry(lambdas, source, target, matched)
-        quadratic = canonical_quadratic(carried, damping_of(quadratic))
+    by_role = recipe.roles if source == target else carried_roles(recipe, source, matched)
+    there = Recipe(recipe.default, {}, {}, by_role)
+    drop = project(targets, target, there.patterns, Bounds(0.0, ceiling), budget)
+    lambdas = recipe.lambdas
+    if recipe.mixed:
+        mixed = {layer.name: recipe.lambda_of(layer) for layer in source.layers}
+        lambdas = canonical_lambdas(carry(mixed, source, target, matched))
     roles = []
     for role, (sources, rule) in matched.items():
         layers = [layer for layer in target.layers if layer.role == role]
@@ -119,7 +123,7 @@ def transfer(
         before = _mean([targets[layer.name] for layer in layers], sizes)
         roles.append(RoleMatch(role, sources, rule, len(layers), before, lost))
     return Transferred(
-        Recipe(recipe.metric, drop, recipe.pattern, recipe.solver, quadratic),
+        Recipe(recipe.default, drop, lambdas, by_role),
         tuple(roles),
         _mean([targets[layer.name] for layer in target.layers], list(target.sizes.values())),
     )
@@ -136,6 +140,26 @@ def match_roles(source: ModelLayout, target: ModelLayout) -> dict[str, tuple[tup
         found = _named_alike(role, source) or _synonyms(role, source) or ((), BLOCK_MEAN)
         matched[role] = ((role,), SAME_PATH) if role in source.roles else found
     return matched
+
+
+def carried_roles(
+    recipe: Recipe,
+    source: ModelLayout,
+    matched: Mapping[str, tuple[tuple[str, ...], str]],
+) -> tuple[tuple[str, Parts], ...]:
+    """The parts of each role of the target: those that most weights have of the source's roles
+    that it reads, ties to the first."""
+    if recipe.same_everywhere:
+        return ()
+    found = []
+    for role, (sources, _) in matched.items():
+        weights: dict[Parts, int] = {}
+        for layer in source.layers:
+            if not sources or layer.role in sources:
+                own = recipe.at(layer)
+                weights[own] = weights.get(own, 0) + layer.size
+        found.append((role, max(weights, key=weights.__getitem__)))
+    return simplest(recipe.default, found)
 
 
 def carry(

@@ -18,6 +18,7 @@ from optishear.recipe.recipe import Recipe
 
 
 FORMAT = "optishear-journal/1"
+PARTS = ("metric", "pattern", "solver", "quadratic", "roles")  # of a recipe, as its file has them
 MOST = 2**53  # tokens
 ANOTHER_HEADER = "Restore the file, or move it away: the same `optishear search` then begins anew."
 WITHOUT_IT = (
@@ -53,6 +54,7 @@ class Entry(Shape):
     pattern: str
     solver: dict[str, Any]
     quadratic: dict[str, Any] = Field(default_factory=dict)
+    roles: list[dict[str, Any]] = Field(default_factory=list)
     drop: list[int]
 
 
@@ -100,7 +102,7 @@ def _entry(data: Any, header: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: {why}. {WITHOUT_IT}")
     layers = header["layers"]
     told = {"format": RECIPE_FORMAT, "drop": dict(zip(layers, entry.drop, strict=True))}
-    told |= {key: data[key] for key in ("metric", "pattern", "solver", "quadratic") if key in data}
+    told |= {key: data[key] for key in PARTS if key in data}
     try:
         key = Recipe.from_json(told, where).key
     except ConfigError as error:

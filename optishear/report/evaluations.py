@@ -3,7 +3,7 @@
 import pandas as pd
 
 from optishear.errors import ConfigError
-from optishear.recipe.features import features
+from optishear.recipe.features import features, in_one_table
 from optishear.records.journal import read_journal, recipe_of
 from optishear.records.run_directory import RunDirectory
 from optishear.records.run_files import layout_of_run
@@ -23,6 +23,7 @@ def evaluations_table(run: RunDirectory) -> pd.DataFrame:
             f"{run.journal}: is of other layers than {run.layout.name} names. Put back the journal "
             f"of this run."
         )
+    said = in_one_table([features(recipe_of(entry, layers), layout) for entry in entries], layout)
     rows = [
         {
             "key": entry["key"],
@@ -30,8 +31,8 @@ def evaluations_table(run: RunDirectory) -> pd.DataFrame:
             "seconds": entry["seconds"],
             "reason": entry["reason"],
             **{f"value.{name}": value for name, value in (entry["values"] or {}).items()},
-            **features(recipe_of(entry, layers), layout),
+            **row,
         }
-        for entry in entries
+        for entry, row in zip(entries, said)
     ]
     return pd.DataFrame(rows, columns=None if rows else ["key", "rung", "seconds", "reason"])

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.quadratic import lambda_of, uses_gradients
 from optishear.recipe.recipe import Recipe
 from optishear.report import style
 from optishear.report.profile_figure import Grid, heat_map, short_names, sparsities
@@ -21,7 +20,7 @@ def heatmap_figure(layout: ModelLayout, recipe: Recipe, title: str) -> "matplotl
     """Roles over blocks: sparsity, and below it λ if the recipe mixes in the Taylor loss."""
     names = short_names(layout.roles)
     panels = [("sparsity in %", names, sparsities(layout, recipe.drop)[0])]
-    if uses_gradients(recipe.quadratic):
+    if recipe.mixed:
         grid = lambdas(layout, recipe)
         mixed = np.flatnonzero((np.nan_to_num(grid, nan=1.0) < 1).any(axis=1))
         panels.append(("λ in %", tuple(names[i] for i in mixed), grid[mixed]))
@@ -42,6 +41,6 @@ def lambdas(layout: ModelLayout, recipe: Recipe) -> Grid:
     mixed, size = np.zeros((2, len(layout.roles), layout.blocks))
     for layer in layout.layers:
         place = layout.roles.index(layer.role), layer.block
-        mixed[place] += lambda_of(recipe.quadratic, layer.name) * layer.size
+        mixed[place] += recipe.lambda_of(layer) * layer.size
         size[place] += layer.size
     return mixed / np.where(size > 0, size, np.nan)

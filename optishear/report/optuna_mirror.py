@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from optishear.errors import ConfigError, StorageError
-from optishear.recipe.features import Feature, features
+from optishear.recipe.features import Feature, features, in_one_table
 from optishear.records.journal import recipe_of
 from optishear.records.run_directory import RunDirectory
 from optishear.report.evaluations import layout_of_run
@@ -124,6 +124,7 @@ class Mirror:
         self.anew = False  # whether the last update wrote all trials again
         self._watch, self._run, self._asked_rung = RunWatch(run), run, rung
         self._rows: list[tuple[str, Row]] = []  # of the entries on the rung, in their order
+        self._said: list[dict[str, Feature]] = []  # the same, each as its own recipe says it
 
     def update(self) -> int:
         """Brings the study up to date; how many evaluations had not been in it."""
@@ -132,13 +133,14 @@ class Mirror:
         entries = self._with_starts(rung)
         keys = [entry["key"] for entry, _ in entries]
         if [key for key, _ in self._rows] != keys[: len(self._rows)]:
-            self._rows = []
-        if len(self._rows) < len(entries):
+            self._said = []
+        if len(self._said) < len(entries):
             layers, layout = self._watch.reader.layers, layout_of_run(self._run)
-            self._rows += [
-                (entry["key"], features(recipe_of(entry, layers), layout))
-                for entry, _ in entries[len(self._rows) :]
+            self._said += [
+                features(recipe_of(entry, layers), layout)
+                for entry, _ in entries[len(self._said) :]
             ]
+            self._rows = list(zip(keys, in_one_table(self._said, layout)))
         rows = [row for _, row in self._rows]
         given = distributions(rows, declared(snapshot.manifest["experiment"]["space"]))
         begun = datetime.fromisoformat(snapshot.manifest["started"]).astimezone()

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 
+from optishear.recipe.features import OF_ROLE
 from optishear.report.profile_figure import short_names
 
 
@@ -24,14 +25,28 @@ def varying(evaluations: pd.DataFrame) -> pd.DataFrame:
     recipe, roles likewise; if both are alike and only the whole varies, it is one column. A recipe
     that mixes no λ has λ = 1.
     """
-    columns = {
-        _setting(str(name)): column
-        for name, column in evaluations.items()
-        if re.match(r"(metric|solver|pattern|damping)\b", str(name)) and _differs(column)
-    }
+    columns = _settings(evaluations)
     for prefix, word in (("sparsity", "sparsity"), ("lambda", "λ")):
         columns |= _profile(evaluations, prefix, word)
     return pd.DataFrame(columns, index=evaluations.index)
+
+
+def _settings(evaluations: pd.DataFrame) -> dict[str, pd.Series]:
+    """Of roles with parts of their own those that are alike in every recipe are one column."""
+    found: list[tuple[str, list[str], pd.Series]] = []
+    for name, column in evaluations.items():
+        if not re.match(r"(metric|solver|pattern|damping)\b", str(name)) or not _differs(column):
+            continue
+        setting, _, role = str(name).partition(OF_ROLE)
+        same = [roles for other, roles, seen in found if other == setting and column.equals(seen)]
+        if role and same:
+            same[0].append(role)
+        else:
+            found.append((setting, [role] if role else [], column))
+    return {
+        ", ".join([_setting(setting), *short_names(roles)]): column
+        for setting, roles, column in found
+    }
 
 
 def _profile(evaluations: pd.DataFrame, prefix: str, word: str) -> dict[str, pd.Series]:

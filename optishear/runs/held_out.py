@@ -12,7 +12,7 @@ from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.oneshot import PruneLayers, apply, prune
 from optishear.recipe.canonical import MASK
-from optishear.recipe.pattern import Pattern
+from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Bounds, project
 from optishear.recipe.recipe import Recipe
 from optishear.report.comparison import BLOCK_BY_BLOCK, OWN_ROWS
@@ -28,24 +28,25 @@ DENSE, FOUND, _ = OWN_ROWS
 
 
 def baseline_recipes(
-    names: Sequence[str], picked: Recipe, pattern: Pattern, prepared: Prepared
+    names: Sequence[str], picked: Recipe, patterns: Patterns, prepared: Prepared
 ) -> dict[str, Recipe]:
     """Each METHOD[:PATTERN][@RULE], dropping as many weights as `picked` does.
 
-    On the method's own pattern, unless one is named, or `pattern`, on which `picked` was found, is
-    N:M: so a name stands for what was published, and not for its metric on whatever was searched.
+    On the method's own pattern, unless one is named, or in layers where `patterns`, on which
+    `picked` was found, have N:M: so a name stands for what was published, and not for its metric on
+    whatever was searched.
     """
     layout = prepared.layout
     budget = sum(picked.drop.values())
     found = {}
     for baseline in map(parse_baseline, names):
-        mean, own = budget / layout.total, baseline.pattern_beside(pattern)
+        mean, own = budget / layout.total, baseline.patterns_beside(patterns)
         if baseline.rule == UNIFORM:
             targets = dict.fromkeys(layout.sizes, mean)
         else:
             targets = rule_of(prepared, baseline.rule).targets(mean)
         drop = project(targets, layout, own, Bounds(), budget)
-        found[baseline.name] = baseline.method.recipe(layout, drop, own.text)
+        found[baseline.name] = baseline.method.recipe(layout, drop, own)
     return found
 
 
@@ -77,7 +78,7 @@ def compare(
             "mode": row.mode,
             "recipe": row.recipe and row.recipe.key,
             "sparsity": calibrated.layout.sparsity(row.recipe.drop) if row.recipe else 0.0,
-            "pattern": row.recipe and row.recipe.pattern,
+            "pattern": row.recipe and row.recipe.patterns.text,
             "texts": {
                 own.text: _numbers(
                     own, {n: rest[index] for n, rest in found.items() if n != row.name}
@@ -133,7 +134,7 @@ class _Bench:
             working.restore()
             return
         # A mask is sooner made than sent.
-        prune_layers = prune if recipe.solver == MASK else self.prune_layers
+        prune_layers = prune if all(x.solver == MASK for x in recipe.every) else self.prune_layers
         if mode == SEQUENTIAL:
             apply_by_block(
                 InMemory(calibrated.loaded.model, working, calibrated.layout),

@@ -44,8 +44,8 @@ def open_levels(
 
 def wanted_levels(space: SearchSpace) -> list[Level]:
     """The layers and levels that are worth keeping; none where they could be any, and no masks,
-    which are sooner made than read."""
-    return [level for level in levels_of(space) or () if level[1].solver != MASK]
+    which are sooner made than read. A level's recipe is about its layer alone."""
+    return [level for level in levels_of(space) or () if level[1].default.solver != MASK]
 
 
 def level_store(experiment: Experiment, calibrated: Calibrated) -> SolvedLayers:

@@ -114,7 +114,7 @@ def _run(
             front = front_of(experiment, calibrated, found)
             picked = front.pick().recipe
             recipes = baseline_recipes(
-                experiment.baselines, picked, space.layers.pattern, calibrated
+                experiment.baselines, picked, space.layers.patterns, calibrated
             )
             recipes[FOUND] = picked
             watcher.stage("measuring the baselines")

@@ -126,7 +126,7 @@ class Setup:
     ) -> Iterator[MeasureAll]:
         """What measures candidates while it is open: this process, or the experiment's workers."""
         job, limit = self.job(solved), self.experiment.memory.ranks
-        if (least := rank_bytes(job.layout.layers, self.space.layers.pattern)) > limit > 0:
+        if (least := rank_bytes(job.layout.layers, self.space.layers.patterns)) > limit > 0:
             notice(
                 f"the ranks of one metric take {least / 1e6:,.0f} MB and memory.ranks is "
                 f"{limit / 1e6:,.0f} MB: some layers find their thresholds anew each time"

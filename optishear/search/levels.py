@@ -1,18 +1,17 @@
 """The layers and levels that a space's recipes are made of, if these are few."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from optishear.recipe.canonical import canonical_recipe
-from optishear.recipe.layer_keys import layer_keys
+from optishear.recipe.layer_keys import layer_key
 from optishear.recipe.layout import Layer
+from optishear.recipe.parts import Parts
 from optishear.recipe.profile import counts_within, project
-from optishear.recipe.quadratic import canonical_quadratic
 from optishear.recipe.recipe import Recipe
 from optishear.search.genes import Choice, Gene, Integer
-from optishear.search.space import SearchSpace
+from optishear.search.space import PartGenes, SearchSpace
 from optishear.search.template_genes import TemplateGenes
 
 
@@ -23,18 +22,23 @@ def levels_of(space: SearchSpace) -> Iterator[tuple[Layer, Recipe]] | None:
     None where a metric, a solver, λ or the counts are continuous: nothing can be listed then. A
     budget may keep some of them out of reach.
     """
-    metrics, solvers = _settings(space.metric), _settings(space.solver)
     counts, layers = _counts(space), space.layers.layout.layers
+    chosen = {role.match: _parts(role) for role in space.every}
     listable = all(space.quadratic.lambdas_of(layer.name) is not None for layer in layers)
-    if metrics is None or solvers is None or counts is None or not listable:
+    if counts is None or not listable or any(parts is None for parts in chosen.values()):
         return None
-    chosen = list(product(metrics, solvers))
     return (
-        (layer, replace(recipe, drop={layer.name: count}))
+        (layer, recipe.with_drop({layer.name: count}))
         for layer in layers
-        for recipe in _recipes(space, layer, chosen)
+        for recipe in _recipes(space, layer, chosen[space.at(layer).match] or [])
         for count in counts[layer.name]
     )
+
+
+def _parts(role: PartGenes) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
+    """Every metric and solver that the layers of a role may have."""
+    metrics, solvers = _settings(role.metric), _settings(role.solver)
+    return None if metrics is None or solvers is None else list(product(metrics, solvers))
 
 
 def _recipes(
@@ -45,14 +49,16 @@ def _recipes(
     What they say of other layers has a part in it: the form of a metric depends on whether λ is
     mixed anywhere. So of every λ there is one recipe that mixes elsewhere and one that does not.
     """
-    pattern, found = space.layers.pattern, {}
-    for (metric, solver), quadratic in product(chosen, _quadratics(space, layer)):
-        recipe = canonical_recipe(metric, {layer.name: 0}, pattern, solver, quadratic)
-        found.setdefault(layer_keys(recipe)[layer.name], recipe)
+    pattern, damping = space.layers.patterns.at(layer), space.at(layer).damping
+    found: dict[str, Recipe] = {}
+    for (metric, solver), lambdas in product(chosen, _lambdas(space, layer)):
+        said = Parts.of(metric, pattern, solver, damping)
+        recipe = canonical_recipe(Recipe(said, {layer.name: 0}, lambdas))
+        found.setdefault(layer_key(recipe, layer), recipe)
     return list(found.values())
 
 
-def _quadratics(space: SearchSpace, layer: Layer) -> list[dict[str, Any]]:
+def _lambdas(space: SearchSpace, layer: Layer) -> list[dict[str, float]]:
     """Every λ of this layer, with all others plain and with one mixed, as far as can be."""
     genes = space.quadratic
     others = {
@@ -64,8 +70,10 @@ def _quadratics(space: SearchSpace, layer: Layer) -> list[dict[str, Any]]:
     elsewhere = [dict(list(mixed.items())[:1])] if mixed else []
     if all(1 in options for options in others.values()):
         elsewhere.append({})
+    if space.roles and {} not in elsewhere:  # roles whose masks read no λ leave nothing mixed
+        elsewhere.append({})
     return [
-        canonical_quadratic({**rest, layer.name: lam}, genes.damping)
+        {**rest, layer.name: lam}
         for rest, lam in product(elsewhere, genes.lambdas_of(layer.name) or ())
     ]
 
@@ -96,15 +104,17 @@ def _counts(space: SearchSpace) -> Mapping[str, range | list[int]] | None:
     layers, names = space.layers, space.layers.layout.sizes
 
     def profile(targets: Mapping[str, float]) -> dict[str, int]:
-        return project(targets, layers.layout, layers.pattern, layers.bounds, space.budget)
+        return project(targets, layers.layout, layers.patterns, layers.bounds, space.budget)
 
     if not layers.genes:
         profiles = [profile(layers.decode({}, space.sparsity))]
     elif layers.options is not None and space.budget is None:
         profiles = [profile(dict.fromkeys(names, option)) for option in layers.options]
-    elif layers.bounds.steps is not None or layers.pattern.levels is not None:
+    elif layers.bounds.steps is not None or all(
+        layers.patterns.at(layer).levels is not None for layer in layers.layout.layers
+    ):
         return {
-            layer.name: counts_within(layer, layers.pattern, layers.bounds)
+            layer.name: counts_within(layer, layers.patterns, layers.bounds)
             for layer in layers.layout.layers
         }
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.quadratic import USUAL_DAMPING, blended_layers, canonical_quadratic
+from optishear.recipe.quadratic import USUAL_DAMPING, blended_layers
 from optishear.search.genes import Choice, Gene, Real
 from optishear.search.space_parts import MoonshotSpec
 
@@ -40,12 +40,11 @@ class QuadraticGenes:
             return tuple(Choice(name, self.options) for name in self._names)
         return tuple(Real(name, self.low, self.high) for name in self._names)
 
-    def decode(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Gene values by gene name -> the quadratic."""
-        lambdas = {
+    def decode(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """Gene values by gene name -> λ of the mixed layers."""
+        return {
             layer: self._rounded(values.get(name, self.low)) for layer, name in self.groups.items()
         }
-        return canonical_quadratic(lambdas, self.damping)
 
     def _rounded(self, value: float) -> float:
         if self.options is not None:

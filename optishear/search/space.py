@@ -10,6 +10,8 @@ from jaxtyping import Float
 
 from optishear.recipe.canonical import MASK, canonical_recipe
 from optishear.recipe.layout import Layer
+from optishear.recipe.parts import Parts, first_match
+from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import project
 from optishear.recipe.recipe import Recipe
 from optishear.search.genes import Choice, Gene, Integer, cleaned
@@ -20,17 +22,47 @@ from optishear.search.template_genes import TemplateGenes
 
 MASK_ONLY = TemplateGenes("solver", (MASK,))
 RECONSTRUCTION_ONLY = QuadraticGenes()
+ALL = "*"
+
+
+@dataclass(frozen=True)
+class RoleGenes:
+    """What varies in the layers of some roles alone, such as `mlp.*`; None where they have what the
+    others have. Their patterns are those of the space's `layers`."""
+
+    match: str
+    metric: TemplateGenes | None = None
+    solver: TemplateGenes | None = None
+    damping: float | None = None
+
+    @cached_property
+    def genes(self) -> tuple[Gene, ...]:
+        return tuple(g for part in (self.metric, self.solver) if part for g in part.genes)
+
+
+@dataclass(frozen=True)
+class PartGenes:
+    """What decides on the metric, the solver and the damping of the layers that follow `match`."""
+
+    match: str
+    metric: TemplateGenes
+    solver: TemplateGenes
+    damping: float
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What varies (genes) and what does not; `sparsity` is the exact budget, None for none."""
+    """What varies (genes) and what does not; `sparsity` is the exact budget, None for none.
+
+    `roles`: in their order; of a layer the first counts whose pattern of roles matches.
+    """
 
     metric: TemplateGenes
     layers: SparsityGenes
     sparsity: float | None
     solver: TemplateGenes = MASK_ONLY
     quadratic: QuadraticGenes = RECONSTRUCTION_ONLY
+    roles: tuple[RoleGenes, ...] = ()
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
@@ -39,6 +71,7 @@ class SearchSpace:
             *self.layers.genes,
             *self.solver.genes,
             *self.quadratic.genes,
+            *(gene for role in self.roles for gene in role.genes),
         )
 
     @cached_property
@@ -50,15 +83,44 @@ class SearchSpace:
         """Total: every vector within the bounds is a legal recipe that meets the budget."""
         codes = cleaned(self.genes, genome)
         values = {g.name: g.value(code) for g, code in zip(self.genes, codes, strict=True)}
-        targets = self.layers.decode(values, self.sparsity)
-        pattern = self.layers.pattern
-        return canonical_recipe(
-            self.metric.decode(values),
-            project(targets, self.layers.layout, pattern, self.layers.bounds, self.budget),
-            pattern,
-            self.solver.decode(values),
-            self.quadratic.decode(values),
+        layers, genes = self.layers, self.quadratic
+        targets = layers.decode(values, self.sparsity)
+        drop = project(targets, layers.layout, layers.patterns, layers.bounds, self.budget)
+        metric, solver = self.metric.decode(values), self.solver.decode(values)
+        default = Parts.of(metric, layers.patterns.default.pattern, solver, genes.damping)
+        roles = tuple(
+            (role.match, default.but(self._said(role, values, asked.pattern)))
+            for role, (_, asked) in zip(self.roles, layers.patterns.roles, strict=True)
         )
+        recipe = Recipe(default, drop, genes.decode(values), roles)
+        return canonical_recipe(recipe, layers.layout.layers)
+
+    @staticmethod
+    def _said(role: RoleGenes, values: Mapping[str, Any], pattern: Pattern) -> dict[str, Any]:
+        """What its layers have otherwise."""
+        said: dict[str, Any] = {"pattern": pattern}
+        if role.metric is not None:
+            said["metric"] = role.metric.decode(values)
+        if role.solver is not None:
+            said["solver"] = role.solver.decode(values)
+        return said if role.damping is None else {**said, "damping": role.damping}
+
+    def at(self, layer: Layer) -> PartGenes:
+        """What decides on this layer's metric, solver and damping."""
+        entries = [(role.match, role) for role in self.roles]
+        role = first_match(entries, layer.role, RoleGenes(ALL))
+        return PartGenes(
+            role.match,
+            role.metric or self.metric,
+            role.solver or self.solver,
+            self.quadratic.damping if role.damping is None else role.damping,
+        )
+
+    @cached_property
+    def every(self) -> tuple[PartGenes, ...]:
+        """What `at` answers for the model's layers, each once."""
+        found = map(self.at, self.layers.layout.layers)
+        return tuple({genes.match: genes for genes in found}.values())
 
     def encode(
         self,
@@ -69,7 +131,8 @@ class SearchSpace:
     ) -> Float[np.ndarray, " genes"] | None:
         """The genome nearest to these parts; None where the space has no such metric or profile.
 
-        A solver that the space lacks becomes its first one, and λ the nearest within its bounds.
+        A solver that the space lacks becomes its first one, and λ the nearest within its bounds;
+        roles with genes of their own follow as far as they can.
         """
         metric_codes, layer_codes = self.metric.encode(metric), self.layers.encode(targets)
         if metric_codes is None or layer_codes is None:
@@ -77,6 +140,9 @@ class SearchSpace:
         # Genes of templates that were not chosen lie idle; any legal code will do.
         codes = {gene.name: gene.low for gene in self.genes} | metric_codes | layer_codes
         codes |= (self.solver.encode(solver) or {}) | self.quadratic.encode(lam)
+        for role in self.roles:
+            codes |= (role.metric and role.metric.encode(metric)) or {}
+            codes |= (role.solver and role.solver.encode(solver)) or {}
         return cleaned(self.genes, np.array([codes[gene.name] for gene in self.genes]))
 
     @cached_property
@@ -86,8 +152,12 @@ class SearchSpace:
         A budget moves the other layers' counts, too: its total is that of all layers.
         """
         followers: dict[str, list[Layer]] = {}
-        for layer in self.layers.layout.layers:
+        for layer in self.layers.free:
             followers.setdefault(f"sparsity.{self.layers.group_of(layer)}", []).append(layer)
+        entries = [(role.match, role.genes) for role in self.roles]
+        for layer in self.layers.layout.layers:
+            for gene in first_match(entries, layer.role, ()):
+                followers.setdefault(gene.name, []).append(layer)
             followers.setdefault(self.quadratic.groups.get(layer.name, ""), []).append(layer)
         return tuple(tuple(followers.get(gene.name, ())) for gene in self.genes)
 

@@ -1,6 +1,6 @@
 """A search space as its YAML file says it, and the `SearchSpace` that becomes of it on a model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -9,13 +9,14 @@ from optishear.errors import ConfigError
 from optishear.recipe.canonical import MASK, chooser_of, metric_under
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import NAMED_POINTS, OWN, reads_inputs
-from optishear.recipe.pattern import Pattern, parse_asked
+from optishear.recipe.parts import check_roles, matches
+from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Rule, check_grid
 from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.search.gene_file import parse_templates
 from optishear.search.quadratic_genes import quadratic_genes
-from optishear.search.space import SearchSpace
-from optishear.search.space_parts import MoonshotSpec, SparsitySpec
+from optishear.search.space import RoleGenes, SearchSpace
+from optishear.search.space_parts import MoonshotSpec, PartSpec, RoleSpec, SparsitySpec, Templates
 from optishear.search.space_parts import Strict as Strict
 from optishear.search.sparsity_genes import GROUPINGS, SparsityGenes
 from optishear.search.template_genes import TemplateGenes, variants_of
@@ -23,78 +24,103 @@ from optishear.search.template_genes import TemplateGenes, variants_of
 
 class SpaceSpec(Strict):
     """What varies: metrics and their settings, layer sparsities, solvers, MOONSHOT's λ; on one
-    pattern."""
+    pattern. `roles` says what layers of some roles have otherwise: the first entry counts whose
+    pattern of roles, such as `mlp.*`, matches."""
 
-    later = frozenset({"solver", "moonshot", "damping"})
+    later = frozenset({"solver", "moonshot", "damping", "roles"})
 
     pattern: str = "row"
-    metric: tuple[dict[str, Any], ...] = ({"name": "wanda"},)
+    metric: Templates = ({"name": "wanda"},)
     sparsity: SparsitySpec = SparsitySpec()
-    solver: tuple[dict[str, Any], ...] = (MASK,)
+    solver: Templates = (MASK,)
     moonshot: MoonshotSpec | None = None
     damping: float = Field(default=USUAL_DAMPING, ge=0, le=1)
     objectives: tuple[str, ...] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_is_a_list_of_one(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            alone = {k: [data[k]] for k in ("metric", "solver") if isinstance(data.get(k), dict)}
-            data = {**data, **alone}
-        return data
+    roles: dict[str, RoleSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _sound(self) -> "SpaceSpec":
-        pattern, fixed = parse_asked(self.pattern)
-        if fixed is not None and self.sparsity.by != "uniform":
+        patterns, sparsity = self.patterns, self.sparsity
+        shares = {asked.fixed for asked in patterns.every}
+        if None not in shares and sparsity.by != "uniform":
             raise ConfigError(
                 f"pattern {self.pattern!r} fixes every layer's N, so there is nothing to search by "
-                f"{self.sparsity.by!r}. Use pattern {pattern.text!r} or sparsity.by 'uniform'."
+                f"{sparsity.by!r}. Use pattern {patterns.default.pattern.text!r} or sparsity.by "
+                f"'uniform'."
             )
-        if fixed is not None and self.sparsity.budget not in (None, fixed):
+        [fixed] = shares if len(shares) == 1 else [None]
+        if fixed is not None and sparsity.budget not in (None, fixed):
             raise ConfigError(
                 f"pattern {self.pattern!r} has a sparsity of {fixed:g}, but sparsity.budget is "
-                f"{self.sparsity.budget}. Leave one of them out."
+                f"{sparsity.budget}. Leave one of them out."
             )
-        if self.sparsity.steps is not None and pattern.levels is not None:
-            raise ConfigError(
-                f"sparsity.steps {self.sparsity.steps}: the pattern {self.pattern!r} has steps of "
-                f"its own, {pattern.levels} a layer. Leave steps out."
-            )
+        for asked in patterns.every:
+            if sparsity.steps is not None and (levels := asked.pattern.levels) is not None:
+                raise ConfigError(
+                    f"sparsity.steps {sparsity.steps}: the pattern {asked.text!r} has steps of "
+                    f"its own, {levels} a layer. Leave steps out."
+                )
         self._refuse_what_nothing_reads()
         return self
 
     def _refuse_what_nothing_reads(self) -> None:
         """Settings that no recipe of the space depends on are mistakes too."""
-        solvers = [solver for template in self.solvers for solver in variants_of(template)]
-        metrics = [metric for template in self.metrics for metric in variants_of(template)]
-        itself = [metric_under(solver, MASK)["name"] == OWN for solver in solvers]
-        if all(itself) and TemplateGenes("metric", self.metrics).genes:
-            raise ConfigError(
-                f"metric: its genes change nothing, since {chooser_of(solvers[0])} chooses by "
-                f"itself. Leave metric out, or add a solver that reads it, such as mask."
-            )
-        if any(solver != MASK for solver in solvers):
-            return
-        if self.damping != USUAL_DAMPING:
-            raise ConfigError(
-                f"damping {self.damping:g} changes nothing, since mask moves no weights. Leave it "
-                f"out, or add a solver that does."
-            )
-        if self.moonshot is not None and not any(map(reads_inputs, metrics)):
+        heard, damped = False, False
+        for spec in self.every:
+            solvers = [solver for template in spec.solvers for solver in variants_of(template)]
+            metrics = [metric for template in spec.metrics for metric in variants_of(template)]
+            itself = [metric_under(solver, MASK)["name"] == OWN for solver in solvers]
+            moves = any(solver != MASK for solver in solvers)
+            heard = heard or moves or any(map(reads_inputs, metrics))
+            damped = damped or (moves and spec.damping is None)
+            if all(itself) and spec.own_metric and TemplateGenes("metric", spec.metrics).genes:
+                raise ConfigError(
+                    f"{spec.where}metric: its genes change nothing, since {chooser_of(solvers[0])} "
+                    f"chooses by itself. Leave metric out, or add a solver that reads it, such as "
+                    f"mask."
+                )
+            if not moves and spec.damping is not None:
+                raise self._idle_damping(f"{spec.where}damping {spec.damping:g}")
+        if not damped and self.damping != USUAL_DAMPING:
+            raise self._idle_damping(f"damping {self.damping:g}")
+        if self.moonshot is not None and not heard:
             raise ConfigError(
                 f"moonshot changes nothing, since mask moves no weights and the metric "
-                f"{metrics[0]['name']!r} reads no inputs. Use wanda, or a solver that moves them."
+                f"{self.metrics[0]['name']!r} reads no inputs. Use wanda, or a solver that moves "
+                f"them."
+            )
+
+    @staticmethod
+    def _idle_damping(what: str) -> ConfigError:
+        return ConfigError(
+            f"{what} changes nothing, since mask moves no weights. Leave it out, or add a solver "
+            f"that does."
+        )
+
+    @property
+    def every(self) -> Iterator[PartSpec]:
+        """What each entry comes to, and what the layers have that none of them names."""
+        yield PartSpec("", self.pattern, self.metrics, self.solvers, True, None)
+        for match, role in self.roles.items():
+            where = f"roles.{match}."
+            yield PartSpec(
+                where,
+                role.pattern or self.pattern,
+                parse_templates(f"{where}metric", role.metric) if role.metric else self.metrics,
+                parse_templates(f"{where}solver", role.solver) if role.solver else self.solvers,
+                role.metric is not None,
+                role.damping,
             )
 
     @property
-    def resolved_pattern(self) -> Pattern:
-        return parse_asked(self.pattern)[0]
+    def patterns(self) -> Patterns:
+        return Patterns.asked(self.pattern, {k: role.pattern for k, role in self.roles.items()})
 
     @property
     def resolved_budget(self) -> float | None:
-        _, fixed = parse_asked(self.pattern)
-        return self.sparsity.budget if fixed is None else fixed
+        """Of all weights; where every layer has the same N of M, what follows from that."""
+        shares = {asked.fixed for asked in self.patterns.every}
+        return self.sparsity.budget if len(shares) > 1 or None in shares else shares.pop()
 
     @property
     def metrics(self) -> tuple[dict[str, Any], ...]:
@@ -109,15 +135,16 @@ class SpaceSpec(Strict):
 
 def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule]) -> SearchSpace:
     """The space on one model: its layers become genes. Raises `ConfigError` where they cannot."""
-    pattern, by = spec.resolved_pattern, spec.sparsity.by
+    patterns, by = spec.patterns, spec.sparsity.by
     if by not in (*GROUPINGS, *rules):
         raise ConfigError(
             f"sparsity.by {by!r} is unknown. There are: {', '.join([*GROUPINGS, *rules])}."
         )
-    check_grid(layout, pattern, spec.sparsity.bounds)
+    check_entries(spec, layout)
+    check_grid(layout, patterns, spec.sparsity.bounds)
     layers = SparsityGenes(
         layout,
-        pattern,
+        patterns,
         by,
         spec.sparsity.bounds,
         level=spec.resolved_budget is None,
@@ -131,6 +158,7 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
         spec.resolved_budget,
         TemplateGenes("solver", spec.solvers),
         quadratic_genes(spec.moonshot, spec.damping, layout),
+        tuple(_role_genes(match, role) for match, role in spec.roles.items()),
     )
     if not space.genes:
         raise ConfigError(
@@ -138,3 +166,28 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
             "or the sparsity a gene (for instance sparsity.by: block), or use `optishear prune`."
         )
     return space
+
+
+def _role_genes(match: str, role: RoleSpec) -> RoleGenes:
+    metric, solver = f"roles.{match}.metric", f"roles.{match}.solver"
+    return RoleGenes(
+        match,
+        role.metric and TemplateGenes(metric, parse_templates(metric, role.metric), NAMED_POINTS),
+        role.solver and TemplateGenes(solver, parse_templates(solver, role.solver)),
+        role.damping,
+    )
+
+
+def check_entries(spec: SpaceSpec, layout: ModelLayout) -> None:
+    """Raises a `ConfigError` for entries of roles, or genes of the other layers, that are about no
+    layer of this model."""
+    check_roles(list(spec.roles), layout.roles, "roles")
+    left = [role for role in layout.roles if not any(matches(m, role) for m in spec.roles)]
+    for part in ("metric", "solver"):
+        if left or any(getattr(role, part) is None for role in spec.roles.values()):
+            continue
+        if TemplateGenes(part, parse_templates(part, getattr(spec, part))).genes:
+            raise ConfigError(
+                f"{part}: its genes change nothing, since every role has a {part} of its own. "
+                f"Leave {part} out, or leave it to some roles."
+            )

@@ -1,10 +1,12 @@
 """The sections of a search space's YAML file, strictly read."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     field_validator,
@@ -33,7 +35,8 @@ class Strict(BaseModel):
         return {
             fields[key].alias or key: value
             for key, value in dump(self).items()
-            if key not in self.later or getattr(self, key) != fields[key].default
+            if key not in self.later
+            or getattr(self, key) != fields[key].get_default(call_default_factory=True)
         }
 
 
@@ -97,6 +100,50 @@ class SparsitySpec(Strict):
                 f"sparsity.budget {self.budget:g} lies outside [{low:g}, {high:g}], the levels of "
                 f"{steps} steps within low and high. Widen these, or use more steps."
             )
+
+
+def _one_is_a_list_of_one(data: Any) -> Any:
+    return [data] if isinstance(data, dict) else data
+
+
+Templates = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_one_is_a_list_of_one)]
+
+
+class RoleSpec(Strict):
+    """What the layers of some roles have otherwise; what is left out is as in all layers."""
+
+    pattern: str | None = None
+    metric: Templates | None = None
+    solver: Templates | None = None
+    damping: float | None = Field(default=None, ge=0, le=1)
+
+    later = frozenset({"pattern", "metric", "solver", "damping"})
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "RoleSpec":
+        if not any((self.pattern, self.metric, self.solver, self.damping is not None)):
+            raise ConfigError(
+                "roles: an entry says nothing. Give it a pattern, metric, solver or damping, or "
+                "leave it out."
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """What a space says of the layers that follow one entry, or none.
+
+    - `where`: what sentences begin with, `roles.mlp.*.`, empty for the layers of no entry.
+    - `metrics`, `solvers`: templates, which may be those of all layers.
+    - `own_metric`: whether the metrics are said here. `damping`: what the entry says, if anything.
+    """
+
+    where: str
+    pattern: str
+    metrics: tuple[dict[str, Any], ...]
+    solvers: tuple[dict[str, Any], ...]
+    own_metric: bool
+    damping: float | None
 
 
 class MoonshotSpec(Strict):

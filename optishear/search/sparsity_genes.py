@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.pattern import Pattern
+from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Bounds, Rule
 from optishear.search.genes import Choice, Gene, Integer, Real
 
@@ -21,6 +21,7 @@ GROUPINGS = ("block", "layer", "curve")
 class SparsityGenes:
     """Wishes for a layout; `project` makes exact counts of them.
 
+    - `patterns`: of every layer. Those that fix N, such as 2:4, leave their layers without genes.
     - `by`: `block`, `layer` (a gene each), `curve` (level, slope and bend over depth, an offset a
       role), or the name of a rule (`uniform`, `owl`, `alphapruning`).
     - `bounds`: what a target may be. With steps a block or layer gene counts them.
@@ -31,7 +32,7 @@ class SparsityGenes:
     """
 
     layout: ModelLayout
-    pattern: Pattern
+    patterns: Patterns
     by: str
     bounds: Bounds
     level: bool
@@ -42,20 +43,24 @@ class SparsityGenes:
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
         if self.by in ("block", "layer"):
-            return tuple(self._wish_gene(f"sparsity.{group}") for group in self._groups)
+            return tuple(self._wish_gene(group) for group in self._groups)
         level = (Real(LEVEL, self.bounds.floor, self.bounds.ceiling),) if self.level else ()
         if self.by != "curve":
             return level
         w = self.width
-        offsets = tuple(Real(_offset(role), -w, w) for role in self.layout.roles[1:])
+        offsets = tuple(Real(_offset(role), -w, w) for role in self._roles[1:])
         return (*level, Real(SLOPE, -w, w), Real(BEND, -w, w), *offsets)
 
     def decode(self, values: Mapping[str, Any], sparsity: float | None) -> dict[str, float]:
         """Gene values by gene name -> a target sparsity a layer; `sparsity` is the budget's."""
         layers = self.layout.layers
         if self.by in ("block", "layer"):
-            per = {group: self._wish(values[f"sparsity.{group}"]) for group in self._groups}
-            return {layer.name: per[self.group_of(layer)] for layer in layers}
+            per = {g: self._wish(g, values[f"sparsity.{g}"]) for g in self._groups}
+            fixed = {layer.name: self.patterns.fixed(layer) for layer in layers}
+            return {
+                layer.name: per[self.group_of(layer)] if (own := fixed[layer.name]) is None else own
+                for layer in layers
+            }
         level = values[LEVEL] if self.level else sparsity
         assert level is not None
         if self.by != "curve":
@@ -74,12 +79,14 @@ class SparsityGenes:
         if self.by in ("block", "layer"):
             codes = {}
             for group in self._groups:
-                members = [x for x in self.layout.layers if self.group_of(x) == group]
+                members = self._groups[group]
                 mean = np.average(
                     [targets[x.name] for x in members], weights=[x.size for x in members]
                 )
-                codes[f"sparsity.{group}"] = self._code_of(float(mean))
+                codes[f"sparsity.{group}"] = self._code_of(group, float(mean))
             return codes
+        if not self.free:
+            return {}
         mean = np.average(
             [targets[layer.name] for layer in self.layout.layers],
             weights=[layer.size for layer in self.layout.layers],
@@ -92,39 +99,58 @@ class SparsityGenes:
         return {LEVEL: float(mean)} if self.level else {}
 
     @cached_property
-    def _groups(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(self.group_of(layer) for layer in self.layout.layers))
+    def free(self) -> tuple[Layer, ...]:
+        """The layers whose pattern fixes nothing."""
+        return tuple(x for x in self.layout.layers if self.patterns.fixed(x) is None)
+
+    @cached_property
+    def _groups(self) -> dict[str, list[Layer]]:
+        groups: dict[str, list[Layer]] = {}
+        for layer in self.free:
+            groups.setdefault(self.group_of(layer), []).append(layer)
+        return groups
+
+    @cached_property
+    def _roles(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(layer.role for layer in self.free))
+
+    @cached_property
+    def _levels(self) -> dict[str, int | None]:
+        """By group the number of levels, where all its layers have as many."""
+        found = {g: {self.patterns.at(x).levels for x in own} for g, own in self._groups.items()}
+        return {g: levels.pop() if len(levels) == 1 else None for g, levels in found.items()}
 
     def group_of(self, layer: Layer) -> str:
         """Whose sparsity gene the layer follows, where blocks or layers have genes of their own."""
         return f"block.{layer.block}" if self.by == "block" else layer.name
 
-    def _wish_gene(self, name: str) -> Gene:
+    def _wish_gene(self, group: str) -> Gene:
         """With steps the gene is how many are dropped; where the pattern has levels it is how many
         weights a group keeps, N of N:M."""
+        name = f"sparsity.{group}"
         if self.options is not None:
             return Choice(name, self.options)
         if self.bounds.steps is not None:
             return Integer(name, *self.bounds.of(self.bounds.steps))
-        if (m := self.pattern.levels) is not None:
+        if (m := self._levels[group]) is not None:
             least = int(np.ceil((1 - self.bounds.ceiling) * m - 1e-9))
             most = int(np.floor((1 - self.bounds.floor) * m + 1e-9))
             return Integer(name, max(1, least), most)
         return Real(name, self.bounds.floor, self.bounds.ceiling)
 
-    def _wish(self, value: Any) -> float:
+    def _wish(self, group: str, value: Any) -> float:
         if self.bounds.steps is not None:
             return value / self.bounds.steps
-        if self.options is None and (m := self.pattern.levels) is not None:
+        if self.options is None and (m := self._levels[group]) is not None:
             return 1 - value / m
         return float(value)
 
-    def _code_of(self, target: float) -> float:
+    def _code_of(self, group: str, target: float) -> float:
         if self.options is not None:
             return float(np.argmin(np.abs(np.array(self.options) - target)))
         if self.bounds.steps is not None:
             return float(round(target * self.bounds.steps))
-        if (m := self.pattern.levels) is not None:
+        if (m := self._levels[group]) is not None:
             return float(round((1 - target) * m))
         return target
 
@@ -133,7 +159,7 @@ class SparsityGenes:
         return 2 * layer.block / max(1, self.layout.blocks - 1) - 1
 
     def _fit_curve(self, targets: Mapping[str, float]) -> dict[str, float]:
-        layers, roles = self.layout.layers, self.layout.roles[1:]
+        layers, roles = self.free, self._roles[1:]
         rows = []
         for layer in layers:
             z = self._depth(layer)

@@ -14,13 +14,15 @@ from optishear.recipe.canonical import CHOOSES_ITSELF, chooser_of
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.metric_forms import GIVEN, OWN
+from optishear.recipe.parts import Parts
+from optishear.recipe.pattern import Pattern
+from optishear.recipe.patterns import Patterns
 from optishear.recipe.quadratic import (
     MOONSHOT,
     RECONSTRUCTION,
     USUAL_DAMPING,
     blended_layers,
     canonical_quadratic,
-    uses_gradients,
 )
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.solver_settings import check_settings, value_of
@@ -51,26 +53,33 @@ class Method:
         self,
         layout: ModelLayout,
         drop: Mapping[str, int],
-        pattern: str,
+        given: Pattern | Patterns | str,
         *,
         refit: bool = False,
         moonshot_lambda: float | None = None,
         moonshot_roles: str | Sequence[str] = "attention",
         damping: float = USUAL_DAMPING,
     ) -> Recipe:
-        """This method with these counts; `moonshot_lambda` None is its own."""
+        """This method with these counts; `moonshot_lambda` None is its own. `given` may say a
+        pattern by role."""
         lam = self.moonshot_lambda if moonshot_lambda is None else moonshot_lambda
         mixed = blended_layers(layout, moonshot_roles) if lam != 1 else []
         quadratic = canonical_quadratic(dict.fromkeys(mixed, lam), damping)
         solver = refitted(self.solver) if refit else self.solver
-        return Recipe(self.metric, drop, pattern, solver, quadratic)
+        patterns = Patterns.over(given)
+        roles = [(match, {"pattern": asked.pattern}) for match, asked in patterns.roles]
+        default = patterns.default.pattern
+        return Recipe.of(self.metric, drop, default, solver, quadratic, roles)
+
+    @property
+    def parts(self) -> Parts:
+        """On its own pattern."""
+        return Parts.of(self.metric, self.pattern, self.solver)
 
     @property
     def needs(self) -> str:
         """What calibration has to collect for it, in words."""
-        needs = needs_of(
-            Recipe(self.metric, {}, self.pattern, self.solver, {"name": self.quadratic})
-        )
+        needs = needs_of_parts(self.parts, self.quadratic == MOONSHOT)
         kinds: list[Need] = [*STATISTICS.values(), LayerGradients]
         found = [kind.words for kind in kinds if kind in needs]
         more = [words for words in found if words != InputSq.words]  # all that read more read these
@@ -111,22 +120,22 @@ class Chooser:
     """A solver that says which weights are kept: what it does, and how a recipe's is made."""
 
     about: str
-    make: Callable[[Recipe], Solver]
+    make: Callable[[Parts], Solver]
 
 
 CHOOSERS: dict[str, Chooser] = {
     "mask": Chooser(
         "what the metric scores lowest goes, the rest stays as it is",
-        lambda recipe: Mask(_metric_of(recipe)),
+        lambda parts: Mask(_metric_of(parts)),
     ),
     "sparsegpt": Chooser(
         "chooses and updates column by column",
-        lambda recipe: SparseGPT(value_of(recipe.solver, "block")),
+        lambda parts: SparseGPT(value_of(parts.solver, "block")),
     ),
     "alps": Chooser(
         "chooses by ADMM, then the best weights for that mask",
-        lambda recipe: ALPS(
-            value_of(recipe.solver, "iterations"), value_of(recipe.solver, "tolerance")
+        lambda parts: ALPS(
+            value_of(parts.solver, "iterations"), value_of(parts.solver, "tolerance")
         ),
     ),
 }
@@ -150,10 +159,10 @@ def refitted(solver: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def solver_of(recipe: Recipe) -> Solver:
-    """The solver that a recipe names, with its metric inside; a `ConfigError` for unknown names,
+def solver_of(parts: Parts) -> Solver:
+    """The solver that these name, with its metric inside; a `ConfigError` for unknown names,
     settings, and values that these cannot have."""
-    settings = recipe.solver
+    settings = parts.solver
     name = settings.get("name")
     if name not in solver_names():
         raise ConfigError(
@@ -167,45 +176,51 @@ def solver_of(recipe: Recipe) -> Solver:
             f"There are: {', '.join(CHOOSERS)}."
         )
     check_settings(settings, "recipe.solver")
-    window = recipe.pattern_object.window
+    window = parts.pattern.window
     if "block" in settings and window is not None:
         raise ConfigError(
             f"recipe.solver: block of solver {name!r} says nothing under the pattern "
-            f"{recipe.pattern!r}, whose groups lie in runs of {window} columns, each chosen when "
-            f"its turn comes. Leave block out, or choose another pattern."
+            f"{parts.pattern.text!r}, whose groups lie in runs of {window} columns, each chosen "
+            f"when its turn comes. Leave block out, or choose another pattern."
         )
-    metric = recipe.metric.get("name")
+    metric = parts.metric.name
     if (metric == OWN) != (of in CHOOSES_ITSELF):
         raise ConfigError(
             f"Solver {of!r} with the metric {metric!r}: {' and '.join(CHOOSES_ITSELF)} choose by "
             f"themselves (metric {OWN!r}), mask needs the name of a metric."
         )
-    if metric == OWN and len(recipe.metric) > 1:
+    if metric == OWN and len(parts.metric) > 1:
         raise ConfigError(
             f"recipe.metric: {OWN!r} has no settings, found "
-            f"{', '.join(key for key in recipe.metric if key != 'name')}."
+            f"{', '.join(key for key in parts.metric if key != 'name')}."
         )
-    chooser = CHOOSERS[of].make(recipe)
+    chooser = CHOOSERS[of].make(parts)
     return Refit(chooser, value_of(settings, "tolerance")) if name == REFIT else chooser
 
 
 def check_parts(recipe: Recipe, where: str) -> None:
     """Raises a `ConfigError` unless metric and solver are known, and so are all their settings."""
-    try:
-        solver_of(recipe)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
+    for parts in recipe.every:
+        try:
+            solver_of(parts)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
 
 
-def _metric_of(recipe: Recipe) -> Metric:
-    if recipe.metric.get("name") == GIVEN:
-        return metric_from({GIVEN: Given}, recipe.metric, "recipe.metric")
-    return make_metric(recipe.metric, "recipe.metric")
+def _metric_of(parts: Parts) -> Metric:
+    if parts.metric.name == GIVEN:
+        return metric_from({GIVEN: Given}, parts.metric, "recipe.metric")
+    return make_metric(parts.metric, "recipe.metric")
 
 
 def needs_of(recipe: Recipe) -> frozenset[Need]:
     """The statistics that applying this recipe reads."""
-    needs = solver_of(recipe).needs
-    if uses_gradients(recipe.quadratic):
+    return frozenset().union(*(needs_of_parts(parts, recipe.mixed) for parts in recipe.every))
+
+
+def needs_of_parts(parts: Parts, mixed: bool) -> frozenset[Need]:
+    """What pruning by them reads; `mixed`: where the Taylor loss has a part."""
+    needs = solver_of(parts).needs
+    if mixed:
         needs |= {InputSq, Gram, LayerGradients}  # the normalisers read both terms
     return needs

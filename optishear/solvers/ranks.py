@@ -14,6 +14,7 @@ from torch import Tensor
 
 from optishear.recipe.layout import Layer
 from optishear.recipe.pattern import Pattern
+from optishear.recipe.patterns import Patterns
 from optishear.solvers.cpu_selection import as_array, rank
 from optishear.solvers.masks import (
     everything_kept,
@@ -85,9 +86,10 @@ def write_kept(
     torch.mul(dense.detach().view(bits), keep, out=out.detach().view(bits))
 
 
-def rank_bytes(layers: Sequence[Layer], pattern: Pattern) -> int:
+def rank_bytes(layers: Sequence[Layer], given: Pattern | Patterns) -> int:
     """Bytes that the ranks of one metric take for these layers."""
-    return sum(_bytes((layer.out_features, layer.in_features), pattern) for layer in layers)
+    patterns = Patterns.over(given)
+    return sum(_bytes((x.out_features, x.in_features), patterns.at(x)) for x in layers)
 
 
 class RankCache:

@@ -209,15 +209,15 @@ def _recipes_beside(
     """
     layout = prepared.layout
     mean = layout.sparsity(recipe.drop)
-    found = baseline_recipes(methods, recipe, recipe.pattern_object, prepared)
+    found = baseline_recipes(methods, recipe, recipe.patterns, prepared)
     if all(
         abs(recipe.drop[layer.name] / layer.size - mean) < 1 / layer.in_features
         for layer in layout.layers
     ):
         for baseline in map(parse_baseline, methods):
             if baseline.rule == UNIFORM:
-                pattern = baseline.pattern_beside(recipe.pattern_object)
-                own = baseline.method.recipe(layout, recipe.drop, pattern.text)
+                patterns = baseline.patterns_beside(recipe.patterns)
+                own = baseline.method.recipe(layout, recipe.drop, patterns)
                 found[baseline.name] = own
     return found
 

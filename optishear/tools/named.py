@@ -18,11 +18,11 @@ from optishear.recipe.lookup import lookup
 from optishear.recipe.metric_forms import GIVEN
 from optishear.recipe.pattern import Pattern, parse_asked
 from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
-from optishear.recipe.quadratic import MOONSHOT, RECONSTRUCTION, USUAL_DAMPING, check_quadratic
+from optishear.recipe.quadratic import RECONSTRUCTION, USUAL_DAMPING, check_quadratic
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.rule_settings import parse_rule
 from optishear.runs.prepare import Prepared, rule_of
-from optishear.solvers.methods import METHODS, needs_of, refitted
+from optishear.solvers.methods import METHODS, needs_of_parts, refitted
 
 
 MASK_SUFFIX = ".safetensors"
@@ -88,8 +88,7 @@ class NamedMethod:
         """What calibration collects for it."""
         method = METHODS[self.method]
         solver = refitted(method.solver) if self.refit else method.solver
-        quadratic = {"name": RECONSTRUCTION if self.plain else MOONSHOT}
-        return needs_of(Recipe(method.metric, {}, method.pattern, solver, quadratic))
+        return needs_of_parts(method.parts.with_solver(solver), not self.plain)
 
     def recipe(self, layout: ModelLayout, rule: Rule | None = None) -> Recipe:
         """On a model with these layers; `rule` is the profile's there, None the uniform one."""
@@ -162,4 +161,4 @@ def recipe_of_masks(masks: dict[str, Bool[Tensor, "out in"]], refit: bool) -> Re
     metric = {"name": GIVEN, "hash": masks_hash(masks)}
     drop = {name: int((~mask).sum()) for name, mask in masks.items()}
     solver = {"name": "mask"}
-    return Recipe(metric, drop, "layer", refitted(solver) if refit else solver)
+    return Recipe.of(metric, drop, "layer", refitted(solver) if refit else solver)

@@ -20,7 +20,7 @@ from optishear.runs.preconditions import text_for
 from optishear.runs.prepare import GRADIENT_SEQUENCES, Prepared, prepare
 from optishear.runs.results import open_run
 from optishear.runs.watcher import Watcher
-from optishear.solvers.methods import check_parts, needs_of
+from optishear.solvers.methods import METHODS, check_parts, needs_of, needs_of_parts
 from optishear.text.disjoint import refuse_overlap, refuse_shared_text
 from optishear.text.sources import TextSpec
 from optishear.tools.texts import usual_text
@@ -114,14 +114,14 @@ def _compare(
     held = text_for(prepared.loaded, text)
     refuse_shared_text({"calibration": prepared.calibration, "comparison": held})
     watcher.stage("collecting statistics")
-    needs = needs_of(recipe) | needs_of(Recipe({"name": WANDA}, {}))
+    needs = needs_of(recipe) | needs_of_parts(METHODS[WANDA].parts, mixed=False)
     calibrated = prepared.calibrate(needs, GRADIENT_SEQUENCES, watcher.stage)
-    pattern = recipe.pattern_object
-    [wanda] = baseline_recipes([WANDA], recipe, pattern, calibrated).values()
+    patterns = recipe.patterns
+    [wanda] = baseline_recipes([WANDA], recipe, patterns, calibrated).values()
     dropped = sum(recipe.drop.values())
     targets = dict.fromkeys(calibrated.layout.sizes, dropped / calibrated.layout.total)
-    same = project(targets, calibrated.layout, pattern, Bounds(), dropped)
-    uniform = Recipe(recipe.metric, same, recipe.pattern, recipe.solver, recipe.quadratic)
+    same = project(targets, calibrated.layout, patterns, Bounds(), dropped)
+    uniform = recipe.with_drop(same)
     recipes = {WANDA: wanda, UNIFORM: uniform, FOUND: recipe}
     if uniform == wanda:
         del recipes[UNIFORM]

@@ -163,11 +163,11 @@ def _beside_dense(
     if same == FAILED:
         tell(check_tied(model, None, stored))
         return "It is not the dense model that this was made of."
-    solver = None if recipe is None else str(recipe.solver.get("name"))
     tell(check_dtype(stored, config, origin.save_dtype, dense.files))
     tell(check_keys(opened, dense.unknown))
+    solvers = recipe and {x.name: recipe.at(x).solver.name for x in layout.layers}
     beside = compare(AsStored(folder.resolve(), stored.files), dense, layout)
-    tell(check_kept(beside, solver))
+    tell(check_kept(beside, solvers))
     tell(check_others(beside))
     tell(check_tied(model, dense, stored))
     return ""
@@ -216,7 +216,7 @@ def _again(
     """Prunes as recipe and origin say, and compares every layer bit for bit."""
     if recipe is None:
         return Check(AGAIN, UNCHECKED, "There is no recipe that fits.")
-    if recipe.metric.get("name") == GIVEN:
+    if any(parts.metric.name == GIVEN for parts in recipe.every):
         return Check(AGAIN, UNCHECKED, "The recipe keeps a given mask, which is not in the folder.")
     wanted = ("model", "dtype", "mode", "calibration", "calibration_hash")
     if lacking := origin.lacks(*wanted):

@@ -26,7 +26,7 @@ WHOLE = Origin(
     "stored",
     Origin("big", "ddd"),
 )  # fmt: skip
-RECIPE = Recipe({"name": "wanda"}, {"layer": 3})
+RECIPE = Recipe.of({"name": "wanda"}, {"layer": 3})
 
 
 def test_what_is_written_is_read_back(tmp_path):

@@ -389,7 +389,7 @@ def told(argument):
 def make_files(folder):
     text = {"source": "sotu", "split": "train", "sequences": 24, "seq_len": 48, "seed": 3}
     origin = {"calibration": text, "dtype": "bfloat16", "gradient_sequences": 5}
-    plain = Recipe({"name": "wanda"}, {"a": 1}).to_json()
+    plain = Recipe.of({"name": "wanda"}, {"a": 1}).to_json()
     mixed = {**plain, "quadratic": {"name": "moonshot", "lambda": {"a": 0.5}}}
     for name, recipe in (("recipe", plain), ("mixed", mixed)):
         (folder / f"{name}.json").write_text(json.dumps({**recipe, "made_with": origin}))

@@ -129,7 +129,7 @@ def test_a_model_that_cannot_read_the_text_is_refused_by_every_command(
 
 def test_a_comparison_on_another_model_reads_its_text_through_the_same_door(models, tmp_path):
     layout = layout_of(load(str(models("rotary"))).model)
-    recipe = Recipe({"name": "magnitude"}, {x.name: x.size // 2 for x in layout.layers}, "layer")
+    recipe = Recipe.of({"name": "magnitude"}, {x.name: x.size // 2 for x in layout.layers}, "layer")
     calibration, held = (TextSpec("embedded", s, 2, n) for s, n in (("train", 64), ("search", 80)))
     target = Target(str(models("opt")), calibration=calibration, compare_on=held)
     with pytest.raises(ConfigError, match="a table of 64 positions"):

@@ -29,7 +29,7 @@ def followed(rungs, evaluations, capsys):
     for rung, index, error in evaluations:
         drop = dict.fromkeys(small_layout().sizes, index)
         values = None if error is None else {"error": error}
-        recipe = Recipe({"name": "magnitude"}, drop, "layer")
+        recipe = Recipe.of({"name": "magnitude"}, drop, "layer")
         evaluation = Evaluation(recipe, rung, values, "lost", 2.0, remembered=index == 1)
         found.rungs[rung][evaluation.recipe.key] = evaluation
         watcher.evaluated(found, evaluation, total=4)

@@ -4,7 +4,7 @@ import pytest
 
 from optishear.config.baselines import parse_baseline
 from optishear.errors import ConfigError
-from optishear.recipe.pattern import parse_pattern
+from optishear.recipe.patterns import Patterns
 from optishear.solvers.methods import METHODS
 
 
@@ -23,7 +23,8 @@ from optishear.solvers.methods import METHODS
     ],
 )
 def test_a_name_is_the_published_method_unless_it_says_otherwise(name, searched, pattern):
-    assert parse_baseline(name).pattern_beside(parse_pattern(searched)).text == pattern
+    found = parse_baseline(name).patterns_beside(Patterns.over(searched))
+    assert found.text == pattern
 
 
 def test_the_parts_of_a_name_are_told_apart():

@@ -76,12 +76,14 @@ class Line:
             for layer in self.layout.layers:
                 if layer.block == block:
                     targets[layer.name] = generator.choice([0.25, 0.5, 0.75])
-            metric = METRICS[generator.integers(len(METRICS))] if not made else made[-1].metric
+            metric = (
+                METRICS[generator.integers(len(METRICS))] if not made else made[-1].default.metric
+            )
             if generator.random() < 0.3:
                 metric = METRICS[generator.integers(len(METRICS))]
             drop = project(targets, self.layout, parse_pattern(pattern), Bounds(), None)
             solver = solvers[generator.integers(len(solvers))]
-            made.append(Recipe(metric, drop, pattern, solver))
+            made.append(Recipe.of(metric, drop, pattern, solver))
         return made
 
     def values(self, recipes, memory=NONE, rungs=(), asked=None, solved=None):

@@ -115,10 +115,10 @@ def test_missing_zeros_are_noticed(folder):
     layer = layout_of(model).layers[0]
     weight = read(model, layer).clone()
     with pytest.raises(StorageError, match="0 zeros were found, the recipe drops 24"):
-        check_zeros(weight, layer, Recipe({"name": "wanda"}, {layer.name: 24}))
+        check_zeros(weight, layer, Recipe.of({"name": "wanda"}, {layer.name: 24}))
     weight[:, 0::4] = 0
     weight[0, 0] = 1
-    each = Recipe({"name": "wanda"}, {layer.name: layer.size // 4}, "n:4")
+    each = Recipe.of({"name": "wanda"}, {layer.name: layer.size // 4}, "n:4")
     weight[0, 1] = 0
     weight[1, 1] = 0
     check_zeros(weight, layer, each)
@@ -128,7 +128,7 @@ def test_missing_zeros_are_noticed(folder):
 
 
 def test_a_recipe_of_another_model_is_refused_before_anything_is_written(folder, tmp_path):
-    recipe = Recipe({"name": "wanda"}, {"other.layer": 3})
+    recipe = Recipe.of({"name": "wanda"}, {"other.layer": 3})
     with pytest.raises(ConfigError, match="Was it made for another model"):
         prune_to(str(folder), lambda layout: recipe, tmp_path / "pruned", TEXT)
     assert not (tmp_path / "pruned").exists()

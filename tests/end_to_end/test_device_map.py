@@ -135,7 +135,7 @@ def measured(model):
     stats = collect(model, layout, calibration.batches(6), needs)
     loaded = LoadedModel(model, None, "tiny", Path("nowhere"), "hash", torch.float32)
     recipes = [
-        Recipe({"name": metric}, drops(layout, sparsity), "row", solver=solver)
+        Recipe.of({"name": metric}, drops(layout, sparsity), "row", solver=solver)
         for metric, sparsity, solver in (
             ("wanda", 0.5, {"name": "mask"}),
             ("magnitude", 0.3, {"name": "mask"}),
@@ -191,7 +191,7 @@ def test_a_candidate_moves_what_the_docs_say():
     prunable = sum(4 * layer.size for layer in layout.layers if layer.block == LAST)
     text = TokenBatches.of(tokens(6, 16), "text")
     loaded = LoadedModel(model, None, "tiny", Path("nowhere"), "hash", torch.float32)
-    recipes = [Recipe({"name": "magnitude"}, drops(layout, s), "row") for s in (0.3, 0.5)]
+    recipes = [Recipe.of({"name": "magnitude"}, drops(layout, s), "row") for s in (0.3, 0.5)]
     with kernels("off"), PretendDevices() as devices:
         loaded = replace(loaded, model=over({"": 0, block: "cpu"})(model))
         data = CalibrationData(collect(model, layout, text.batches(6), frozenset()))

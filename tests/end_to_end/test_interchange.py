@@ -51,7 +51,7 @@ def recipe(loaded):
     layout = layout_of(loaded.model)
     targets = {layer.name: 0.3 + 0.05 * i for i, layer in enumerate(layout.layers)}
     drop = project(targets, layout, parse_pattern("row"), Bounds(), None)
-    return Recipe({"name": "wanda"}, drop)
+    return Recipe.of({"name": "wanda"}, drop)
 
 
 @pytest.fixture(scope="module")

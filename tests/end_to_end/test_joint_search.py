@@ -46,8 +46,8 @@ def test_every_candidate_has_three_objectives_and_the_exact_budget(run, experime
     layers = list(run.front.layout.sizes)
     recipes = [recipe_of(entry, layers) for entry in entries]
     assert all(recipe.key == entry["key"] for recipe, entry in zip(recipes, entries))
-    assert len({recipe.solver["name"] for recipe in recipes}) == 3
-    assert any("lambda" in recipe.quadratic for recipe in recipes)
+    assert len({recipe.default.solver.name for recipe in recipes}) == 3
+    assert any(recipe.mixed for recipe in recipes)
     budget = round(0.6 * run.front.layout.total)
     assert all(sum(recipe.drop.values()) == budget for recipe in recipes)
     assert set(run.front.objectives) == {"reconstruction", "kl", "taylor"}
@@ -99,8 +99,8 @@ def test_the_comparison_has_the_found_recipe_in_both_modes(run):
 def test_the_exported_profile_has_each_layer_s_lambda(run, tmp_path):
     _, entries, _ = read_journal(run.directory.journal)
     recipes = [recipe_of(entry, list(run.front.layout.sizes)) for entry in entries]
-    mixed = next(recipe for recipe in recipes if "lambda" in recipe.quadratic)
+    mixed = next(recipe for recipe in recipes if recipe.mixed)
     write_profile(tmp_path / "profile.json", mixed, run.front.layout)
     rows = json.loads((tmp_path / "profile.json").read_text())
-    lambdas = mixed.quadratic["lambda"]
+    lambdas = mixed.lambdas
     assert all(row["lambda"] == lambdas.get(row["layer"], 1.0) for row in rows)

@@ -70,7 +70,7 @@ def test_it_drops_what_the_file_says_where_we_would(
     drop = project(targets, layout, where, Bounds(0.0, 0.9), None)
     if exact and pattern == "row":
         drop = {x.name: where.uniform(x, targets[x.name]) for x in layout.layers}
-    recipe = Recipe({"name": metric}, drop, pattern, solver)
+    recipe = Recipe.of({"name": metric}, drop, pattern, solver)
     tokens = token_batches(TEXT, loaded.tokenizer).tokens.tolist()
     found = llmcompressor_recipe(recipe, layout, linear_modules(dense), Origin())
     assert (found.deviation.by == 0) == exact

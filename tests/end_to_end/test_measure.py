@@ -45,7 +45,7 @@ class Line:
         targets = dict.fromkeys(self.layout.sizes, sparsity)
         budget = round(sparsity * self.layout.total)
         drop = project(targets, self.layout, Row(), Bounds(), budget)
-        return Recipe({"name": metric}, drop, "row")
+        return Recipe.of({"name": metric}, drop, "row")
 
     def measure(self, *recipes, batch_tokens=32):
         with measure_on(

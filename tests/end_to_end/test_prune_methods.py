@@ -170,4 +170,4 @@ def test_unknown_roles_are_named(dense):
     with pytest.raises(ConfigError, match=r"Did you mean 'mlp\.up_proj'"):
         plan.recipe(layout)
     recipe = NamedMethod("wanda", 0.5, moonshot_lambda=0.5, moonshot_roles="all").recipe(layout)
-    assert set(recipe.quadratic["lambda"]) == set(layout.sizes)
+    assert set(recipe.lambdas) == set(layout.sizes)

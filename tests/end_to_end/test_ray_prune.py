@@ -146,9 +146,9 @@ def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense
     """The others are given up; the workers go on with the next recipe."""
     model = TINY["llama"]()
     layout = layout_of(model)
-    recipe = Recipe({"name": "wanda"}, dict.fromkeys(layout.sizes, 48))
+    recipe = Recipe.of({"name": "wanda"}, dict.fromkeys(layout.sizes, 48))
     more, fewer = (
-        Recipe({"name": "magnitude"}, dict.fromkeys(recipe.drop, n), "row") for n in (96, 48)
+        Recipe.of({"name": "magnitude"}, dict.fromkeys(recipe.drop, n), "row") for n in (96, 48)
     )
     bad = layout.layers[3]
     stats = {x.site: LayerStats.of(9, 1, InputSq(torch.ones(x.in_features))) for x in layout.layers}

@@ -38,7 +38,7 @@ def llama(tmp_path_factory):
     layout = layout_of(load(str(folder)).model)
     drop = {x.name: x.size * (4 + 2 * x.block) // 10 for x in layout.layers}
     lambdas = {x.name: 0.5 for x in layout.layers if "q_proj" in x.role}
-    return folder, layout, Recipe(POWER, drop, "layer", quadratic=canonical_quadratic(lambdas))
+    return folder, layout, Recipe.of(POWER, drop, "layer", quadratic=canonical_quadratic(lambdas))
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_onto_its_own_model_a_run_and_a_recipe_file_give_the_very_recipe(run, ll
 
 def compared(llama, metric, to, pattern="layer"):
     folder, layout, recipe = llama
-    source = Source(Recipe(metric, recipe.drop, pattern), layout, Origin(str(folder)))
+    source = Source(Recipe.of(metric, recipe.drop, pattern), layout, Origin(str(folder)))
     calibration, held = (TextSpec("embedded", split, 3, 64) for split in ("train", "evaluation"))
     target = Target("embedded", 0.6, calibration=calibration, compare_on=held)
     _, rows = transfer_to(source, target, to, Silent())

@@ -29,7 +29,7 @@ MIDDLING = st.tuples(
 
 
 def recipe(counts, layout=LAYOUT):
-    return Recipe({"name": "wanda"}, dict(zip(layout.sizes, counts, strict=True)))
+    return Recipe.of({"name": "wanda"}, dict(zip(layout.sizes, counts, strict=True)))
 
 
 def back(levels, pattern="layer", layout=LAYOUT):
@@ -158,7 +158,7 @@ def test_a_file_for_fewer_layers_is_refused():
 def test_experts_in_one_parameter_cannot_be_named():
     expert = Layer("mlp.experts.up.1", 0, "mlp.experts.up", 4, 6, "mlp.experts.up.1")
     with pytest.raises(ConfigError, match="one expert inside a 3-D parameter"):
-        levels_of(Recipe({"name": "wanda"}, {expert.name: 3}), ModelLayout((expert,)))
+        levels_of(Recipe.of({"name": "wanda"}, {expert.name: 3}), ModelLayout((expert,)))
 
 
 @pytest.mark.parametrize(("sparsity", "step"), [(1.0, 4), (-0.1, 4), (0.5, 0)])

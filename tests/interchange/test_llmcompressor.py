@@ -31,7 +31,7 @@ OWN = {"name": "own"}
 
 
 def written(drop, **parts):
-    recipe = Recipe(**{"metric": WANDA, "drop": dict(zip(LAYOUT.sizes, drop)), **parts})
+    recipe = Recipe.of(**{"metric": WANDA, "drop": dict(zip(LAYOUT.sizes, drop)), **parts})
     return llmcompressor_recipe(recipe, LAYOUT, ORDER, MADE)
 
 
@@ -142,11 +142,11 @@ def test_the_head_says_where_it_comes_from():
 
 
 def test_layers_that_it_would_pass_over_are_refused():
-    recipe = Recipe(WANDA, dict.fromkeys(LAYOUT.sizes, 4))
+    recipe = Recipe.of(WANDA, dict.fromkeys(LAYOUT.sizes, 4))
     with pytest.raises(ConfigError, match=r"blocks.1.attn.q is no nn.Linear"):
         llmcompressor_recipe(recipe, LAYOUT, ORDER[:3], MADE)
     expert = Layer("mlp.experts.up.1", 0, "mlp.experts.up", 4, 6, "mlp.experts.up.1")
     with pytest.raises(ConfigError, match="one expert inside a 3-D parameter"):
         llmcompressor_recipe(
-            Recipe(WANDA, {expert.name: 3}), ModelLayout((expert,)), [expert.name], MADE
+            Recipe.of(WANDA, {expert.name: 3}), ModelLayout((expert,)), [expert.name], MADE
         )

@@ -88,7 +88,7 @@ COUNTS = st.tuples(*(st.integers(0, layer.size - 1) for layer in LAYOUT.layers))
 @given(counts=COUNTS, ending=st.sampled_from(["csv", "json"]))
 def test_our_own_profile_comes_back_count_by_count(tmp_path_factory, counts, ending):
     path = tmp_path_factory.mktemp("p") / f"profile.{ending}"
-    recipe = Recipe({"name": "wanda"}, dict(zip(NAMES, counts, strict=True)))
+    recipe = Recipe.of({"name": "wanda"}, dict(zip(NAMES, counts, strict=True)))
     write_profile(path, recipe, LAYOUT)
     assert imported(path, LAYOUT, Asked()).recipe == recipe
     other = imported(path, LAYOUT, Asked(method="alps")).recipe
@@ -97,7 +97,7 @@ def test_our_own_profile_comes_back_count_by_count(tmp_path_factory, counts, end
 
 def test_a_profile_s_lambdas_come_back_too(tmp_path):
     quadratic = canonical_quadratic({NAMES[0]: 0.25, NAMES[3]: 0.5})
-    recipe = Recipe({"name": "wanda"}, dict.fromkeys(NAMES, 4), quadratic=quadratic)
+    recipe = Recipe.of({"name": "wanda"}, dict.fromkeys(NAMES, 4), quadratic=quadratic)
     write_profile(tmp_path / "profile.csv", recipe, LAYOUT)
     assert imported(tmp_path / "profile.csv", LAYOUT, Asked()).recipe == recipe
 
@@ -116,7 +116,7 @@ def test_a_profile_s_lambdas_come_back_too(tmp_path):
     ],
 )
 def test_a_profile_of_something_else_is_one_sentence(tmp_path, change, sentence):
-    recipe = Recipe({"name": "wanda"}, dict.fromkeys(NAMES, 4))
+    recipe = Recipe.of({"name": "wanda"}, dict.fromkeys(NAMES, 4))
     write_profile(tmp_path / "profile.csv", recipe, LAYOUT)
     table = change(pd.read_csv(tmp_path / "profile.csv"))
     table.to_csv(tmp_path / "profile.csv", index=False)
@@ -126,19 +126,19 @@ def test_a_profile_of_something_else_is_one_sentence(tmp_path, change, sentence)
 
 def test_evopress_levels_become_sparsegpt_with_counts_on_their_grid(tmp_path):
     counts = dict(zip(NAMES, (24, 30, 24, 30, 20, 30)))
-    recipe = Recipe({"name": "wanda"}, counts)
+    recipe = Recipe.of({"name": "wanda"}, counts)
     levels = levels_of(recipe, LAYOUT, 1)
     write_levels(tmp_path / "l.txt", levels)
     found = imported(tmp_path / "l.txt", LAYOUT, Asked())
     assert found.kind == "evopress"
-    assert found.recipe.solver == {"name": "sparsegpt"}
-    assert found.recipe.pattern == "block:128"
+    assert found.recipe.default.solver == {"name": "sparsegpt"}
+    assert found.recipe.default.pattern.text == "block:128"
     assert all(abs(found.recipe.drop[name] - counts[name]) <= 1 for name in NAMES)
     text = given_file(tmp_path, "\n".join(f"{name}: 0" for name in NAMES), "bare.txt")
     asked = Asked(sparsity=0.5, step=6, method="wanda", pattern="2:4")
     found = imported(text, LAYOUT, asked).recipe
     assert found.drop == {name: size // 2 for name, size in LAYOUT.sizes.items()}
-    assert (found.metric, found.pattern) == ({"name": "wanda"}, "n:4")
+    assert (found.default.metric, found.default.pattern.text) == ({"name": "wanda"}, "n:4")
 
 
 def test_ratios_are_counted_as_wanda_counts(tmp_path):
@@ -150,7 +150,7 @@ def test_ratios_are_counted_as_wanda_counts(tmp_path):
         * int(layer.in_features * (1 - (0.6, 0.5, 0.45)[layer.block]))
         for layer in LAYOUT.layers
     }
-    assert found.recipe == Recipe({"name": "wanda"}, want)
+    assert found.recipe == Recipe.of({"name": "wanda"}, want)
     assert "dropped: 0.4 of the first layer, 0.55 of the last" in found.notes[0]
 
 
@@ -160,8 +160,8 @@ def test_a_tree_is_a_metric_and_with_a_sparsity_a_recipe(tmp_path):
     assert metric == {"name": "tree", "formula": "mul(mms(G), sqr(W))"}
     assert str(tree) == "mul(abs(mul(W, W)), mms(G))"
     found = imported(path, LAYOUT, Asked(sparsity=0.5))
-    assert found.recipe.metric == metric
-    assert found.recipe.pattern == "row"
+    assert found.recipe.default.metric == metric
+    assert found.recipe.default.pattern.text == "row"
     assert LAYOUT.sparsity(found.recipe.drop) == 0.5
     with pytest.raises(ConfigError, match="add --sparsity"):
         imported(path, LAYOUT, Asked())

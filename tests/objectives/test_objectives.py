@@ -276,7 +276,7 @@ class TestAMixedUpReference:
     def test_leaves_a_recipe_that_failed_with_the_reason(self):
         of = self.mixed_up("linear")
         outcome = outcome_of(
-            lambda _recipe, _rung: {"kl": value("kl", of)}, Recipe({}, {}, "row"), 40
+            lambda _recipe, _rung: {"kl": value("kl", of)}, Recipe.of({}, {}, "row"), 40
         )
         assert outcome["values"] is None
         assert "cannot be negative" in outcome["reason"]

@@ -43,7 +43,7 @@ class Line:
         targets = dict.fromkeys(self.layout.sizes, sparsity)
         budget = round(sparsity * self.layout.total)
         drop = project(targets, self.layout, parse_pattern(pattern), Bounds(), budget)
-        return Recipe(metric, drop, pattern, solver, **more)
+        return Recipe.of(metric, drop, pattern, solver, **more)
 
     def weights(self):
         return {layer.name: read(self.model, layer).clone() for layer in self.layout.layers}
@@ -185,7 +185,7 @@ def test_the_last_block_is_not_run_once_more(deep, monkeypatch):
 
 def test_without_needs_nothing_is_run(deep):
     recipe = deep.recipe(({"name": "magnitude"}, "layer", {"name": "mask"}))
-    want, calls = deep.oneshot(Recipe({"name": "magnitude"}, recipe.drop, "layer")), []
+    want, calls = deep.oneshot(Recipe.of({"name": "magnitude"}, recipe.drop, "layer")), []
     deep.model.model.embed_tokens.register_forward_hook(lambda *_: calls.append(1))
     got, reports = deep.sequential(recipe, batches=[])
     assert same(got, want) == set(want)

@@ -9,8 +9,7 @@ from problems import SmallLayer
 from optishear.errors import NumericalError
 from optishear.pruning.levels import build, level_by_level, missing
 from optishear.pruning.solved import SolvedLayers
-from optishear.recipe.layer_keys import layer_keys
-from optishear.recipe.quadratic import lambda_of
+from optishear.recipe.layer_keys import layer_key
 from optishear.search.levels import levels_of
 from optishear.search.space_file import SpaceSpec, build_space
 from optishear.solvers.methods import solver_of
@@ -40,12 +39,12 @@ class Solver:
     def __call__(self, layer, recipe):
         if len(self.asked) == self.until:
             raise KeyboardInterrupt
-        key = layer_keys(recipe)[layer.name]
+        key = layer_key(recipe, layer)
         self.asked.append(key)
         if key in self.hopeless:
             raise NumericalError(f"{layer.name}: cannot be solved")
-        lam, drop = lambda_of(recipe.quadratic, layer.name), recipe.drop[layer.name]
-        return solver_of(recipe).solve(LAYERS[layer.name].problem(drop, lam=lam))
+        lam, drop = recipe.lambda_of(layer), recipe.drop[layer.name]
+        return solver_of(recipe.at(layer)).solve(LAYERS[layer.name].problem(drop, lam=lam))
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_every_recipe_of_the_space_is_read_from_a_built_store(store):
         recipe = SPACE.decode(low + rng.random(len(low)) * (high - low))
         for layer in LAYOUT.layers:
             want = solve(layer, recipe)
-            stored = store.get(layer_keys(recipe)[layer.name])
+            stored = store.get(layer_key(recipe, layer))
             out = torch.empty_like(want.weight)
             stored.write_into(out)
             assert torch.equal(out, want.weight)
@@ -89,7 +88,7 @@ def test_a_killed_build_goes_on_where_it_was(store, tmp_path):
 
 def test_a_layer_that_cannot_be_solved_is_reported_and_the_others_are_built(store, caplog):
     levels = list(levels_of(SPACE))
-    hopeless = [layer_keys(recipe)[layer.name] for layer, recipe in levels[3:5]]
+    hopeless = [layer_key(recipe, layer) for layer, recipe in levels[3:5]]
     failed = build(level_by_level(Solver(hopeless=hopeless)), store, levels)
     assert failed == (f"{levels[3][0].name}: cannot be solved",) * 2
     assert "cannot be solved" in caplog.text

@@ -20,8 +20,8 @@ SMALL = {
 }
 LAYERS = [Layer(name, int(name[0]), name[2:], 8, WIDTH, f"{name[0]}.q") for name in SMALL]
 DROP = dict.fromkeys(SMALL, 64)
-ALPS = Recipe({"name": "own"}, DROP, "layer", {"name": "alps"})
-SPARSEGPT = Recipe({"name": "own"}, DROP, "layer", {"name": "sparsegpt"})
+ALPS = Recipe.of({"name": "own"}, DROP, "layer", {"name": "alps"})
+SPARSEGPT = Recipe.of({"name": "own"}, DROP, "layer", {"name": "sparsegpt"})
 
 
 def data(room=0):
@@ -31,7 +31,7 @@ def data(room=0):
 
 def solve(known, layers=LAYERS, recipe=SPARSEGPT):
     return [
-        solver_of(recipe).solve(known.problem(layer, SMALL[layer.name].weight, recipe))
+        solver_of(recipe.at(layer)).solve(known.problem(layer, SMALL[layer.name].weight, recipe))
         for layer in layers
     ]
 

@@ -56,7 +56,7 @@ def test_a_solution_comes_back_bit_for_bit(tmp_path, dtype, share, rows, columns
 @pytest.mark.parametrize("solver", [{"name": "mask"}, {"name": "refit", "of": "mask"}])
 def test_what_a_solver_gives_comes_back(tmp_path, kind, solver):
     problem = SmallLayer(kind).problem(251)
-    solution = solver_of(Recipe({"name": "wanda"}, {}, "row", solver)).solve(problem)
+    solution = solver_of(Recipe.of({"name": "wanda"}, {}, "row", solver).default).solve(problem)
     store = store_in(tmp_path)
     store.put("q", solution)
     assert_same(store.get("q"), solution)

@@ -30,7 +30,7 @@ def model(request):
 
 
 def recipe_for(layout, metric="drift"):
-    return Recipe({"name": metric}, {x.name: x.size // 2 for x in layout.layers}, "layer")
+    return Recipe.of({"name": metric}, {x.name: x.size // 2 for x in layout.layers}, "layer")
 
 
 class Source(InMemory):

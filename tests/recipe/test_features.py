@@ -12,7 +12,7 @@ LAYOUT = small_layout(blocks=11)
 
 def recipe_on(layout, metric=None, **more):
     drop = {x.name: x.size * (1 + x.block) // 20 for x in layout.layers}
-    return Recipe(metric or {"name": "wanda"}, drop, **more)
+    return Recipe.of(metric or {"name": "wanda"}, drop, **more)
 
 
 def test_sparsities_of_blocks_and_of_roles_both_add_up_to_the_recipe():

@@ -155,7 +155,7 @@ def test_a_budget_keeps_to_what_the_pattern_can_drop():
     with pytest.raises(ConfigError, match="'odd' can drop 24 of its 48 weights at most"):
         uniform(layout, Odd(), 0.6)
     with known(Odd()), pytest.raises(ConfigError, match="25 of 48 weights cannot be dropped"):
-        Recipe({"name": "wanda"}, {"a": 25, "b": 0}, "odd").check(layout)
+        Recipe.of({"name": "wanda"}, {"a": 25, "b": 0}, "odd").check(layout)
 
 
 def test_a_layer_that_a_pattern_does_not_fit_is_a_sentence():

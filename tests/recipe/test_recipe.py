@@ -14,7 +14,7 @@ from optishear.recipe.recipe import Recipe
 
 def recipe(**changes):
     drop = dict.fromkeys(small_layout().sizes, 12)
-    return Recipe(**{"metric": {"name": "wanda"}, "drop": drop, "pattern": "row", **changes})
+    return Recipe.of(**{"metric": {"name": "wanda"}, "drop": drop, "pattern": "row", **changes})
 
 
 def test_equal_content_is_an_equal_key_whatever_the_order():

@@ -14,7 +14,7 @@ HALF = {"blocks.0.attn.q": 24, "blocks.0.mlp.down": 30}
 
 
 def recipe(pattern, drop=None):
-    return Recipe({"name": "wanda"}, drop or HALF, pattern)
+    return Recipe.of({"name": "wanda"}, drop or HALF, pattern)
 
 
 def test_the_three_forms_of_a_2_of_4_recipe():

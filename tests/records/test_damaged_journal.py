@@ -29,10 +29,10 @@ def lines_of(path):
         for drop, quadratic in ((1, None), (2, moonshot)):
             counts = dict.fromkeys(LAYERS, drop)
             more = {} if quadratic is None else {"quadratic": quadratic}
-            recipe = Recipe(power, counts, "row", {"name": "mask"}, **more)
+            recipe = Recipe.of(power, counts, "row", {"name": "mask"}, **more)
             values = {"kl": 0.5, "sparsity": 0.25}
             journal.append(recipe, 64, {"values": values, "reason": "", "seconds": 0.1})
-        recipe = Recipe({"name": "wanda"}, dict.fromkeys(LAYERS, 3), "row")
+        recipe = Recipe.of({"name": "wanda"}, dict.fromkeys(LAYERS, 3), "row")
         journal.append(recipe, 64, {"values": None, "reason": "singular", "seconds": 0.1})
     return [json.loads(line) for line in path.read_text().splitlines()]
 

@@ -17,7 +17,7 @@ MEASURE = {"model": "abc", "threads": 2}
 
 
 def recipe(drop):
-    return Recipe({"name": "wanda"}, dict.fromkeys(LAYERS, drop), "row")
+    return Recipe.of({"name": "wanda"}, dict.fromkeys(LAYERS, drop), "row")
 
 
 def outcome(value):

@@ -13,7 +13,7 @@ LAYERS = list(small_layout().sizes)
 
 
 def append(journal, index):
-    recipe = Recipe({"name": "wanda"}, dict.fromkeys(LAYERS, index), "row")
+    recipe = Recipe.of({"name": "wanda"}, dict.fromkeys(LAYERS, index), "row")
     return journal.append(recipe, 64, {"values": {"kl": 0.1}, "reason": "", "seconds": 0.1})
 
 

@@ -25,7 +25,7 @@ def fill(run, outcomes):
     with Journal(run.journal, {"of": "test"}, list(LAYOUT.sizes)) as journal:
         for index, (rung, values) in enumerate(outcomes):
             drop = {x.name: index for x in LAYOUT.layers}
-            recipe = Recipe({"name": "power", "alpha": float(index)}, drop)
+            recipe = Recipe.of({"name": "power", "alpha": float(index)}, drop)
             reason = "" if values else "not finite"
             journal.append(recipe, rung, {"values": values, "reason": reason, "seconds": 0.5})
 

@@ -26,7 +26,7 @@ from optishear.tools.prune import holds
 LAYOUT = small_layout()
 QUADRATIC = {"name": "moonshot", "lambda": {LAYOUT.layers[0].name: 0.5}, "damping": 0.01}
 METRIC = {"name": "power", "alpha": 1.0}
-RECIPE = Recipe(METRIC, dict.fromkeys(LAYOUT.sizes, 2), "row", {"name": "mask"}, QUADRATIC)
+RECIPE = Recipe.of(METRIC, dict.fromkeys(LAYOUT.sizes, 2), "row", {"name": "mask"}, QUADRATIC)
 ORIGIN = Origin(
     model="embedded",
     model_hash="abc",

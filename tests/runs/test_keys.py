@@ -18,7 +18,7 @@ from optishear.models.load import LoadedModel
 from optishear.pipeline import MeasurementSettings, identity_of
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.solved import SolvedLayers
-from optishear.recipe.layer_keys import layer_keys
+from optishear.recipe.layer_keys import layer_key
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.records import cache
@@ -35,13 +35,14 @@ CALIBRATION = TextSpec("TEXT", "all", 4, 8, seed=0)
 SEARCH = TextSpec("TEXT", "all", 4, 16, seed=1)
 EVALUATION = TextSpec("TEXT", "all", 4, 24, seed=2)
 BY = MeasurementSettings(("kl",), 64)
-RECIPE = Recipe(
-    {"name": "wanda"},
-    DROP,
-    "row",
-    {"name": "refit", "of": "mask"},
-    {"name": "moonshot", "damping": 0.01, "lambda": dict.fromkeys(DROP, 0.5)},
-)
+SAID = {
+    "metric": {"name": "wanda"},
+    "drop": DROP,
+    "pattern": "row",
+    "solver": {"name": "refit", "of": "mask"},
+    "quadratic": {"name": "moonshot", "damping": 0.01, "lambda": dict.fromkeys(DROP, 0.5)},
+}
+RECIPE = Recipe.of(**SAID)
 
 
 class Embedding(nn.Module):
@@ -126,9 +127,7 @@ class Inputs:
             self.parts,
         )
         levels = keys.levels_key(known, self.gradient_sequences)
-        plain = Recipe(
-            self.recipe.metric, self.recipe.drop, self.recipe.pattern, self.recipe.solver
-        )
+        plain = replace(self.recipe, lambdas={})
         held_out = [
             keys.held_out_key(known, recipe, self.mode, evaluation, self.by.batch_tokens).path
             for recipe in (self.recipe, plain, None)
@@ -140,7 +139,7 @@ class Inputs:
             "a rule that reads inputs": keys.rule_key(known, f"owl{self.rule_setting[0]}").path,
             "a rule of weights": keys.rule_key(known, f"alphapruning{self.rule_setting[1]}").path,
             "levels": SolvedLayers(self.folder, levels.text, 0).own,
-            "a level": (levels.path, layer_keys(self.recipe)[name]),
+            "a level": (levels.path, layer_key(self.recipe, LAYOUT.by_name[name])),
             "held out": held_out[0],
             "held out without gradients": held_out[1],
             "dense": held_out[2],
@@ -158,7 +157,7 @@ OF_RECIPES = {"a level", *HELD_OUT, "evaluation"}
 
 
 def with_recipe(**changes):
-    return lambda inputs: replace(inputs, recipe=replace(inputs.recipe, **changes))
+    return lambda inputs: replace(inputs, recipe=Recipe.of(**{**SAID, **changes}))
 
 
 def with_text(purpose, **changes):
@@ -221,11 +220,11 @@ CHANGES: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
         OF_RECIPES,
     ),
     "the damping": (
-        with_recipe(quadratic={**RECIPE.quadratic, "damping": 0.1}),
+        with_recipe(quadratic={**SAID["quadratic"], "damping": 0.1}),
         OF_RECIPES - {"held out without gradients"},
     ),
     "λ": (
-        with_recipe(quadratic={**RECIPE.quadratic, "lambda": dict.fromkeys(DROP, 0.25)}),
+        with_recipe(quadratic={**SAID["quadratic"], "lambda": dict.fromkeys(DROP, 0.25)}),
         OF_RECIPES - {"held out without gradients"},
     ),
     "what is dropped": (with_recipe(drop=dict.fromkeys(DROP, 5)), OF_RECIPES),

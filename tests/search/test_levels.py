@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import llama_layout, small_layout
 
-from optishear.recipe.layer_keys import layer_keys
+from optishear.recipe.layer_keys import layer_key, layer_keys
 from optishear.recipe.profile import Rule
 from optishear.search.genes import Integer
 from optishear.search.levels import levels_of
@@ -78,7 +78,7 @@ CONTINUOUS = {
 
 
 def keys_of(levels):
-    return [layer_keys(recipe)[layer.name] for layer, recipe in levels]
+    return [layer_key(recipe, layer) for layer, recipe in levels]
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -91,7 +91,9 @@ class TestEveryListedSpace:
         high = np.array([gene.high for gene in chosen.genes])
         shares = data.draw(st.lists(st.floats(0, 1), min_size=len(low), max_size=len(low)))
         recipe = chosen.decode(low + np.array(shares) * (high - low))
-        assert set(layer_keys(recipe).values()) <= set(keys_of(levels_of(chosen)))
+        assert set(layer_keys(recipe, chosen.layers.layout.layers).values()) <= set(
+            keys_of(levels_of(chosen))
+        )
 
     def test_levels_come_once_each_in_the_order_of_the_layout(self, name):
         levels = list(levels_of(LISTED[name]))
@@ -129,4 +131,4 @@ def test_the_shipped_space_has_thirteen_levels_a_layer():
     spec, layout = SpaceSpec.model_validate(yaml.safe_load(path.read_text())), llama_layout()
     levels = list(levels_of(build_space(spec, layout, {})))
     assert len(levels) == 13 * len(layout.layers)
-    assert {recipe.solver["name"] for _, recipe in levels} == {"refit"}
+    assert {recipe.default.solver.name for _, recipe in levels} == {"refit"}

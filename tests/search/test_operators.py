@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from layouts import small_layout
 
 from optishear.recipe.profile import Rule
-from optishear.recipe.quadratic import lambda_of
 from optishear.search.driver import DriverSettings
 from optishear.search.genes import Choice, Integer, Real, cleaned
 from optishear.search.operators import (
@@ -204,9 +203,9 @@ def family(chosen, cut, seed=0, matings=40, **changes):
 def before(recipe, block):
     """All that a recipe does before a block; nothing before block 0."""
     names = [layer.name for layer in LAYOUT.layers if layer.block < block]
-    lambdas = {name: lambda_of(recipe.quadratic, name) for name in names}
+    lambdas = {name: recipe.lambdas.get(name, 1.0) for name in names}
     drop = {name: recipe.drop[name] for name in names}
-    return (recipe.metric, recipe.solver, drop, lambdas) if block else ()
+    return (recipe.default, drop, lambdas) if block else ()
 
 
 class TestPrefixVariation:

@@ -53,7 +53,9 @@ class Measure:
             raise NumericalError("blocks.0.attn.q: not positive definite")
         # Every rung sees another text: its own weights, the same for all recipes.
         text = np.random.default_rng(rung).normal(1, 20 / rung**0.5, 6)
-        error = float((lost**2 * np.arange(1, 7) * text).sum()) + recipe.metric.get("alpha", 1.0)
+        error = float((lost**2 * np.arange(1, 7) * text).sum()) + recipe.default.metric.get(
+            "alpha", 1.0
+        )
         return {"sparsity": LAYOUT.sparsity(recipe.drop), "error": error, "kl": error / 2}
 
 

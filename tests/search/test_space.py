@@ -7,7 +7,6 @@ from layouts import small_layout
 from optishear.errors import ConfigError
 from optishear.recipe.metric_forms import COEFFICIENTS, META_GENES, TRANSFORMS
 from optishear.recipe.profile import Rule, step_of
-from optishear.recipe.quadratic import lambda_of
 from optishear.recipe.recipe import Recipe
 from optishear.search.seeds import seed_genomes
 from optishear.search.space_file import SpaceSpec, build_space
@@ -111,13 +110,13 @@ class TestEverySpace:
         chosen = SPACES[name]
         recipe = chosen.decode(drawn_genome(chosen, data))
         recipe.check(LAYOUT)
-        solver_of(recipe)
+        solver_of(recipe.default)
         assert Recipe.from_json(recipe.to_json()) == recipe
         total = sum(recipe.drop.values())
         if chosen.budget is None:
             assert 0.1 <= total / LAYOUT.total <= 0.95
-        elif recipe.pattern.startswith("n:") or "steps" in name:
-            smallest = min(step_of(x, chosen.layers.pattern, chosen.layers.bounds) for x in LAYERS)
+        elif recipe.default.pattern.text.startswith("n:") or "steps" in name:
+            smallest = min(step_of(x, chosen.layers.patterns, chosen.layers.bounds) for x in LAYERS)
             assert chosen.budget - smallest < total <= chosen.budget
         else:
             assert total == chosen.budget
@@ -137,14 +136,16 @@ class TestEverySpace:
 def test_named_metrics_are_found_in_the_continuous_space(metric):
     chosen = SPACES["continuous metric"]
     genome = chosen.encode({"name": metric}, RULES["uniform"].targets(0.6))
-    assert chosen.decode(genome).metric == {"name": metric}
+    assert chosen.decode(genome).default.metric == {"name": metric}
 
 
 def test_the_paper_s_space_knows_wanda_and_magnitude_but_not_ria():
     chosen = SPACES["paper's metric"]
     targets = RULES["uniform"].targets(0.6)
     for metric in ("wanda", "magnitude"):
-        assert chosen.decode(chosen.encode({"name": metric}, targets)).metric == {"name": metric}
+        assert chosen.decode(chosen.encode({"name": metric}, targets)).default.metric == {
+            "name": metric
+        }
     assert chosen.encode({"name": "ria"}, targets) is None
 
 
@@ -208,9 +209,9 @@ def test_a_solver_and_a_lambda_are_encoded_as_they_are(solver, lam, sparsity):
     genome = chosen.encode(WANDA, RULES["uniform"].targets(sparsity), solver, lam)
     recipe = chosen.decode(genome)
     own = solver["name"] in ("sparsegpt", "alps") or solver.get("of") == "sparsegpt"
-    assert recipe.solver == solver
-    assert recipe.metric == ({"name": "own"} if own else WANDA)
-    assert {lambda_of(recipe.quadratic, name) for name in NAMES} == {round(lam, 3)}
+    assert recipe.default.solver == solver
+    assert recipe.default.metric == ({"name": "own"} if own else WANDA)
+    assert {recipe.lambda_of(layer) for layer in LAYERS} == {round(lam, 3)}
     for name in NAMES:
         assert recipe.drop[name] == pytest.approx(sparsity * LAYOUT.sizes[name], abs=1)
 
@@ -218,10 +219,9 @@ def test_a_solver_and_a_lambda_are_encoded_as_they_are(solver, lam, sparsity):
 def test_what_a_space_lacks_is_encoded_as_the_nearest_that_it_has():
     uniform = RULES["uniform"].targets(0.5)
     updating = space(solver=[{"name": "sparsegpt"}, {"name": "alps"}], by="uniform")
-    assert updating.decode(updating.encode(WANDA, uniform)).solver == {"name": "sparsegpt"}
+    assert updating.decode(updating.encode(WANDA, uniform)).default.solver == {"name": "sparsegpt"}
     bounded = SPACES["one lambda"]
-    quadratic = bounded.decode(bounded.encode(WANDA, uniform)).quadratic
-    assert quadratic == {"name": "moonshot", "lambda": _attention(0.75)}
+    assert bounded.decode(bounded.encode(WANDA, uniform)).lambdas == _attention(0.75)
 
 
 def _attention(value):
@@ -244,24 +244,21 @@ def test_lambda_is_one_gene_or_one_for_each_mixed_role_or_block():
 def test_a_lambda_gene_reaches_its_own_layers_only():
     chosen = space(moonshot={"by": "block"}, by="uniform", budget=0.5)
     recipe = chosen.decode(np.array([1.0, 0.25, 0.0]))
-    assert recipe.quadratic == {
-        "name": "moonshot",
-        "lambda": {"blocks.1.attn.q": 0.25, "blocks.2.attn.q": 0.0},
-    }
+    assert recipe.lambdas == {"blocks.1.attn.q": 0.25, "blocks.2.attn.q": 0.0}
 
 
 def test_a_searched_lambda_is_rounded_and_stays_within_its_bounds():
     chosen = space(moonshot={"low": 0.1004, "high": 0.7506}, by="uniform", budget=0.5)
     for code, want in ((0.12345, 0.123), (0.1004, 0.1004), (0.7506, 0.7506)):
-        assert chosen.decode(np.array([code])).quadratic["lambda"] == _attention(want)
+        assert chosen.decode(np.array([code])).lambdas == _attention(want)
 
 
 def test_lambda_may_be_one_of_few():
     chosen = space(moonshot={"options": [1, 1 / 3, 0.5]}, by="uniform", budget=0.5)
     [gene] = chosen.genes
     assert gene.options == (1 / 3, 0.5, 1)
-    assert chosen.decode(np.array([1.0])).quadratic["lambda"] == _attention(0.5)
-    assert chosen.decode(np.array([2.0])).quadratic == {"name": "reconstruction"}
+    assert chosen.decode(np.array([1.0])).lambdas == _attention(0.5)
+    assert chosen.decode(np.array([2.0])).lambdas == {}
     assert chosen.encode(WANDA, RULES["uniform"].targets(0.5), lam=0.45)[0] == 1
 
 
@@ -270,11 +267,8 @@ def test_a_fixed_lambda_and_the_damping_have_no_gene():
     spec = SpaceSpec.model_validate(data | {"sparsity": {"by": "block", "budget": 0.5}})
     chosen = build_space(spec, LAYOUT, RULES)
     assert len(chosen.genes) == 3
-    assert chosen.decode(genome_of(chosen)).quadratic == {
-        "name": "moonshot",
-        "lambda": _attention(0.333333),
-        "damping": 0.1,
-    }
+    recipe = chosen.decode(genome_of(chosen))
+    assert (recipe.lambdas, recipe.default.damping) == (_attention(0.333333), 0.1)
 
 
 def test_genomes_of_one_meaning_are_one_recipe():
@@ -301,7 +295,7 @@ def test_genomes_of_one_meaning_are_one_recipe():
 def test_seeds_try_every_solver_and_lambda_at_its_ends_and_middle():
     chosen = space([POWER], "row", ALL_SOLVERS, {}, by="uniform", budget=0.5)
     recipes = [chosen.decode(genome) for genome in seed_genomes(chosen, METRICS)]
-    parts = [(r.metric["name"], r.solver["name"], r.quadratic.get("lambda", {})) for r in recipes]
+    parts = [(r.default.metric.name, r.default.solver.name, r.lambdas) for r in recipes]
     assert parts == [
         ("wanda", "mask", {}),
         ("ria", "mask", {}),

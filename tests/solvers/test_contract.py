@@ -10,8 +10,8 @@ from optishear.calibration.gradients import LayerGradients
 from optishear.errors import ConfigError
 from optishear.metrics import METRICS
 from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.parts import Parts
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
-from optishear.recipe.recipe import Recipe
 from optishear.solvers.alps import ALPS
 from optishear.solvers.methods import CHOOSERS, METHODS, needs_of, solver_names, solver_of
 from optishear.solvers.refit import Refit
@@ -40,7 +40,7 @@ def cases(names, *more):
 
 def make(name):
     metric, solver = RECIPES[name]
-    return solver_of(Recipe(metric, {}, "row", solver))
+    return solver_of(Parts.of(metric, "row", solver))
 
 
 def test_every_solver_is_held_to_the_contract():
@@ -165,7 +165,7 @@ def test_every_solver_keeps_to_the_groups_of_a_pattern_that_it_does_not_know(nam
 def test_a_refit_never_costs_more_than_the_masked_weights(kind, pattern, lam, of):
     layer = SmallLayer(kind)
     metric = {"name": "wanda"} if of == "mask" else OWN
-    solver = solver_of(Recipe(metric, {}, "row", {"name": "refit", "of": of}))
+    solver = solver_of(Parts.of(metric, "row", {"name": "refit", "of": of}))
     problem = layer.problem(SIZE // 2, pattern, lam)
     solution = solver.solve(problem)
     masked = layer.weight.masked_fill(~solution.keep, 0)
@@ -185,7 +185,7 @@ def test_a_given_mask_takes_the_place_of_the_metric_s_choice():
     layer = SmallLayer()
     given = torch.rand(ROWS, WIDTH) > 0.3
     problem = replace(layer.problem(int((~given).sum()), WholeLayer()), given=given)
-    kept = Recipe({"name": "given", "hash": "x"}, {}, "layer", {"name": "refit", "of": "mask"})
+    kept = Parts.of({"name": "given", "hash": "x"}, "layer", {"name": "refit", "of": "mask"})
     assert torch.equal(solver_of(kept).solve(problem).keep, given)
     with pytest.raises(ConfigError, match="no mask was handed over"):
         solver_of(kept).solve(layer.problem(5))
@@ -199,7 +199,7 @@ def test_every_named_method_is_a_recipe_that_solves():
         recipe.check(layout)
         lam = method.moonshot_lambda
         assert (LayerGradients in needs_of(recipe)) == (lam != 1), name
-        solution = solver_of(recipe).solve(layer.problem(24, recipe.pattern_object, lam))
+        solution = solver_of(recipe.default).solve(layer.problem(24, recipe.default.pattern, lam))
         assert (~solution.keep).sum() == 24
         assert method.paper
         assert method.needs
@@ -217,11 +217,11 @@ def test_every_named_method_is_a_recipe_that_solves():
 )
 def test_an_impossible_solver_is_a_sentence(metric, solver, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        solver_of(Recipe({"name": metric}, {}, "row", solver))
+        solver_of(Parts.of({"name": metric}, "row", solver))
 
 
 def made_by(**solver):
-    return solver_of(Recipe(OWN, {}, "row", solver))
+    return solver_of(Parts.of(OWN, "row", solver))
 
 
 def test_the_settings_of_a_solver_reach_it():
@@ -252,4 +252,4 @@ def test_the_settings_of_a_solver_do_what_they_say():
 
 def test_a_metric_that_no_solver_reads_has_no_settings():
     with pytest.raises(ConfigError, match="'own' has no settings, found alpha"):
-        solver_of(Recipe({"name": "own", "alpha": 1}, {}, "row", {"name": "sparsegpt"}))
+        solver_of(Parts.of({"name": "own", "alpha": 1}, "row", {"name": "sparsegpt"}))

@@ -102,7 +102,7 @@ def test_layers_of_one_shape_are_timed_once_and_their_site_is_factored_once():
 
     times = LayerTimes(solve, lambda: now[0])
     q, k, other = layer("q", 8, 4, "q"), layer("k", 8, 4, "q"), layer("o", 3, 4, "o")
-    recipe = Recipe({"name": "wanda"}, {"q": 1, "k": 1, "o": 1}, "row", {"name": "refit"})
+    recipe = Recipe.of({"name": "wanda"}, {"q": 1, "k": 1, "o": 1}, "row", {"name": "refit"})
     levels = [(q, recipe), (k, recipe), (q, recipe), (other, recipe)]
     assert times.all_of(levels) == pytest.approx(3 * 8 + 3 + 2 * 100)
     assert calls == ["q", "q", "o", "o"]

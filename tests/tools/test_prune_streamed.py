@@ -135,7 +135,7 @@ def test_a_metric_that_reads_both_streams(dense, tmp_path, monkeypatch):
     monkeypatch.setitem(METRICS_BY_NAME, "drift", Drift)
     drop = {}
     prune_to(str(dense), lambda p: drop.update(WANDA(p).drop) or WANDA(p), tmp_path / "wanda", HOW)
-    recipe = Recipe({"name": "drift"}, drop, "row")
+    recipe = Recipe.of({"name": "drift"}, drop, "row")
     both(dense, lambda _: recipe, tmp_path)
     broken = prune_until(
         HalfDone, "done", 3, dense, tmp_path / "pruned", monkeypatch, lambda _: recipe

@@ -22,7 +22,7 @@ from optishear.workers.layers import DenseLayers, pruning_on, solving_on
 
 LAYOUT = small_layout(blocks=2)
 LAYERS = LAYOUT.layers
-RECIPE = Recipe({"name": "magnitude"}, dict.fromkeys(LAYOUT.sizes, 3))
+RECIPE = Recipe.of({"name": "magnitude"}, dict.fromkeys(LAYOUT.sizes, 3))
 
 
 def small(layer):

@@ -1,6 +1,6 @@
 """A pruned model beside the dense one: what may have changed, what must not have."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,10 +99,11 @@ def compare(ours: AsStored, dense: AsStored, layout: ModelLayout) -> Beside:
     return Beside(change, changed, wrong, others, tuple(sorted(rounded)))
 
 
-def check_kept(beside: Beside, solver: str | None) -> Check:
-    """Whether weights that are not zero are the dense ones, as the solver's name promises.
+def check_kept(beside: Beside, solvers: Mapping[str, str] | None) -> Check:
+    """Whether weights that are not zero are the dense ones, as the name of each layer's solver
+    promises.
 
-    None: no recipe says which solver it was.
+    None: no recipe says which solvers these were.
     """
     change, counts = beside.change, beside.changed
     changed = sorted((n for n in counts if counts[n]), key=lambda name: -change[name])
@@ -115,12 +116,15 @@ def check_kept(beside: Beside, solver: str | None) -> Check:
     if not changed:
         told = f"All are the dense ones {beside.how} in {len(counts)} layers."
     status = OK
-    if solver is None:
-        status = INFO
-    elif solver == MASK_ONLY and changed:
-        status, told = FAILED, f"{told} The solver {solver!r} changes none."
-    elif solver != MASK_ONLY and not changed:
-        status, told = FAILED, f"{told} The solver {solver!r} updates them: its update is lost."
+    if solvers is None:
+        return Check("kept weights", INFO, told, worst, change)
+    for solver in dict.fromkeys(solvers.values()):
+        own = [name for name in counts if solvers[name] == solver]
+        moved = [name for name in own if counts[name]]
+        if solver == MASK_ONLY and moved:
+            status, told = FAILED, f"{told} The solver {solver!r} changes none."
+        elif solver != MASK_ONLY and not moved:
+            status, told = FAILED, f"{told} The solver {solver!r} updates them: its update is lost."
     return Check("kept weights", status, told, worst, change)
 
 

@@ -181,9 +181,13 @@ def check_groups(model: nn.Module, layout: ModelLayout, recipe: Recipe | None) -
         if wrong:
             found = f"In {len(wrong)} of {len(layout.layers)} layers groups have too few zeros."
             return Check("n:m groups", FAILED, found, wrong, share)
-        if recipe.pattern_object.levels is not None:
-            spelt = {recipe.pattern_object.spelt(x, recipe.drop[x.name]) for x in layout.layers}
-            found = f"{', '.join(sorted(spelt))}: every group of all {len(layout.layers)} layers."
+        alike = [x for x in layout.layers if recipe.at(x).pattern.levels is not None]
+        if alike:
+            spelt = {recipe.at(x).pattern.spelt(x, recipe.drop[x.name]) for x in alike}
+            rest = len(layout.layers) - len(alike)
+            of = f"all {len(alike)} layers" if not rest else f"{len(alike)} layers"
+            others = "" if not rest else f" The other {rest} have {_others(recipe, layout)}."
+            found = f"{', '.join(sorted(spelt))}: every group of {of}.{others}"
             return Check("n:m groups", OK, found, (), share)
     holding = [
         f"{n}:{m}"
@@ -195,7 +199,7 @@ def check_groups(model: nn.Module, layout: ModelLayout, recipe: Recipe | None) -
     ]
     groups = sum(layer.size // m for layer in fits)
     held = sum(round(share[layer.name] * (layer.size // m)) for layer in fits)
-    pattern = "no recipe" if recipe is None else f"the recipe's pattern is {recipe.pattern}"
+    pattern = "no recipe" if recipe is None else f"the recipe's pattern is {recipe.patterns.text}"
     return Check(
         "n:m groups",
         INFO,
@@ -212,10 +216,16 @@ def _broken(model: nn.Module, layout: ModelLayout, recipe: Recipe) -> Iterator[s
     zeros altogether lacks them in a group, too: the check of zeros says it of that one."""
     for layer in layout.layers:
         weight = read(model, layer)
-        alike = recipe.pattern_object.levels is not None
+        alike = recipe.at(layer).pattern.levels is not None
         if alike or too_few_zeros(weight, layer, recipe) is None:
             wrong = broken_groups(weight, layer, recipe)
             yield from () if wrong is None else (wrong,)
+
+
+def _others(recipe: Recipe, layout: ModelLayout) -> str:
+    """The patterns that have no levels."""
+    found = dict.fromkeys(recipe.at(layer).pattern for layer in layout.layers)
+    return ", ".join(pattern.text for pattern in found if pattern.levels is None)
 
 
 def _share(weight: Tensor, n: int, m: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from optishear.recipe.quadratic import uses_gradients
+from optishear.recipe.features import OF_ROLE
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import read_journal, recipe_of
 from optishear.report.axes_of_recipes import recipe_axes
@@ -151,12 +151,20 @@ def _commands(contents: Contents, view: RunView) -> dict[str, str | None]:
 
 
 def _settings(row: Mapping[str, Any]) -> list[list[str]]:
+    """What the recipe says of its parts; of roles with parts of their own those that say alike are
+    put together."""
     parts = ("metric", "solver", "pattern", "damping")
+    alike: dict[tuple[str, str], list[str]] = {}
+    for part in parts:
+        for name, value in row.items():
+            if name.partition(".")[0] != part or value != value:  # NaN: it does not apply
+                continue
+            setting, _, role = name.partition(OF_ROLE)
+            text = number(value) if isinstance(value, float) else str(value)
+            alike.setdefault((setting.replace(".", " "), text), []).extend([role] if role else [])
     return [
-        [name.replace(".", " "), number(value) if isinstance(value, float) else str(value)]
-        for part in parts
-        for name, value in row.items()
-        if name.partition(".")[0] == part and value == value  # not what does not apply: NaN
+        [f"{setting} ({', '.join(short_names(roles))})" if roles else setting, text]
+        for (setting, text), roles in alike.items()
     ]
 
 
@@ -174,7 +182,7 @@ def _grid(view: RunView, recipe: Recipe) -> list[list[int | None]]:
 
 
 def _lambda_grid(view: RunView, recipe: Recipe) -> list[list[int | None]] | None:
-    return _whole(lambdas(view.layout, recipe)) if uses_gradients(recipe.quadratic) else None
+    return _whole(lambdas(view.layout, recipe)) if recipe.mixed else None
 
 
 def _whole(grid: np.ndarray) -> list[list[int | None]]:

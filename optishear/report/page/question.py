@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optishear.recipe.pattern import parse_asked
+from optishear.recipe.patterns import Asked, Patterns
 from optishear.report.page.contents import Contents
 from optishear.report.page.wording import counted, listed, percent
 
@@ -42,14 +42,38 @@ def varied(space: Mapping[str, Any]) -> list[str]:
         parts.append(SEARCHED[by])
     elif sparsity.get("budget") is None:
         parts.append(f"sparsity ({by})")
-    pattern, fixed = parse_asked(str(space["pattern"]))
-    if pattern.levels is not None and fixed is None:
-        parts.append(f"N of {pattern.levels} by layer")
+    for match, asked in _patterns(space).items():
+        if asked.pattern.levels is not None and asked.fixed is None:
+            of = f" of {match}" if match else ""
+            parts.append(f"N of {asked.pattern.levels} by layer{of}")
     if _open(space.get("solver") or []):
         parts.append("solver")
+    for match, role in (space.get("roles") or {}).items():
+        parts += [
+            f"{part} of {match}" for part in ("metric", "solver") if _open(role.get(part) or ())
+        ]
     if moonshot and moonshot.get("lambda") is None:
         parts.append(LAMBDAS.get(moonshot.get("by", "global"), "λ"))
     return parts or ["recipe"]
+
+
+def _patterns(space: Mapping[str, Any]) -> dict[str, Asked]:
+    """The pattern, and those that roles have of their own."""
+    roles = space.get("roles") or {}
+    own = {match: role["pattern"] for match, role in roles.items() if role.get("pattern")}
+    patterns = Patterns.asked(str(space["pattern"]), own)
+    return {"": patterns.default} | dict(patterns.roles)
+
+
+def _of_role(role: Mapping[str, Any]) -> str:
+    """What the layers of a role have otherwise, in short."""
+    said = [
+        f"{part} {listed([x['name'] for x in role[part]])}"
+        for part in ("metric", "solver")
+        if role.get(part)
+    ]
+    said += [f"{key} {role[key]}" for key in ("pattern", "damping") if role.get(key) is not None]
+    return ", ".join(said)
 
 
 def _open(specs: Sequence[Mapping[str, Any]]) -> bool:
@@ -91,6 +115,10 @@ def configuration(contents: Contents) -> Terms:
         ("Pick", f"{experiment['pick']}: which recipe of the front is compared"),
         ("Baselines", listed(experiment["baselines"]) if experiment["baselines"] else "none"),
     ]
+    roles = space.get("roles") or {}
+    if roles:
+        told = "; ".join(f"{match}: {_of_role(role)}" for match, role in roles.items())
+        terms.insert(4, ("By role", told))
     if rungs:
         ladder = f"measured on {listed([f'{rung:,}' for rung in rungs])} tokens first"
         terms.append(("Ladder", f"{ladder}; the best go on to all"))

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from optishear.pipeline import MeasureFunction
 from optishear.recipe.canonical import MASK, chooser_of
 from optishear.recipe.metric_forms import OWN
-from optishear.recipe.quadratic import RECONSTRUCTION
+from optishear.recipe.parts import Parts, simplest
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal
 from optishear.runs.setup import Setup
@@ -96,7 +96,7 @@ def _with_kinds(recipes: Mapping[str, Recipe]) -> tuple[tuple[str, Recipe], ...]
 
 
 def kind_of(recipe: Recipe) -> str:
-    return kind_of_solver(recipe.solver)
+    return ", ".join(dict.fromkeys(kind_of_solver(parts.solver) for parts in recipe.every))
 
 
 def kind_of_solver(solver: Mapping[str, str]) -> str:
@@ -106,8 +106,14 @@ def kind_of_solver(solver: Mapping[str, str]) -> str:
 
 def as_mask(recipe: Recipe) -> Recipe:
     """The same counts with weights that only go or stay."""
-    metric = {"name": "wanda"} if recipe.metric["name"] == OWN else recipe.metric
-    return replace(recipe, metric=metric, solver=MASK, quadratic={"name": RECONSTRUCTION})
+    roles = [(match, _as_mask(parts)) for match, parts in recipe.roles]
+    default = _as_mask(recipe.default)
+    return Recipe(default, recipe.drop, {}, simplest(default, roles))
+
+
+def _as_mask(parts: Parts) -> Parts:
+    metric = {"name": "wanda"} if parts.metric.name == OWN else parts.metric
+    return Parts.of(metric, parts.pattern, MASK)
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def space_facts(setup: Setup, seeded: bool = True) -> SpaceFacts:
         (f"layer sparsities by {by}", space.layers.genes),
         ("which solver, and its settings", space.solver.genes),
         ("MOONSHOT's λ", space.quadratic.genes),
+        *((f"metric and solver of {role.match}", role.genes) for role in space.roles),
     )
     counts = [options_of(gene) for gene in space.genes]
     seeds = setup.seeds[: settings.population] if seeded else ()
@@ -136,7 +137,7 @@ def space_facts(setup: Setup, seeded: bool = True) -> SpaceFacts:
         tuple(group for decide, genes in parts for group in _grouped(decide, genes)),
         fsum(log10(count) for count in counts if count is not None),
         counts.count(None),
-        space.layers.pattern.text,
+        space.layers.patterns.text,
         space.sparsity,
         setup.experiment.objectives,
         settings.driver,

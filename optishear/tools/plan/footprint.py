@@ -149,11 +149,15 @@ def factored_bytes(layers: Sequence[Layer], needs: frozenset[Need], limits: Memo
 def ranks_bytes(setup: Setup) -> int:
     """Of every metric that can come again, as far as `memory.ranks` allows."""
     space, limit = setup.space, int(setup.experiment.memory.ranks)
-    if all(template["name"] in CHOOSES_ITSELF for template in space.solver.templates):
-        return 0
-    most, meanings = setup.experiment.search.evaluations, meanings_of(space.metric)
-    count = most if meanings is None or space.quadratic.genes else min(meanings, most)
-    return min(limit, count * rank_bytes(setup.calibrated.layout.layers, space.layers.pattern))
+    layers, most, total = setup.calibrated.layout.layers, setup.experiment.search.evaluations, 0
+    for genes in space.every:
+        if all(template["name"] in CHOOSES_ITSELF for template in genes.solver.templates):
+            continue
+        own = [layer for layer in layers if space.at(layer).match == genes.match]
+        meanings = meanings_of(genes.metric)
+        count = most if meanings is None or space.quadratic.genes else min(meanings, most)
+        total += count * rank_bytes(own, space.layers.patterns)
+    return min(limit, total)
 
 
 def prefixes_bytes(setup: Setup, token: int) -> int:

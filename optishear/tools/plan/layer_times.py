@@ -7,7 +7,6 @@ from typing import Any
 
 from optishear.pruning.levels import Level
 from optishear.recipe.layout import Layer
-from optishear.recipe.quadratic import damping_of, lambda_of
 from optishear.recipe.recipe import Recipe
 
 
@@ -46,7 +45,7 @@ class LayerTimes:
         for layer, recipe in levels:
             time_of = self.of(layer, recipe)
             total += time_of.solving
-            site = (layer.site, damping_of(recipe.quadratic))
+            site = (layer.site, recipe.at(layer).damping)
             if site not in sites and not factored:
                 total += time_of.factoring
             sites.add(site)
@@ -64,10 +63,11 @@ class LayerTimes:
 
 def kind_of(layer: Layer, recipe: Recipe) -> Kind:
     """Shape, metric's name, solver, pattern, and whether the Taylor loss is mixed in."""
+    parts = recipe.at(layer)
     return (
         (layer.out_features, layer.in_features),
-        recipe.metric.get("name"),
-        tuple(sorted(recipe.solver.items())),
-        recipe.pattern,
-        lambda_of(recipe.quadratic, layer.name) == 1,
+        parts.metric.name,
+        parts.solver,
+        parts.pattern,
+        recipe.lambda_of(layer) == 1,
     )

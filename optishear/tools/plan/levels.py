@@ -6,7 +6,7 @@ from typing import Any
 
 from optishear.pruning.levels import Level, missing
 from optishear.pruning.solved import stored_bytes
-from optishear.recipe.layer_keys import layer_keys
+from optishear.recipe.layer_keys import layer_key
 from optishear.runs.levels import level_store, wanted_levels
 from optishear.runs.setup import Setup
 
@@ -48,7 +48,7 @@ def planned_levels(setup: Setup) -> Levels | None:
     wanted = wanted_levels(setup.space)
     if not wanted:
         return None
-    distinct = {layer_keys(recipe)[layer.name]: (layer, recipe) for layer, recipe in wanted}
+    distinct = {layer_key(recipe, layer): (layer, recipe) for layer, recipe in wanted}
     itemsize = next(setup.calibrated.loaded.model.parameters()).element_size()
     return Levels(
         len(distinct),

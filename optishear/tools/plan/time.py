@@ -12,7 +12,7 @@ from optishear.errors import NumericalError
 from optishear.evaluation.perplexity import held_out
 from optishear.models.head import find_head, hidden_states
 from optishear.models.placement import input_device
-from optishear.recipe.layer_keys import layer_keys
+from optishear.recipe.layer_keys import layer_key
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
 from optishear.runs.held_out import baseline_recipes
@@ -141,7 +141,7 @@ def _level_step(
 
     def solve_and_store(layer: Layer, recipe: Recipe) -> LayerSolution:
         solution = solve(layer, recipe)
-        store.put(layer_keys(recipe)[layer.name], solution)
+        store.put(layer_key(recipe, layer), solution)
         return solution
 
     times = LayerTimes(_tried(solve_and_store, failures), clock)
@@ -163,7 +163,7 @@ def _ending(
     experiment, c = setup.experiment, setup.calibrated
     by_name = c.layout.by_name
     picked = sample.real[0][1]
-    recipes = baseline_recipes(experiment.baselines, picked, setup.space.layers.pattern, c)
+    recipes = baseline_recipes(experiment.baselines, picked, setup.space.layers.patterns, c)
     solved = sum(times.of_recipe(r, by_name, True) for r in recipes.values())
     found = sum(share * times.of_recipe(r, by_name, True) for share, r in sample.real)
     anew = sum(share * times.of_recipe(r, by_name, False) for share, r in sample.real)
