@@ -42,6 +42,13 @@ def prune(
     pattern: Annotated[
         str | None, typer.Option(help="row, layer, block:128, or N:M such as 2:4.")
     ] = None,
+    roles: Annotated[
+        str | None,
+        typer.Option(
+            help="What layers of some roles have otherwise (pattern, metric, solver, damping), "
+            "as in '{mlp.*: {pattern: 2:4}}'."
+        ),
+    ] = None,
     profile: Annotated[
         str | None,
         typer.Option(
@@ -135,6 +142,7 @@ def prune(
         {
             "--sparsity": sparsity,
             "--pattern": pattern,
+            "--roles": roles,
             "--moonshot-lambda": moonshot_lambda,
             "--damping": damping,
             "--profile": profile,
@@ -162,7 +170,7 @@ def prune(
     from optishear.models.load import AS_STORED
     from optishear.runs.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.solvers.methods import check_parts, needs_of
-    from optishear.tools.named import NamedMethod
+    from optishear.tools.named import NamedMethod, roles_asked
     from optishear.tools.prune import How, prune_to, workers_for
     from optishear.tools.prune_streamed import prune_streamed, room_note
 
@@ -171,9 +179,16 @@ def prune(
     recipe_for = None if ready is None else lambda _prepared: ready
     reads_gradients = ready is not None and LayerGradients in needs_of(ready)
     if method is not None:
-        roles = moonshot_roles or "attention"
         named = NamedMethod(
-            method, sparsity, pattern, refit, moonshot_lambda, roles, damping, profile
+            method,
+            sparsity,
+            pattern,
+            refit,
+            moonshot_lambda,
+            moonshot_roles or "attention",
+            damping,
+            profile,
+            () if roles is None else roles_asked(roles),
         )
         refuse_idle(named, moonshot_roles)
         recipe_for, reads_gradients = named.on, LayerGradients in named.needs

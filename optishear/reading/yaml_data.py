@@ -1,5 +1,6 @@
 """YAML as plain data: the only loader of YAML there is."""
 
+import re
 from typing import Any, ClassVar
 
 import yaml
@@ -9,6 +10,7 @@ from optishear.errors import ConfigError
 
 OURS = "tag:yaml.org,2002:{}"
 MERGE, TIMESTAMP = OURS.format("merge"), OURS.format("timestamp")
+SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 PLAIN = ("null", "bool", "int", "float", "str")
 
 
@@ -30,12 +32,18 @@ def yaml_of(text: str, where: str) -> Any:
 
 
 class _Plain(yaml.SafeLoader):
-    """PyYAML's safe loader without the kinds that no file of ours has."""
+    """PyYAML's safe loader without the kinds that no file of ours has, and without numbers to the
+    base of sixty, which YAML 1.2 has no more: 2:4 is a pattern."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
         first: [(tag, pattern) for tag, pattern in pairs if tag != TIMESTAMP]
         for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+        if kind is yaml.ScalarNode and implicit[0] and SIXTIES.fullmatch(value):
+            return OURS.format("str")
+        return super().resolve(kind, value, implicit)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         lines: dict[Any, int] = {}

@@ -1,7 +1,9 @@
 """Recipes from words: a named method with its options, or the mask of another checkpoint."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -13,19 +15,23 @@ from optishear.interchange.masks import masks_hash, read_masks
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.models.weights import read
+from optishear.reading.yaml_data import yaml_of
+from optishear.recipe.canonical import MASK, metric_under
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.lookup import lookup
+from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.metric_forms import GIVEN
-from optishear.recipe.pattern import Pattern, parse_asked
+from optishear.recipe.parts import ROLE_KEYS, Part, Parts, check_roles, simplest
+from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
 from optishear.recipe.quadratic import RECONSTRUCTION, USUAL_DAMPING, check_quadratic
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.rule_settings import parse_rule
 from optishear.runs.prepare import Prepared, rule_of
-from optishear.solvers.methods import METHODS, needs_of_parts, refitted
+from optishear.solvers.methods import METHODS, needs_of_parts, refitted, solver_of
 
 
 MASK_SUFFIX = ".safetensors"
+RoleParts = Mapping[str, Any]  # some of pattern, metric, solver, damping
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,7 @@ class NamedMethod:
     - `refit`: afterwards, the best weights for the mask.
     - `moonshot_lambda`: weight of the reconstruction against the Taylor loss; None is the method's
       own. `moonshot_roles`: attention, all, or names with commas.
+    - `roles`: what the layers of some roles have otherwise; the first entry that matches counts.
     - `damping`: relative to the mean diagonal; None is the usual one.
     """
 
@@ -49,16 +56,23 @@ class NamedMethod:
     moonshot_roles: str = "attention"
     damping: float | None = None
     profile: str = UNIFORM
+    roles: tuple[tuple[str, RoleParts], ...] = ()
 
     def __post_init__(self) -> None:
         """What can be checked before a model is loaded."""
         lookup(METHODS, self.method, kind="method")
         parse_rule(self.profile, "--profile")
-        where, _ = self._where()
-        if self.profile != UNIFORM and self.pattern and parse_asked(self.pattern)[1] is not None:
+        patterns, _ = self._where()
+        for match, parts in self._entries(patterns):
+            try:
+                solver_of(parts)
+            except ConfigError as error:
+                raise ConfigError(f"--roles: {match}: {error}") from None
+        if self.profile != UNIFORM and all(asked.fixed is not None for asked in patterns.every):
             raise ConfigError(
                 f"--pattern {self.pattern} fixes every layer's N, so --profile {self.profile} has "
-                f"nothing to say. Leave one of them out, or use --pattern {where.text}."
+                f"nothing to say. Leave one of them out, or use --pattern "
+                f"{patterns.default.pattern.text}."
             )
         lam = self.moonshot_lambda
         if lam is not None and not 0 <= lam <= 1:
@@ -81,54 +95,109 @@ class NamedMethod:
     @property
     def solves(self) -> bool:
         """Whether it reads the Hessian, which is damped."""
-        return self.refit or not self.plain or METHODS[self.method].solver["name"] != "mask"
+        moves = any(said.get("solver", MASK) != MASK for _, said in self.roles)
+        own = METHODS[self.method].solver["name"] != "mask"
+        return self.refit or not self.plain or own or moves
 
     @property
     def needs(self) -> frozenset[Need]:
         """What calibration collects for it."""
+        patterns, _ = self._where()
+        every = [self._default(patterns), *(parts for _, parts in self._entries(patterns))]
+        return frozenset().union(*(needs_of_parts(parts, not self.plain) for parts in every))
+
+    def _default(self, patterns: Patterns) -> Parts:
         method = METHODS[self.method]
         solver = refitted(method.solver) if self.refit else method.solver
-        return needs_of_parts(method.parts.with_solver(solver), not self.plain)
+        damping = USUAL_DAMPING if self.damping is None else self.damping
+        return Parts.of(method.metric, patterns.default.pattern, solver, damping)
+
+    def _entries(self, patterns: Patterns) -> list[tuple[str, Parts]]:
+        """The parts of the roles that are named; where a solver chooses by itself, with no metric
+        but its own."""
+        default, found = self._default(patterns), []
+        for (match, said), (_, asked) in zip(self.roles, patterns.roles, strict=True):
+            parts = default.but({**said, "pattern": asked.pattern})
+            if "metric" not in said:
+                parts = parts.but({"metric": metric_under(parts.solver, parts.metric)})
+            found.append((match, parts))
+        return found
 
     def recipe(self, layout: ModelLayout, rule: Rule | None = None) -> Recipe:
         """On a model with these layers; `rule` is the profile's there, None the uniform one."""
-        where, sparsity = self._where()
+        patterns, sparsity = self._where()
+        check_roles([match for match, _ in self.roles], layout.roles, "--roles")
         for layer in layout.layers:
-            where.check(layer)
+            patterns.at(layer).check(layer)
         if rule is None:
-            drop = uniform(layout, where, sparsity)
+            drop = uniform(layout, patterns, sparsity)
         else:
             budget = round(sparsity * layout.total)
-            drop = project(rule.targets(sparsity), layout, where, Bounds(), budget)
+            drop = project(rule.targets(sparsity), layout, patterns, Bounds(), budget)
         roles = self.moonshot_roles
-        return METHODS[self.method].recipe(
+        recipe = METHODS[self.method].recipe(
             layout,
             drop,
-            where.text,
+            patterns,
             refit=self.refit,
             moonshot_lambda=self.moonshot_lambda,
             moonshot_roles=roles.split(",") if "," in roles else roles,
             damping=USUAL_DAMPING if self.damping is None else self.damping,
         )
+        return replace(recipe, roles=simplest(recipe.default, self._entries(patterns)))
 
     def on(self, prepared: Prepared) -> Recipe:
         """On this model; a profile other than uniform is that of its weights and calibration."""
         rule = None if self.profile == UNIFORM else rule_of(prepared, self.profile)
         return self.recipe(prepared.layout, rule)
 
-    def _where(self) -> tuple[Pattern, float]:
-        """The pattern, and the sparsity that goes with it."""
-        where, implied = parse_asked(self.pattern or METHODS[self.method].pattern)
+    def _where(self) -> tuple[Patterns, float]:
+        """The patterns, and the sparsity of the whole that goes with them."""
+        own = self.pattern or METHODS[self.method].pattern
+        patterns = Patterns.asked(own, {match: said.get("pattern") for match, said in self.roles})
+        shares = {asked.fixed for asked in patterns.every}
+        implied = shares.pop() if len(shares) == 1 else None
         if implied is None:
             if self.sparsity is None:
                 raise ConfigError(f"--method {self.method} needs --sparsity, for instance 0.5.")
-            return where, check_sparsity(self.sparsity, "--sparsity")
+            return patterns, check_sparsity(self.sparsity, "--sparsity")
         if self.sparsity is not None and abs(self.sparsity - implied) > 1e-9:
             raise ConfigError(
                 f"--pattern {self.pattern} has a sparsity of {implied:g}, but --sparsity says "
                 f"{self.sparsity:g}. Leave --sparsity out."
             )
-        return where, implied
+        return patterns, implied
+
+
+def roles_asked(text: str) -> tuple[tuple[str, RoleParts], ...]:
+    """`{mlp.*: {pattern: 2:4}}` -> what roles have otherwise, as a space's `roles` say it: pattern,
+    metric, solver, damping; one of each, without genes."""
+    data = yaml_of(text, "--roles")
+    if not isinstance(data, dict) or not data:
+        raise ConfigError(
+            f"--roles {text}: write it as a mapping of roles, such as "
+            "'{mlp.*: {pattern: 2:4}}'."
+        )
+    found = []
+    for match, said in data.items():
+        where = f"--roles: {match}"
+        if not isinstance(said, dict) or not said:
+            raise ConfigError(f"{where}: says nothing. Give it any of {', '.join(ROLE_KEYS)}.")
+        for key, value in said.items():
+            if key not in ROLE_KEYS:
+                raise ConfigError(
+                    f"{where}: unknown key {key!r}.{did_you_mean(str(key), ROLE_KEYS)} There are: "
+                    f"{', '.join(ROLE_KEYS)}."
+                )
+            if key in ("metric", "solver"):
+                if not isinstance(value, dict):
+                    raise ConfigError(f"{where}: {key} is {value!r}, expected {{name: ...}}.")
+                said[key] = Part(value, f"{where}: {key}")
+        if "pattern" in said and not isinstance(said["pattern"], str):
+            raise ConfigError(f"{where}: pattern is {said['pattern']!r}, expected such as 2:4.")
+        check_quadratic({"name": RECONSTRUCTION, "damping": said.get("damping", 0)}, where)
+        found.append((str(match), said))
+    return tuple(found)
 
 
 def masks_of(
