@@ -46,7 +46,7 @@ def test_the_frame_has_counts_values_sizes_and_parts_of_every_recipe(page):
     for entry in front.entries:
         row = frame.loc[entry.recipe.key]
         assert row.kl == entry.values["kl"]
-        assert row.metric == entry.recipe.metric["name"]
+        assert row.metric == entry.recipe.default.metric.name
         assert row.dropped / front.layout.total == pytest.approx(row.sparsity)
         assert row["bytes"] < row["bytes_dense"]
         assert 0 <= row["sparsity.block.0"] < 1

@@ -26,7 +26,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import IntegrityError, ProgrammingError, SQLAlchemyError
 
 from optishear.errors import ConfigError, StorageError
-from optishear.recipe.features import Feature, features, in_one_table
+from optishear.recipe.features import OF_ROLE, Feature, features, in_one_table
+from optishear.recipe.parts import first_match
 from optishear.records.journal import recipe_of
 from optishear.records.run_directory import RunDirectory
 from optishear.report.evaluations import layout_of_run
@@ -142,7 +143,8 @@ class Mirror:
             ]
             self._rows = list(zip(keys, in_one_table(self._said, layout)))
         rows = [row for _, row in self._rows]
-        given = distributions(rows, declared(snapshot.manifest["experiment"]["space"]))
+        roles = layout_of_run(self._run).roles if rows else ()
+        given = distributions(rows, declared(snapshot.manifest["experiment"]["space"], roles))
         begun = datetime.fromisoformat(snapshot.manifest["started"]).astimezone()
         objectives = list(snapshot.goal.objectives)
         with quiet():
@@ -266,15 +268,23 @@ def _distribution(name: str, values: Sequence[Feature]) -> BaseDistribution:
     return FloatDistribution(low, high)
 
 
-def declared(space: Mapping[str, Any]) -> dict[str, list[Feature]]:
-    """{feature: ends or options} of the genes that metrics and solvers have in a space's file."""
+def declared(space: Mapping[str, Any], roles: Sequence[str] = ()) -> dict[str, list[Feature]]:
+    """{feature: ends or options} of the genes that metrics and solvers have in a space's file;
+    where it says some by role, of each of the model's `roles`, too."""
+    said = [("", space)]
+    if entries := list((space.get("roles") or {}).items()):
+        own = {role: first_match(entries, role, {}) for role in roles}
+        parts = ("metric", "solver")
+        said += [(role, {p: own[role].get(p) or space.get(p) for p in parts}) for role in own]
     found: dict[str, list[Feature]] = {}
-    for part in ("metric", "solver"):
-        for template in space.get(part, ()):
-            for key, gene in template.items():
-                if isinstance(gene, Mapping) and gene.keys() <= {"choice", "real", "integer"}:
-                    for options in gene.values():
-                        found.setdefault(f"{part}.{key}", []).extend(map(_feature, options))
+    for role, spec in said:
+        for part in ("metric", "solver"):
+            for template in spec.get(part) or ():
+                for key, gene in template.items():
+                    if isinstance(gene, Mapping) and gene.keys() <= {"choice", "real", "integer"}:
+                        name = f"{part}.{key}{OF_ROLE}{role}" if role else f"{part}.{key}"
+                        for options in gene.values():
+                            found.setdefault(name, []).extend(map(_feature, options))
     return found
 
 

@@ -203,6 +203,24 @@ def test_moonshot_settings_are_changed_on_the_command_line(tmp_path):
     assert found.space.solver[1] == {"name": "refit", "of": "sparsegpt"}
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["space.roles={mlp.*: {pattern: 2:4}}"],
+        ["space.roles.mlp.*.pattern=2:4"],
+        ["space.roles.mlp.*={pattern: 2:4}"],
+    ],
+)
+def test_parts_by_role_are_set_on_the_command_line(tmp_path, settings):
+    found = experiment(tmp_path, {"space": "blocks"}, settings)
+    assert found.space.model_dump()["roles"] == {"mlp.*": {"pattern": "2:4"}}
+
+
+def test_an_unknown_key_of_a_role_is_a_sentence_that_names_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"roles\.mlp\.\*\.patern: unknown key.* 'pattern'"):
+        experiment(tmp_path, {"space": {"roles": {"mlp.*": {"patern": "n:4"}}}})
+
+
 def test_without_a_budget_sparsity_is_an_objective_and_the_knee_is_picked(tmp_path):
     found = experiment(tmp_path)
     assert found.objectives == ("sparsity", "kl")

@@ -77,10 +77,14 @@ def test_the_order_of_entries_that_overlap_is_in_the_key_and_that_of_others_is_n
 
 
 def test_what_format_1_could_say_is_read_and_keeps_the_key_that_it_had():
-    plain = {**recipe(quadratic={"name": "reconstruction", "damping": 0.1}).to_json()}
-    old = Recipe.from_json({**plain, "format": FORMAT_1})
-    assert old == Recipe.from_json(plain)
-    assert old.key == "dd2efeb6a1ad1b98"
+    damped = recipe(quadratic={"name": "reconstruction", "damping": 0.1})
+    mixed = {"name": "moonshot", "lambda": {"layers.0.mlp.up_proj": 0.25}}
+    solver = {"name": "alps", "iterations": 9}
+    other = recipe(pattern="n:4", solver=solver, quadratic=mixed)
+    for said, key in ((damped, "8a7192ffde986a1b"), (other, "9710d4497a3edd95")):
+        old = Recipe.from_json({**said.to_json(), "format": FORMAT_1})
+        assert old == said
+        assert old.key == key  # as the first version of the format had it
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from optishear.search.space_file import SpaceSpec, build_space
 LAYOUT = small_layout(blocks=3, scale=4)
 ATTN = [layer for layer in LAYOUT.layers if layer.role == "attn.q"]
 RULES = {"uniform": Rule(dict.fromkeys(LAYOUT.sizes, 1.0), dict.fromkeys(LAYOUT.sizes, 0.0))}
-POWER = {"name": "power", "alpha": {"real": [0.5, 2.0]}}
+WANDA_S = {"beta": 0.0, "gamma": 0.0, "delta": 1.0, "mix": 0.0}
+POWER = {"name": "power", "alpha": {"real": [0.5, 2.0]}, **WANDA_S}
 SOLVERS = [{"name": "mask"}, {"name": "refit", "of": "mask"}]
 
 
