@@ -88,7 +88,7 @@ def test_it_is_exported_pruned_and_verified(run, model, tmp_path):
 
 def test_reports_have_a_column_for_what_varies_in_some_roles(run):
     columns = varying(evaluations_table(run.directory)).columns
-    assert any(name.startswith("metric: alpha, ") for name in columns)
+    assert any(name.startswith("metric: delta, ") for name in columns)
     assert any(name.startswith("solver, ") for name in columns)
     assert "pattern" not in columns
 
