@@ -34,7 +34,7 @@ class Part(Mapping[str, Any]):
 
     @property
     def name(self) -> str:
-        return self._said["name"]
+        return str(self._said["name"])
 
     def __getitem__(self, key: str) -> Any:
         return self._said[key]

@@ -169,13 +169,12 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
 
 
 def _role_genes(match: str, role: RoleSpec) -> RoleGenes:
-    metric, solver = f"roles.{match}.metric", f"roles.{match}.solver"
-    return RoleGenes(
-        match,
-        role.metric and TemplateGenes(metric, parse_templates(metric, role.metric), NAMED_POINTS),
-        role.solver and TemplateGenes(solver, parse_templates(solver, role.solver)),
-        role.damping,
-    )
+    def genes(part: str, said: Templates | None, points: Mapping[str, Any]) -> TemplateGenes | None:
+        name = f"roles.{match}.{part}"
+        return None if said is None else TemplateGenes(name, parse_templates(name, said), points)
+
+    metric, solver = genes("metric", role.metric, NAMED_POINTS), genes("solver", role.solver, {})
+    return RoleGenes(match, metric, solver, role.damping)
 
 
 def check_entries(spec: SpaceSpec, layout: ModelLayout) -> None:
