@@ -7,7 +7,7 @@ from typing import Any
 
 from optishear.errors import ConfigError
 from optishear.interchange.profiles import json_of
-from optishear.recipe.recipe import FORMAT as RECIPE_FORMAT
+from optishear.recipe.recipe import FORMAT, FORMAT_1
 
 
 EVOPRESS, RATIOS, PROFILE, PRUNER_ZERO = "evopress", "ratios", "profile", "pruner-zero"
@@ -55,7 +55,7 @@ def _json_kind(text: str, where: str) -> str | None:
         return RATIOS  # also as numpy prints it, which is no JSON
     data: Any = json_of(text, where)
     if isinstance(data, dict):
-        if data.get("format") == RECIPE_FORMAT:
+        if data.get("format") in (FORMAT, FORMAT_1):
             raise ConfigError(f"{where}: is a recipe already. Use `optishear prune --recipe`.")
         if isinstance(data.get("data"), str):
             return PRUNER_ZERO

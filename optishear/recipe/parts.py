@@ -90,10 +90,11 @@ class Parts:
         damping: float = USUAL_DAMPING,
     ) -> "Parts":
         """As files say it. Raises a `ConfigError` for what can be no metric, pattern or solver."""
+        solver = {"name": "mask"} if solver is None else solver
         return cls(
             metric if isinstance(metric, Part) else Part(metric, "metric"),
             parse_pattern(pattern) if isinstance(pattern, str) else pattern,
-            solver if isinstance(solver, Part) else Part(solver or {"name": "mask"}, "solver"),
+            solver if isinstance(solver, Part) else Part(solver, "solver"),
             damping,
         )
 

@@ -58,7 +58,7 @@ class Recipe:
     ) -> "Recipe":
         """As files say it: one metric, pattern, solver and quadratic for all layers, and what some
         `roles` have otherwise. A `ConfigError` for what can be none."""
-        quadratic = quadratic or {"name": RECONSTRUCTION}
+        quadratic = {"name": RECONSTRUCTION} if quadratic is None else quadratic
         default = Parts.of(metric, pattern, solver, damping_of(quadratic))
         lambdas = {k: v for k, v in quadratic.get("lambda", {}).items() if v != 1}
         entries = [(match, default.but(said)) for match, said in roles]
