@@ -1,6 +1,7 @@
 """Every command through the public door, on a model made on the spot; errors are one sentence."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -218,6 +219,19 @@ def test_the_same_command_finds_the_finished_run(finished):
     assert f"run: {printed['run']}" in result.stdout
     assert "perplexity" in result.stdout
     assert sorted(p.stat().st_mtime_ns for p in (folder / "results").rglob("*")) == before
+
+
+def test_a_packed_run_is_what_the_same_command_finds_and_it_stays_packed(finished, tmp_path):
+    folder, printed = finished
+    shutil.copytree(folder / "results", tmp_path / "results")
+    [packed] = json.loads(invoke("pack", tmp_path / "results", "--json").stdout)["packed"]
+    words = ["search", folder / "quick.yaml", "--out", tmp_path / "results", "--json"]
+    again = json.loads(invoke(*words).stdout)
+    assert again["run"] == packed["file"] == f"{tmp_path}/results/quick/{printed['hash']}.tar.xz"
+    assert {**again, "run": ""} == {**printed, "run": ""}
+    assert [path.name for path in (tmp_path / "results" / "quick").iterdir()] == [
+        f"{printed['hash']}.tar.xz"
+    ]
 
 
 def test_front_shows_all_or_the_picked(finished):
