@@ -129,5 +129,11 @@ def test_a_run_in_a_recipe_files_place_is_what_it_picks(page):
     assert recipe_at(page.run.directory.path) == (front.pick().recipe, front.origin)
 
 
+def test_a_packed_run_is_as_good_as_its_folder():
+    [packed] = (PAGE.parents[1] / "results" / "embedded_60").glob("*.tar.xz")
+    front = optishear.open_run(packed.parent).front
+    assert recipe_at(packed) == recipe_at(packed.parent) == (front.pick().recipe, front.origin)
+
+
 def test_a_front_without_recipes_is_an_empty_frame(page):
     assert replace(page.run.front, entries=()).to_frame().empty

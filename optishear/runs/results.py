@@ -12,7 +12,7 @@ from optishear.recipe.features import features
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.recipe.storage import Storage, sizes
-from optishear.records.packed import is_there
+from optishear.records.packed import is_packed, is_there
 from optishear.records.run_directory import MEND, RunDirectory, find_run
 from optishear.records.run_files import (
     FINISHED,
@@ -189,8 +189,8 @@ def open_run(place: str | Path) -> Run:
 
 
 def recipe_at(place: Path) -> tuple[Recipe, Origin]:
-    """The recipe of a file, or the one that the run in a folder picks, and its origin."""
-    if not place.is_dir():
+    """The recipe of a file, or the one that a run picks, packed or not; and its origin."""
+    if place.suffix == ".json" or (place.is_file() and not is_packed(place)):
         return read_recipe(place)
     front = open_run(place).front
     return front.pick().recipe, front.origin

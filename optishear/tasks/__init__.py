@@ -1,4 +1,4 @@
-"""WHAT A MODEL IS FOR: what a batch of samples is and how it goes through the model, a class each.
+"""Tasks, WHAT A MODEL IS FOR: what a batch is and how it goes through the model, a class each.
 
 To add a task: write the class, add one line here. The model itself says which task is its own.
 """
