@@ -56,7 +56,7 @@ def sums_of(
 
 
 @contextmanager
-def collecting(model: nn.Module, layers: Sequence[Layer], needs: Kinds) -> Iterator["Heard"]:
+def collecting(model: nn.Module, layers: Sequence[Layer], needs: Kinds) -> Iterator["RunningSums"]:
     """Sums up whatever passes these layers' input sites while the context is open.
 
     The model is run by the caller, whole or in part. Fused experts are computed one after another
@@ -69,16 +69,16 @@ def collecting(model: nn.Module, layers: Sequence[Layer], needs: Kinds) -> Itera
     with ExitStack() as stack:
         for site in [site for site in sums if site not in experts]:
             hook = model.get_submodule(site).register_forward_pre_hook(
-                sums[site].listen, with_kwargs=True
+                sums[site].add_inputs, with_kwargs=True
             )
             stack.callback(hook.remove)
         if experts:
             stack.enter_context(_eager_experts(model))
             stack.enter_context(_ExpertInputs(experts, sums))
-        yield Heard(sums)
+        yield RunningSums(sums)
 
 
-class Heard:
+class RunningSums:
     """The running sums of one `collecting`."""
 
     def __init__(self, sums: Mapping[str, "_Sums"]) -> None:
@@ -123,7 +123,7 @@ class _Sums:
             for kind in sorted(kinds, key=lambda kind: kind.name)
         }
 
-    def listen(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def add_inputs(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.add((args[0] if args else next(iter(kwargs.values()))).flatten(0, -2))
 
     def add(self, inputs: Float[Tensor, "tokens in"]) -> None:

@@ -19,7 +19,7 @@ GROUPINGS = ("block", "layer", "curve")
 
 @dataclass(frozen=True)
 class SparsityGenes:
-    """Wishes for a layout; `project` makes exact counts of them.
+    """Target sparsities for a layout; `project` makes exact counts of them.
 
     - `patterns`: of every layer. Those that fix N, such as 2:4, leave their layers without genes.
     - `by`: `block`, `layer` (a gene each), `curve` (level, slope and bend over depth, an offset a
@@ -43,7 +43,7 @@ class SparsityGenes:
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
         if self.by in ("block", "layer"):
-            return tuple(self._wish_gene(group) for group in self._groups)
+            return tuple(self._target_gene(group) for group in self._groups)
         level = (Real(LEVEL, self.bounds.floor, self.bounds.ceiling),) if self.level else ()
         if self.by != "curve":
             return level
@@ -55,7 +55,7 @@ class SparsityGenes:
         """Gene values by gene name -> a target sparsity a layer; `sparsity` is the budget's."""
         layers = self.layout.layers
         if self.by in ("block", "layer"):
-            per = {g: self._wish(g, values[f"sparsity.{g}"]) for g in self._groups}
+            per = {g: self._target_of(g, values[f"sparsity.{g}"]) for g in self._groups}
             fixed = {layer.name: self.patterns.fixed(layer) for layer in layers}
             return {
                 layer.name: per[self.group_of(layer)] if (own := fixed[layer.name]) is None else own
@@ -124,7 +124,7 @@ class SparsityGenes:
         """Whose sparsity gene the layer follows, where blocks or layers have genes of their own."""
         return f"block.{layer.block}" if self.by == "block" else layer.name
 
-    def _wish_gene(self, group: str) -> Gene:
+    def _target_gene(self, group: str) -> Gene:
         """With steps the gene is how many are dropped; where the pattern has levels it is how many
         weights a group keeps, N of N:M."""
         name = f"sparsity.{group}"
@@ -138,7 +138,8 @@ class SparsityGenes:
             return Integer(name, max(1, least), most)
         return Real(name, self.bounds.floor, self.bounds.ceiling)
 
-    def _wish(self, group: str, value: Any) -> float:
+    def _target_of(self, group: str, value: Any) -> float:
+        """The sparsity that a gene's value means."""
         if self.bounds.steps is not None:
             return value / self.bounds.steps
         if self.options is None and (m := self._levels[group]) is not None:

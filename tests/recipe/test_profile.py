@@ -24,7 +24,7 @@ targets = st.lists(st.floats(-2, 2), min_size=10, max_size=10)
 
 
 @given(sizes, targets, st.floats(0.3, 0.7), st.sampled_from([Row(), WholeLayer(), Block(4)]))
-def test_every_wish_becomes_a_profile_that_meets_the_budget_to_the_weight(
+def test_every_target_becomes_a_profile_that_meets_the_budget_to_the_weight(
     shapes, raw, sparsity, pattern
 ):
     layout = layout_of_sizes(shapes)
@@ -53,7 +53,7 @@ def test_an_n_of_m_budget_is_met_from_below_within_one_step(shapes, raw, sparsit
 
 
 @given(sizes, targets)
-def test_a_budget_keeps_the_order_of_the_wishes(shapes, raw):
+def test_a_budget_keeps_the_order_of_the_targets(shapes, raw):
     layout = layout_of_sizes([shapes[0]] * len(shapes))  # equal layers: counts compare
     targets = dict(zip(layout.sizes, raw, strict=False))
     counts = project(targets, layout, Row(), Bounds(0.0, 0.99), layout.total // 2)
@@ -61,7 +61,7 @@ def test_a_budget_keeps_the_order_of_the_wishes(shapes, raw):
     assert all(counts[a] <= counts[b] + 1 for a, b in itertools.pairwise(ordered))
 
 
-def test_without_a_budget_wishes_are_clipped_and_rounded():
+def test_without_a_budget_targets_are_clipped_and_rounded():
     layout = small_layout(blocks=1)
     targets = {"blocks.0.attn.q": 0.5, "blocks.0.mlp.down": 2.0}
     counts = project(targets, layout, Row(), Bounds(0.0, 0.75), None)
@@ -146,7 +146,7 @@ def test_all_counts_of_an_n_of_m_layer_keep_one_of_m_at_least():
     assert [count * 4 // layer.size for count in within] == [0, 1, 2, 3]
 
 
-def test_wishes_on_the_steps_that_meet_the_budget_stay_as_they_are():
+def test_targets_on_the_steps_that_meet_the_budget_stay_as_they_are():
     layout = llama_layout()
     targets = {name: (13 + i % 12) / 32 for i, name in enumerate(layout.sizes)}
     exact = {layer.name: round(targets[layer.name] * layer.size) for layer in layout.layers}
@@ -184,7 +184,7 @@ def test_a_step_from_one_layer_to_another_of_its_size_changes_these_two_only(dat
     assert switched(layout, targets, up.name, down.name, steps) == {up.name: 1, down.name: -1}
 
 
-def test_equal_wishes_go_up_from_the_first_layer_on():
+def test_equal_targets_go_up_from_the_first_layer_on():
     """0.6 is 19.2 steps of 32: a fifth of the weights go to 20, those in the first blocks."""
     layout = llama_layout()
     targets = dict.fromkeys(layout.sizes, 0.3)

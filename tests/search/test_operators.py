@@ -260,7 +260,7 @@ class TestPrefixVariation:
         assert not drawn_cuts(np.array([0, 0]), 9, np.random.default_rng(0)).any()
 
     @pytest.mark.parametrize("name", BUDGETED)
-    def test_under_a_budget_a_child_keeps_its_parent_s_sum_of_wishes(self, name):
+    def test_under_a_budget_a_child_keeps_its_parent_s_sum_of_targets(self, name):
         chosen = BUDGETED[name]
         parents, children = family(chosen, 3)
         sizes, late = np.array(chosen.gene_sizes), np.array(chosen.gene_blocks) >= 3
