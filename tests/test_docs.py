@@ -1,6 +1,7 @@
 """What the pages in docs/ show is run, so that it stays true."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,19 @@ import torch
 import yaml
 from problems import SmallLayer
 from small_experiment import EMBEDDED
+from tiny_models import TINY, tokens
 
+from optishear.calibration.statistics import STATISTICS
 from optishear.config import load_experiment
-from optishear.metrics import METRICS
+from optishear.metrics import METRICS, Metric
+from optishear.models.discover import layout_of
+from optishear.models.weights import working_weights
 from optishear.objectives import OBJECTIVES
+from optishear.pruning.block_loop import InMemory, apply_by_block
+from optishear.pruning.oneshot import prune
 from optishear.recipe.parts import Parts
 from optishear.recipe.pattern import PATTERNS, Row
+from optishear.recipe.recipe import Recipe
 from optishear.runs.search import search
 from optishear.runs.watcher import Silent
 from optishear.search.drivers import DRIVERS
@@ -24,6 +32,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 TABLES = {
     "loudness": METRICS,
     "odd": PATTERNS,
+    "fourth": STATISTICS,
     "top_one": OBJECTIVES,
     "climber": DRIVERS,
     "rescaled": CHOOSERS,
@@ -32,7 +41,7 @@ TABLES = {
 
 @pytest.fixture
 def extended():
-    """The five examples of extending.md, in their tables for the length of a test."""
+    """The examples of extending.md, in their tables for the length of a test."""
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
     assert len(blocks) == len(TABLES)
     for block in blocks:
@@ -66,6 +75,35 @@ def test_the_examples_of_extending_search_together(extended, tmp_path):
     assert 0 < best.values["top_one"] < 1
     assert best.recipe.default.pattern.text == "odd"
     assert best.values["sparsity"] == pytest.approx(0.3, abs=1e-6)
+
+
+def test_the_statistic_of_extending_is_collected_for_a_metric_that_names_it(extended, monkeypatch):
+    fourth = STATISTICS["fourth"]
+
+    class Rare(Metric):
+        needs = frozenset({fourth})
+
+        def score(self, weight, stats):
+            return weight.abs().float() * stats.per_token(fourth).pow(0.25)
+
+    monkeypatch.setitem(METRICS, "rare", dataclass(frozen=True)(Rare))
+    model, batch, read, seen = TINY["llama"](), tokens(), [], []
+    layout = layout_of(model)
+    site = layout.layers[0].site
+    recipe = Recipe.of({"name": "rare"}, {x.name: x.size // 2 for x in layout.layers}, "row")
+
+    def noting(layers, working, data, recipe):
+        seen.append(data.stats)
+        yield from prune(layers, working, data, recipe)
+
+    with working_weights(model, layout) as working:
+        hook = model.get_submodule(site).register_forward_pre_hook(lambda _, x: read.append(x[0]))
+        model(batch, use_cache=False)
+        hook.remove()
+        apply_by_block(InMemory(model, working, layout), recipe, [batch], prune_layers=noting)
+    want = read[0].double().flatten(0, -2).pow(4).sum(0)
+    torch.testing.assert_close(seen[0][site][fourth].total.double(), want)
+    assert seen[0][site].found.keys() == {"fourth"}
 
 
 def test_the_solver_of_extending_does_what_it_says(extended):
