@@ -6,10 +6,12 @@ from contextlib import nullcontext
 
 import pytest
 import yaml
+from drift import Drift
 from small_experiment import EMBEDDED
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError, ConfigErrors, NumericalError
+from optishear.metrics import METRICS
 from optishear.records.journal import Journal
 from optishear.records.run_directory import read_json, write_json
 from optishear.runs.search import search
@@ -284,6 +286,22 @@ def test_memory_and_disk_that_do_not_suffice_are_warnings(tmp_path, monkeypatch)
     assert any(w.startswith("memory: about") for w in made.findings.warnings)
     assert any(w.endswith("choose another place with --out.") for w in made.findings.warnings)
     assert not made.findings.refused
+
+
+def test_memory_is_what_the_statistics_tell_and_a_second_stream_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setitem(METRICS, "drift", Drift)
+    space = {"metric": {"name": "drift"}, "sparsity": {"by": "block", "budget": 0.3}}
+    made = planned(written(tmp_path, space=space), tmp_path / "out")
+    assert not made.findings.refused
+    held = {item.what: item.bytes for item in made.memory}
+    prepared = set_up(load_experiment(str(tmp_path / "mine.yaml")), Silent()).calibrated
+    assert held["statistics"] == sum(
+        kind.bytes(width)
+        for kind in Drift.needs
+        for width in {x.site: x.in_features for x in prepared.layout.layers}.values()
+    )
+    states = prepared.calibration.units * prepared.loaded.model.config.hidden_size
+    assert held["dense hidden states of the calibration text"] == 4 * states
 
 
 def test_baselines_with_published_profiles_are_looked_at_before_anything_is_calibrated(tmp_path):
