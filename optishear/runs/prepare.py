@@ -86,7 +86,8 @@ class Prepared:
 
     def statistics_file(self, needs: frozenset[Need]) -> Path | None:
         """Where these statistics lie, if they are there; None where they are too large to keep."""
-        return None if too_large(self.layout, needs) else statistics_key(self, needs).path
+        kinds = summed(needs)
+        return None if too_large(self.layout, kinds) else statistics_key(self, kinds).path
 
     def calibrate(
         self,
