@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from optishear.calibration.gradients import Keep, LayerGradients, Sample
+from optishear.calibration.gradients import LayerGradients, Sample, StoreSample
 from optishear.recipe.layout import ModelLayout
 
 
@@ -51,7 +51,7 @@ def gradient_bytes(layout: ModelLayout, samples: int) -> int:
 
 
 def write_gradients(
-    folder: Path, layout: ModelLayout, samples: int, collect: Callable[[Keep], None]
+    folder: Path, layout: ModelLayout, samples: int, collect: Callable[[StoreSample], None]
 ) -> float:
     """What `collect` finds, into `folder`; the seconds that took.
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from optishear.calibration.gradients import Keep, packed
+from optishear.calibration.gradients import StoreSample, packed
 from optishear.errors import ConfigError
 from optishear.models.finite import not_finite
 from optishear.models.placement import input_device
@@ -16,25 +16,25 @@ from optishear.recipe.layout import Layer, ModelLayout
 from optishear.tasks import Batch, task_of
 
 
-CollectGradients = Callable[[Batch, Keep], None]
+CollectGradients = Callable[[Batch, StoreSample], None]
 """Hands on the gradients of every sample, in any order."""
 
 
 def sequence_by_sequence(model: nn.Module, layout: ModelLayout) -> CollectGradients:
     """Gradients in this process, each kept while the backward pass is at the weights before it."""
 
-    def collect(batch: Batch, keep: Keep) -> None:
+    def collect(batch: Batch, store: StoreSample) -> None:
         for number, sample in enumerate(batch.split(1)):
-            sample_of(model, layout, number, sample, keep)
+            store_gradients_of(model, layout, number, sample, store)
 
     return collect
 
 
-def sample_of(
-    model: nn.Module, layout: ModelLayout, number: int, sample: Batch, keep: Keep
+def store_gradients_of(
+    model: nn.Module, layout: ModelLayout, number: int, sample: Batch, store: StoreSample
 ) -> None:
     """Hands on the gradients of one sample; flags and gradients of the model are given back."""
-    with handed_on(model, layout.layers, number, keep), torch.enable_grad():
+    with storing_gradients(model, layout.layers, number, store), torch.enable_grad():
         loss_of(model, sample.to(input_device(model))).backward()
 
 
@@ -44,7 +44,9 @@ def loss_of(model: nn.Module, sample: Batch) -> Float[Tensor, ""]:
 
 
 @contextmanager
-def handed_on(model: nn.Module, layers: Sequence[Layer], number: int, keep: Keep) -> Iterator[None]:
+def storing_gradients(
+    model: nn.Module, layers: Sequence[Layer], number: int, store: StoreSample
+) -> Iterator[None]:
     """While it is open, these layers' weights need a gradient and no other parameter does; each is
     handed on as that of sequence `number` when a backward pass has made it, and let go."""
     wanted: dict[nn.Parameter, list[tuple[Layer, WeightView]]] = {}
@@ -64,7 +66,7 @@ def handed_on(model: nn.Module, layers: Sequence[Layer], number: int, keep: Keep
                     not_finite(f"Layer {layer.name}: its gradient on calibration sequence {number}")
                 ) from None
             if sample is not None:
-                keep(number, layer.name, sample)
+                store(number, layer.name, sample)
 
     before = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     with ExitStack() as hooks:

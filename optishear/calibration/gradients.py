@@ -28,7 +28,7 @@ class Sample:
     scale: float
 
 
-Keep = Callable[[int, str, Sample], None]
+StoreSample = Callable[[int, str, Sample], None]
 """Told a sequence's number, a layer's name and its gradient; one of zeros may be left out."""
 
 

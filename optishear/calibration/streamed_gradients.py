@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from optishear.calibration.gradient_samples import handed_on, loss_of
-from optishear.calibration.gradients import Keep
+from optishear.calibration.gradient_samples import loss_of, storing_gradients
+from optishear.calibration.gradients import StoreSample
 from optishear.models.blocks import BlockRunner, BlockStack
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
@@ -43,7 +43,7 @@ class BlockByBlock:
     layout: ModelLayout
     folder: Path
 
-    def __call__(self, batch: Batch, keep: Keep) -> None:
+    def __call__(self, batch: Batch, store: StoreSample) -> None:
         sequences = batch.to(self.streamed.device).split(1)
         blocks = len(self.streamed.blocks)
         first = min(layer.block for layer in self.layout.layers)
@@ -53,7 +53,7 @@ class BlockByBlock:
         for block in range(blocks - 1, first - 1, -1):
             gradients.turn()
             gradients.tidy()
-            self._backward(block, sequences, gradients, keep)
+            self._backward(block, sequences, gradients, store)
         shutil.rmtree(self.folder)
 
     @property
@@ -84,7 +84,7 @@ class BlockByBlock:
                 gradients[number] = _gradient_of(last)
 
     def _backward(
-        self, block: int, sequences: Sequences, gradients: HiddenFiles, keep: Keep
+        self, block: int, sequences: Sequences, gradients: HiddenFiles, store: StoreSample
     ) -> None:
         """From the gradients of what this block made to those of its weights and its input."""
         model, states = self.streamed.loaded.model, self._states(block)
@@ -92,7 +92,7 @@ class BlockByBlock:
         with self.streamed.resident(self.streamed.blocks[block]):
             for number, sequence in enumerate(sequences):
                 handed = _recorded(states, number) if block else None
-                with handed_on(model, layers, number, keep):
+                with storing_gradients(model, layers, number, store):
                     made = self.stack.recorded(block, sequence, handed)
                     made.backward(gradients[number])
                 if handed is not None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from optishear.calibration.collect import sums_of
-from optishear.calibration.gradient_samples import CollectGradients, sample_of
-from optishear.calibration.gradients import Keep, Sample
+from optishear.calibration.gradient_samples import CollectGradients, store_gradients_of
+from optishear.calibration.gradients import Sample, StoreSample
 from optishear.calibration.parts import CollectParts
 from optishear.calibration.statistics import Kinds, LayerStats
 from optishear.models.load import LoadedModel
@@ -40,10 +40,10 @@ class DenseModel(Payload):
         """Of every layer that the sample reaches: 2 bytes a weight, ready to be written."""
         found: dict[str, Sample] = {}
 
-        def keep(_number: int, name: str, sample: Sample) -> None:
+        def store(_number: int, name: str, sample: Sample) -> None:
             found[name] = sample
 
-        sample_of(self.loaded.model, self.layout, number, sample, keep)
+        store_gradients_of(self.loaded.model, self.layout, number, sample, store)
         return found
 
 
@@ -72,7 +72,7 @@ def gradients_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) -> 
     they are written.
     """
 
-    def collect(batch: Batch, keep: Keep) -> None:
+    def collect(batch: Batch, store: StoreSample) -> None:
         calls = [
             Call(str(number), "gradients", (number, sample), f"calibration sequence {number}")
             for number, sample in enumerate(batch.to(torch.device("cpu")).split(1))
@@ -80,6 +80,6 @@ def gradients_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) -> 
         with travelling(loaded) as away, cluster.pool(DenseModel(away, layout)) as pool:
             for key, found in pool.run(calls):
                 for name, sample in found.items():
-                    keep(int(key), name, sample)
+                    store(int(key), name, sample)
 
     return collect
