@@ -22,6 +22,7 @@ from optishear.models.prefix import NotReusable, PrefixForward
 from optishear.models.weights import working_weights
 from optishear.objectives import make_objective
 from optishear.objectives.base import Chunk, Objective, OutputObjective, Reference, SizeObjective
+from optishear.objectives.own_data import OwnData, OwnDataObjective
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.factored import Factored
 from optishear.pruning.oneshot import OneShot, block_keys
@@ -83,6 +84,7 @@ def measure_on(
     memory: Memory = Memory(),
     solved: SolvedLayers | None = None,
     notice: Callable[[str], None] = lambda text: None,
+    own: Mapping[str, OwnData] | None = None,
 ) -> Iterator[MeasureFunction]:
     """A function that says what a recipe is worth on so many of the first search samples.
 
@@ -92,6 +94,7 @@ def measure_on(
 
     - `solved`: where layers that a solver has made are looked up, and kept.
     - `notice`: told what of `memory` is of no use here.
+    - `own`: the data of quantities that bring their own, by the quantity.
     """
     ranks, factored = RankCache(memory.ranks), Factored(memory.factors)
     data = replace(data, ranks=ranks, factored=factored)
@@ -107,7 +110,7 @@ def measure_on(
         batches = [batch.to(input_device(loaded.model)) for batch in batches]
         taylor = TaylorLosses(data.gradients) if "taylor" in by.quantities else None
         writer = OneShot(working, layout, data, taylor, solved)
-        yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice)
+        yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice, own or {})
 
 
 class _Measure:
@@ -120,6 +123,7 @@ class _Measure:
         batches_of: Mapping[int, int],
         prefixes: int,
         notice: Callable[[str], None],
+        own: Mapping[str, OwnData],
     ):
         self.loaded, self.writer, self.quantities = loaded, writer, by.quantities
         self.batches, self.batches_of = batches, batches_of
@@ -129,8 +133,12 @@ class _Measure:
         self.prefix: PrefixForward | None = None
         self.graphs: GraphedForward | None = None
         self.freed = FreedMemory()
-        if any(isinstance(make_objective(name), OutputObjective) for name in by.quantities):
+        self.own = own
+        reads = any(isinstance(make_objective(name), OutputObjective) for name in by.quantities)
+        if reads or own:
             head = find_head(loaded.model, self.task.beginning(batches[0], HEAD_UNITS))
+            self.head = head
+        if reads:
             if by.graphed:
                 self.graphs = GraphedForward(loaded.model, batches)
             self.references = [
@@ -147,9 +155,11 @@ class _Measure:
     def __call__(self, recipe: Recipe, rung: int) -> dict[str, float]:
         until = self.batches_of[rung]
         objectives, done = self.begun.pop(recipe.key, (None, 0))
-        if objectives is None or done > until:
+        fresh = objectives is None or done > until
+        if fresh:
             objectives, done = {name: make_objective(name) for name in self.quantities}, 0
-        result = self._run(recipe, objectives, range(done, until))
+        assert objectives is not None
+        result = self._run(recipe, objectives, range(done, until), fresh)
         if until < len(self.batches):  # it may be asked for again, on more of them
             self.begun[recipe.key] = objectives, until
             while len(self.begun) > BEGUN:
@@ -159,15 +169,22 @@ class _Measure:
         return values
 
     def _run(
-        self, recipe: Recipe, objectives: Mapping[str, Objective], batches: range
+        self, recipe: Recipe, objectives: Mapping[str, Objective], batches: range, fresh: bool
     ) -> PruneResult:
-        """Writes the recipe's weights and shows the objectives what becomes of these batches."""
+        """Writes the recipe's weights and shows the objectives what becomes of these batches, and
+        where it is `fresh` of their own data: whole, on whatever rung it comes first."""
         readers = [o for o in objectives.values() if isinstance(o, OutputObjective)]
+        own = self.own if fresh else {}
         if not readers:
-            return self._result(self.writer.write(recipe))
+            result = self._result(self.writer.write(recipe))
+            self._read_own(objectives, own)
+            return result
         keys = block_keys(self.writer.layout, recipe) if self.prefix is not None else []
-        first = 0 if self.prefix is None else self.prefix.first_block(batches, keys)
+        first = 0  # of own data no prefix is known
+        if self.prefix is not None and not own:
+            first = self.prefix.first_block(batches, keys)
         result = self._result(self.writer.write(recipe, first))
+        self._read_own(objectives, own)
         for batch in batches:
             if self.prefix is None:
                 hidden = self._hidden(batch)
@@ -180,6 +197,14 @@ class _Measure:
                 for reader in readers:
                     reader.update(chunk)
         return result
+
+    def _read_own(self, objectives: Mapping[str, Objective], own: Mapping[str, OwnData]) -> None:
+        for name, data in own.items():
+            objective = objectives[name]
+            assert isinstance(objective, OwnDataObjective)
+            for index, batch in enumerate(data.batches):
+                hidden = hidden_states(self.loaded.model, batch)
+                objective.update(data, index, hidden, self.head)
 
     def _hidden(self, batch: int) -> Float[Tensor, "*rows hidden"]:
         """By the weights as they are now; of use until it is next called."""
@@ -199,7 +224,7 @@ class _Measure:
 
 
 def _value(objective: Objective, result: PruneResult) -> float:
-    if isinstance(objective, OutputObjective):
+    if isinstance(objective, OutputObjective | OwnDataObjective):
         return objective.value()
     assert isinstance(objective, SizeObjective)
     return objective.value(result)
@@ -246,6 +271,7 @@ def identity_of(
     by: MeasurementSettings,
     gradient_sequences: int | None = None,
     calibration_parts: int = 1,
+    own: Mapping[str, OwnData] | None = None,
 ) -> dict[str, Any]:
     """All that a measured value depends on beside the recipe: what a journal belongs to.
 
@@ -279,4 +305,6 @@ def identity_of(
         identity["rungs"] = list(by.rungs)
     if gradient_sequences is not None:
         identity["gradient_sequences"] = gradient_sequences
+    if own:
+        identity["own_data"] = {name: data.hash for name, data in own.items()}
     return identity

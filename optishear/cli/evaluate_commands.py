@@ -167,8 +167,8 @@ def _tasks(
             "goes with --tasks or --task-files. Name the tasks too",
         )
         return None
-    from optishear.evaluation.task_files import read_tasks
     from optishear.evaluation.zero_shot import Tasks
+    from optishear.text.task_files import read_tasks
 
     local = read_tasks(files, data) if files else ()
     return Tasks(tuple(names.split(",")) if names else (), local, limit, batch_size or 8)

@@ -12,7 +12,7 @@ from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Need
 from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
-from optishear.config.sections import MemoryConfig, SearchConfig, TextsConfig
+from optishear.config.sections import MemoryConfig, QuestionsConfig, SearchConfig, TextsConfig
 from optishear.errors import ConfigError, ConfigErrors, collect_errors
 from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
@@ -24,9 +24,11 @@ from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
 from optishear.search.sparsity_genes import GROUPINGS
 from optishear.text.disjoint import refuse_overlap
+from optishear.text.questions import QuestionSpec
 from optishear.text.sources import TextSpec
 
 
+ZERO_SHOT = "zero_shot_error"  # the objective that asks `questions`
 ASIDE = ("memory", "hypothesis", "workers", "ray_address")  # no part of what is asked
 
 
@@ -41,6 +43,7 @@ class Experiment(Strict):
       says nothing then.
     - `calibration_parts`: so many runs of calibration sequences are summed up each on its own, and
       then added: workers share them. Another number changes last bits.
+    - `questions`: zero-shot task files by the names that `zero_shot_error@NAME` calls them by.
     - `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
       where something needs gradients.
     """
@@ -55,6 +58,7 @@ class Experiment(Strict):
             "ray_address",
             "calibration_parts",
             "device_map",
+            "questions",
         }
     )
 
@@ -70,6 +74,7 @@ class Experiment(Strict):
     space: SpaceSpec
     objectives: tuple[str, ...] = ()
     record: tuple[str, ...] = ()
+    questions: dict[str, QuestionsConfig] = Field(default={})
     search: SearchConfig = SearchConfig()
     pick: str = ""
     baselines: tuple[str, ...] = ("magnitude", "wanda")
@@ -110,6 +115,7 @@ class Experiment(Strict):
                 parse_baseline(name)
         checks = (
             self._distinct_objectives,
+            self._questions_asked,
             self._known_grouping,
             self._known_space,
             self._pick_of_what_is_measured,
@@ -132,6 +138,25 @@ class Experiment(Strict):
     def _distinct_objectives(self) -> None:
         if len(set(self.objectives)) < len(self.objectives):
             raise ConfigError(f"objectives: one is named twice: {', '.join(self.objectives)}.")
+
+    def _questions_asked(self) -> None:
+        """Every set that an objective names is there, and every set that is there is named."""
+        asked = [
+            name.partition("@")[2] for name in self.quantities if name.startswith(f"{ZERO_SHOT}@")
+        ]
+        for name in asked:
+            if name not in self.questions:
+                there = f" There are: {', '.join(self.questions)}." if self.questions else ""
+                raise ConfigError(
+                    f"objective {ZERO_SHOT}@{name}: questions has no {name!r}."
+                    f"{did_you_mean(name, self.questions)}{there} Write questions: {{{name}: "
+                    f"{{file: TASK.yaml, limit: 200}}}}."
+                )
+        if idle := [name for name in self.questions if name not in asked]:
+            raise ConfigError(
+                f"questions.{idle[0]}: nothing asks them. Add {ZERO_SHOT}@{idle[0]} to objectives "
+                f"or record, or take them out."
+            )
 
     def _known_grouping(self) -> None:
         by = self.space.sparsity.by
@@ -240,6 +265,10 @@ class Experiment(Strict):
         for number, text in enumerate(texts.evaluation, start=1):
             specs["evaluation" if len(texts.evaluation) == 1 else f"evaluation {number}"] = text
         return {purpose: text.spec(self.search.seed) for purpose, text in specs.items()}
+
+    @property
+    def question_specs(self) -> dict[str, QuestionSpec]:
+        return {name: told.spec for name, told in self.questions.items()}
 
     @property
     def hash(self) -> str:

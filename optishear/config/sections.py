@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import ByteSize, Field, model_validator
 
 from optishear.search.space_parts import Strict
+from optishear.text.questions import QuestionSpec
 from optishear.text.sources import TextSpec
 
 
@@ -41,6 +42,23 @@ class TextsConfig(Strict):
         if isinstance(data, dict) and isinstance(data.get("evaluation"), dict):
             data = {**data, "evaluation": [data["evaluation"]]}
         return data
+
+
+class QuestionsConfig(Strict):
+    """A zero-shot task file for `zero_shot_error@NAME`: its first `limit` questions, or all.
+
+    `data` is the folder of its data files, the task file's own where it is not given; `metric` is
+    acc_norm where the task file has it, else acc.
+    """
+
+    file: str
+    data: str = ""
+    limit: int | None = Field(default=None, ge=1)
+    metric: Literal["acc", "acc_norm", "acc_bytes"] | None = None
+
+    @property
+    def spec(self) -> QuestionSpec:
+        return QuestionSpec(self.file, self.data, self.limit, self.metric)
 
 
 class SearchConfig(Strict):

@@ -15,8 +15,8 @@ from torch import nn
 
 from optishear.errors import ConfigError
 from optishear.evaluation.paired import paired_difference
-from optishear.evaluation.task_files import LocalTask
 from optishear.recipe.lookup import did_you_mean
+from optishear.text.task_files import LocalTask
 
 
 if TYPE_CHECKING:

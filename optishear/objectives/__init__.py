@@ -12,6 +12,7 @@ from optishear.objectives.divergence import (
 from optishear.objectives.likelihood import Perplexity
 from optishear.objectives.size import Bytes, Sparsity, SparsityGap
 from optishear.objectives.taylor import Taylor
+from optishear.objectives.zero_shot import ZeroShotError
 from optishear.recipe.lookup import lookup
 
 
@@ -26,13 +27,20 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sparsity": Sparsity,
     "sparsity_gap": SparsityGap,
     "taylor": Taylor,
+    "zero_shot_error": ZeroShotError,
 }
 
 
 def make_objective(text: str) -> Objective:
-    """A fresh objective from its name, or `name@number` for one that takes a number."""
+    """A fresh objective from its name, or `name@number` or `name@data` for one that takes it."""
     name, at, digits = text.partition("@")
     kind = lookup(OBJECTIVES, name, kind="objective")
+    if kind.example is not None:
+        if not digits:
+            raise ConfigError(
+                f"objective {text!r}: write it with the name of its data, {name}@{kind.example}."
+            )
+        return kind(digits)  # pyright: ignore[reportCallIssue]
     number = kind.number
     if number is None:
         if at:

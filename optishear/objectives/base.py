@@ -147,13 +147,17 @@ class Number:
 
 
 class Objective:
-    """What every objective says of itself. Concrete ones are `OutputObjective`s or
-    `SizeObjective`s, made anew for each recipe; one with a `number` is made from it alone."""
+    """What every objective says of itself. Concrete ones are `OutputObjective`s, `SizeObjective`s
+    or `OwnDataObjective`s, made anew for each recipe.
+
+    One with a `number` is made from it alone; one with an `example` from a name, `kind@name`.
+    """
 
     maximise: ClassVar[bool] = False
     unit: ClassVar[str] = ""
     description: ClassVar[str] = ""
     number: ClassVar[Number | None] = None
+    example: ClassVar[str | None] = None
 
 
 class OutputObjective(Objective, ABC):

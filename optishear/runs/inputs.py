@@ -14,6 +14,7 @@ from optishear.models.catalog import MODELS, is_folder_meant
 from optishear.models.folder import TOKENIZERS, ModelFolder
 from optishear.records.run_directory import RunDirectory
 from optishear.text.files import SUFFIXES
+from optishear.text.questions import QuestionSet
 
 
 MODEL, TOKENIZER, HUB = "model", "tokenizer", "dataset:"
@@ -38,6 +39,11 @@ def inputs_of(experiment: Experiment) -> dict[str, str | None]:
         path = Path(spec.source).expanduser()
         if spec.source.lower().endswith(SUFFIXES) and not spec.source.startswith(HUB):
             found[f"text {spec.source}"] = remembered_sha256(path) if path.is_file() else None
+    for name, spec in experiment.question_specs.items():
+        try:
+            found[f"questions {name}"] = QuestionSet.read(spec).task.hash
+        except ConfigError:
+            found[f"questions {name}"] = None
     return found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ from jaxtyping import Float
 
 from optishear.allocation import rules_for
 from optishear.config import Experiment
+from optishear.models.load import LoadedModel
+from optishear.objectives import make_objective
+from optishear.objectives.own_data import OwnData, OwnDataObjective, Sources
 from optishear.pipeline import MeasurementSettings, Memory, identity_of
 from optishear.pruning.solved import SolvedLayers
 from optishear.records.run_directory import RunDirectory, run_at
@@ -29,6 +32,7 @@ from optishear.solvers.methods import METHODS
 from optishear.solvers.ranks import rank_bytes
 from optishear.tasks import Samples
 from optishear.text.disjoint import refuse_shared_text
+from optishear.text.questions import QuestionSet
 from optishear.workers.calibration import collecting_on, gradients_on
 from optishear.workers.candidates import Job, measuring_on
 from optishear.workers.cluster import Cluster, Workers
@@ -42,6 +46,7 @@ class Setup:
     """An experiment that was read, loaded and calibrated.
 
     - `samples`: by purpose, calibration's not among them.
+    - `own`: data that quantities bring with them, by the quantity.
     - `cluster`: the workers that do what they can; None is this process alone.
     """
 
@@ -51,6 +56,7 @@ class Setup:
     ladder: Ladder
     space: SearchSpace
     cluster: Cluster | None = None
+    own: Mapping[str, OwnData] = field(default_factory=dict)
 
     @property
     def held_out(self) -> list[Samples]:
@@ -82,6 +88,7 @@ class Setup:
             self.measurement_settings,
             experiment.gradient_sequences if experiment.needs_gradients else None,
             experiment.calibration_parts,
+            self.own,
         )
 
     @property
@@ -118,6 +125,7 @@ class Setup:
             self.measurement_settings,
             Memory(memory.ranks, memory.prefixes, memory.factors),
             solved,
+            self.own,
         )
 
     @contextmanager
@@ -141,6 +149,7 @@ class Setup:
 
 def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = None) -> Setup:
     """Loads, reads, checks and calibrates; the first mistake is a `ConfigError`."""
+    questions = {name: QuestionSet.read(spec) for name, spec in experiment.question_specs.items()}
     watcher.stage(f"loading {experiment.model}")
     texts = experiment.text_specs
     prepared = prepare(
@@ -159,6 +168,7 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
     }
     refuse_shared_text({"calibration": prepared.calibration, **samples})
     ladder = ladder_of(experiment, samples["search"])
+    own = own_data_of(experiment, prepared.loaded, questions)
     watcher.stage("collecting statistics")
     calibrated = prepared.calibrate(
         experiment.needs,
@@ -169,7 +179,20 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
     )
     watcher.stage("preparing the search space")
     space = space_of(experiment, calibrated)
-    return Setup(experiment, calibrated, samples, ladder, space, cluster)
+    return Setup(experiment, calibrated, samples, ladder, space, cluster, own)
+
+
+def own_data_of(
+    experiment: Experiment, loaded: LoadedModel, questions: Mapping[str, QuestionSet]
+) -> dict[str, OwnData]:
+    """The data of each quantity that brings its own."""
+    sources = Sources(questions, experiment.batch_tokens)
+    made = {name: make_objective(name) for name in experiment.quantities}
+    return {
+        name: objective.load(loaded, sources)
+        for name, objective in made.items()
+        if isinstance(objective, OwnDataObjective)
+    }
 
 
 def ladder_of(experiment: Experiment, search: Samples) -> Ladder:

@@ -1,10 +1,11 @@
 """Candidates measured by replicas: all that measuring takes, so that any process can do it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 from optishear.models.load import LoadedModel
+from optishear.objectives.own_data import OwnData
 from optishear.pipeline import MeasureFunction, MeasurementSettings, Memory, measure_on
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.solved import SolvedLayers
@@ -29,6 +30,7 @@ class Job(Payload):
     by: MeasurementSettings
     memory: Memory = field(default_factory=Memory)
     solved: SolvedLayers | None = None
+    own: Mapping[str, OwnData] = field(default_factory=dict)
 
     def measuring(self, notice: Callable[[str], None]) -> AbstractContextManager[MeasureFunction]:
         """What measures candidates in this process while it is open."""
@@ -41,6 +43,7 @@ class Job(Payload):
             self.memory,
             self.solved,
             notice,
+            self.own,
         )
 
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "_Measurer":

@@ -360,7 +360,7 @@ def reached(tmp_path, monkeypatch):
     stand_in("experiment.results.open_run", some)
     stand_in("experiment.transfer.source_of_run", some)
     stand_in("experiment.transfer.source_of_file", some)
-    stand_in("evaluation.task_files.read_tasks", ())
+    stand_in("text.task_files.read_tasks", ())
     stand_in("records.run_directory.find_run", some)
     stand_in("report.watching.RunWatch", some)
     stand_in("report.dashboard.open_dashboard", some)

@@ -14,11 +14,11 @@ import yaml
 
 from optishear.errors import ConfigError
 from optishear.evaluation import zero_shot
-from optishear.evaluation.task_files import read_tasks
 from optishear.evaluation.zero_shot import Tasks, check_tasks, score
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.models.weights import read, working_weights
+from optishear.text.task_files import read_tasks
 
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "zero_shot"

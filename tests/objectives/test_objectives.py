@@ -8,6 +8,7 @@ from optishear.errors import ConfigError, NumericalError
 from optishear.models.head import Head
 from optishear.objectives import OBJECTIVES, make_objective
 from optishear.objectives.base import Chunk, OutputObjective, Reference, SizeObjective
+from optishear.objectives.own_data import OwnDataObjective
 from optishear.objectives.rounding import kl_rounding
 from optishear.pruning.result import PruneResult
 from optishear.recipe.recipe import Recipe
@@ -16,8 +17,9 @@ from optishear.search.evaluator import outcome_of
 
 
 def written(name):
-    number = OBJECTIVES[name].number
-    return name if number is None else f"{name}@{number.example}"
+    kind = OBJECTIVES[name]
+    example = kind.example if kind.number is None else kind.number.example
+    return name if example is None else f"{name}@{example}"
 
 
 OUTPUT = [written(n) for n, kind in OBJECTIVES.items() if issubclass(kind, OutputObjective)]
@@ -444,9 +446,9 @@ def test_every_objective_says_what_it_is():
     for name, kind in OBJECTIVES.items():
         assert kind.unit, name
         assert kind.description, name
-        assert issubclass(kind, OutputObjective | SizeObjective)
+        assert issubclass(kind, OutputObjective | SizeObjective | OwnDataObjective)
         assert isinstance(make_objective(written(name)), kind)
-        if kind.number is not None:
+        if kind.number is not None or kind.example is not None:
             assert written(name) in kind.description
 
 
@@ -456,6 +458,7 @@ def test_every_objective_says_what_it_is():
         ("kll", "Did you mean 'kl'"),
         ("kl@0.5", "takes no number"),
         ("kl@", "takes no number"),
+        ("zero_shot_error", "write it with the name of its data, zero_shot_error@copa"),
         ("sparsity_gap", "write it with a target, sparsity_gap@0.5"),
         ("sparsity_gap@60", "a target must lie in [0, 1)"),
         ("sparsity_gap@nan", "must lie in"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import TypeVar
 
@@ -22,13 +23,14 @@ from optishear.records.run_directory import RunDirectory
 from optishear.runs.held_out import baseline_recipes
 from optishear.runs.preconditions import OF_A_TEXT, beyond_context
 from optishear.runs.prepare import Calibrated, Prepared
-from optishear.runs.setup import Setup, ladder_of
+from optishear.runs.setup import Setup, ladder_of, own_data_of
 from optishear.search.drivers import check_genes
 from optishear.search.ladder import Ladder
 from optishear.search.space import SearchSpace
 from optishear.search.space_file import build_space
 from optishear.tasks import Samples
 from optishear.text.disjoint import refuse_shared_text
+from optishear.text.questions import QuestionSet
 from optishear.text.tokens import TokenBatches, token_batches
 
 
@@ -95,6 +97,10 @@ def run_checks(
     """Goes through what a search does before it calibrates; each thing is looked at if what it
     needs is sound. `seconds` are those of its stages."""
     found.of(provenance)
+    questions = {
+        name: found.of(partial(QuestionSet.read, spec))
+        for name, spec in experiment.question_specs.items()
+    }
     if directory.journal.with_suffix(".lock").exists():  # asking would make it, and its folder
         found.of(lambda: refuse_second_writer(directory.journal))
     stage(f"loading {experiment.model}")
@@ -150,7 +156,14 @@ def run_checks(
         prepared.parts,
         data=CalibrationData(unread(layout.layers)),
     )
-    setup = Setup(experiment, calibrated, samples, ladder, space)
+    asked = {name: each for name, each in questions.items() if each is not None}
+    own = None
+    if len(asked) == len(questions):
+        own = found.of(lambda: own_data_of(experiment, loaded, asked))
+    if own is None:
+        found.unchecked.append("driver and costs, without the questions")
+        return CheckResults(prepared, seconds=seconds)
+    setup = Setup(experiment, calibrated, samples, ladder, space, own=own)
     start = clock()
     found.of(lambda: _first_questions(setup))
     seconds["making the driver"] = clock() - start

@@ -10,10 +10,12 @@ from optishear.search.ladder import Ladder
 
 @dataclass(frozen=True)
 class Line:
-    """What a candidate costs: `fixed` seconds for its weights, `per_token` for what is run."""
+    """What a candidate costs: `fixed` seconds for its weights, `per_token` for what is run, and
+    `own` once, for the objectives' own data."""
 
     fixed: float
     per_token: float
+    own: float = 0.0
 
     def seconds(self, tokens: int) -> float:
         return self.fixed + self.per_token * tokens
@@ -43,11 +45,15 @@ class Price:
 
 
 def price_of(
-    lowest: Sequence[Measured], higher: Sequence[Measured], shares: Mapping[str, float]
+    lowest: Sequence[Measured],
+    higher: Sequence[Measured],
+    shares: Mapping[str, float],
+    own: float = 0.0,
 ) -> Price:
     """From candidates on the lowest rung, the first of each kind being the one that warms up, and
     from some of one kind that ran a higher number of tokens.
 
+    `own`: seconds of each of them that are for the objectives' own data.
     Where nothing ran on more tokens, or that came out cheaper, seconds are proportional to tokens.
     """
     by_kind: dict[str, list[float]] = {}
@@ -58,14 +64,16 @@ def price_of(
     known = {kind: share for kind, share in shares.items() if kind in steady}
     whole = sum(known.values())
     mean = sum(share * steady[kind] for kind, share in known.items()) / whole
+    own = min(own, mean)
+    mean -= own
     tokens = lowest[0].tokens
     proportional = mean / tokens
     if not higher:
-        return Price(Line(0.0, proportional), once, steady)
+        return Price(Line(0.0, proportional, own), once, steady)
     slopes = [(h.seconds - steady[h.kind]) / (h.tokens - tokens) for h in higher]
     slope = median(slopes)
     per_token = slope if 0 < slope < proportional else proportional
-    return Price(Line(mean - per_token * tokens, per_token), once, steady)
+    return Price(Line(mean - per_token * tokens, per_token, own), once, steady)
 
 
 def visits(ladder: Ladder, recipes: int, generation: int) -> dict[int, int]:
@@ -108,7 +116,8 @@ def rung_costs(line: Line, wanted: Mapping[int, int], known: Mapping[int, int]) 
     """A rung each, ascending. A candidate whose lower rungs a journal answered is charged as one
     that climbs, though it has to run them again: what it began is forgotten with its process."""
     paid = tokens_paid(list(wanted))
+    own = {rung: line.own * (rung == min(wanted)) for rung in wanted}
     return [
-        RungCost(rung, count, min(count, known.get(rung, 0)), line.seconds(paid[rung]))
+        RungCost(rung, count, min(count, known.get(rung, 0)), line.seconds(paid[rung]) + own[rung])
         for rung, count in wanted.items()
     ]

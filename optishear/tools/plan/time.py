@@ -90,7 +90,8 @@ def times_of(
     with setup.job(None).measuring(notice) as measure:
         steps.append(Step("dense model on the search tokens", clock() - start, "measured now"))
         tried = dry_run(setup, measure, sample, clock)
-    price = price_of(tried.lowest, tried.higher, sample.shares)
+    own, units = _own_seconds(setup, clock), sum(data.units for data in setup.own.values())
+    price = price_of(tried.lowest, tried.higher, sample.shares, own)
     recipes = min(settings.evaluations, setup.space.size or settings.evaluations)
     wanted = visits(setup.ladder, recipes, settings.population)
     rungs = rung_costs(price.line, wanted, known)
@@ -99,6 +100,8 @@ def times_of(
     steps.append(Step("first use of everything", price.once * share, once))
     for cost in rungs:
         what = f"{cost.candidates - cost.known:,} candidates on {cost.rung:,} tokens"
+        if units and cost.rung == rungs[0].rung:
+            what += f" and {units:,} of their objectives' own"
         shared = f", {workers} at a time" if workers > 1 else ""
         steps.append(Step(what, cost.seconds / workers, f"{cost.each:.3g} s each{shared}"))
     steps.append(
@@ -109,6 +112,18 @@ def times_of(
     steps.append(Step("figures", FIGURES, "a rule"))
     failed = tuple(dict.fromkeys([*failures, *tried.failures]))
     return Times(tuple(steps), tuple(rungs), price, tried, failed)
+
+
+@torch.no_grad()
+def _own_seconds(setup: Setup, clock: Callable[[], float]) -> float:
+    """One model on all data that objectives bring with them."""
+    if not setup.own:
+        return 0.0
+    model, start = setup.calibrated.loaded.model, clock()
+    for data in setup.own.values():
+        for batch in data.batches:
+            hidden_states(model, batch)
+    return clock() - start
 
 
 def _tried(
@@ -176,7 +191,7 @@ def _ending(
     return [
         Step(
             f"{len(recipes)} baselines on {top:,} tokens",
-            solved + len(recipes) * price.line.per_token * top,
+            solved + len(recipes) * (price.line.per_token * top + price.line.own),
             "one layer of each shape, and a candidate's tokens",
         ),
         Step("pruning them for held-out text", solved + found, "one layer of each shape"),

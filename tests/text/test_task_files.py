@@ -7,7 +7,7 @@ import yaml
 
 from optishear.config.files import EXPERIMENTS
 from optishear.errors import ConfigError
-from optishear.evaluation.task_files import read_tasks
+from optishear.text.task_files import read_tasks
 
 
 TEMPLATES = EXPERIMENTS.path / "zero_shot"

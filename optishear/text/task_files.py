@@ -17,10 +17,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from optishear.assets.fetch import sha256_of
 from optishear.errors import ConfigError
-from optishear.evaluation.task_schema import TaskFile, read_task_file
 from optishear.reading.json_data import json_of
 from optishear.reading.texts import text_of
 from optishear.recipe.lookup import did_you_mean
+from optishear.text.task_schema import TaskFile, read_task_file
 
 
 QUESTION, CHOICES, TARGET = "question", "choices", "target"
