@@ -26,6 +26,7 @@ from optishear.runs.search import search
 from optishear.runs.watcher import Silent
 from optishear.search.drivers import DRIVERS
 from optishear.solvers.methods import CHOOSERS, solver_of
+from optishear.tasks import TASKS
 
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -34,6 +35,8 @@ TABLES = {
     "odd": PATTERNS,
     "fourth": STATISTICS,
     "top_one": OBJECTIVES,
+    "pangram_loss": OBJECTIVES,
+    "rows": TASKS,
     "climber": DRIVERS,
     "rescaled": CHOOSERS,
 }
@@ -41,8 +44,9 @@ TABLES = {
 
 @pytest.fixture
 def extended():
-    """The examples of extending.md, in their tables for the length of a test."""
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL)
+    """The examples of extending.md and tasks.md, in their tables for the length of a test."""
+    text = "".join((DOCS / page).read_text() for page in ("extending.md", "tasks.md"))
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == len(TABLES)
     for block in blocks:
         exec(compile(block, "docs/extending.md", "exec"), {"__name__": "docs"})
@@ -64,6 +68,7 @@ def test_the_examples_of_extending_search_together(extended, tmp_path):
                     "sparsity": {"by": "block", "budget": 0.3},
                 },
                 "objectives": ["top_one"],
+                "record": ["pangram_loss"],
                 "pick": "lowest:top_one",
                 "search": {"driver": "climber", "population": 4, "evaluations": 12},
             }
@@ -73,6 +78,7 @@ def test_the_examples_of_extending_search_together(extended, tmp_path):
     best = run.front.pick()
     assert best.recipe.default.metric.name == "loudness"
     assert 0 < best.values["top_one"] < 1
+    assert best.values["pangram_loss"] > 0
     assert best.recipe.default.pattern.text == "odd"
     assert best.values["sparsity"] == pytest.approx(0.3, abs=1e-6)
 

@@ -196,8 +196,8 @@ def find_head(model: nn.Module, batch: Batch) -> Head:
 
     plain = Head(weight, bias)
     raw = plain.logits(hidden).double()
-    config: Any = model.config
-    softcap = getattr(config.get_text_config(), "final_logit_softcapping", None)
+    config: Any = getattr(model, "config", None)
+    softcap = config and getattr(config.get_text_config(), "final_logit_softcapping", None)
     heads = [plain, Head(weight, bias, _ratio(logits, raw))]
     if softcap is not None:
         free = logits.abs() < 0.9 * softcap  # elsewhere atanh only magnifies rounding
