@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 
 from optishear.errors import ConfigError
+from optishear.tasks import Samples
 from optishear.text.sources import TextSpec, source_key
 from optishear.text.tokens import TokenBatches
 
@@ -32,14 +33,16 @@ def refuse_overlap(sets: Mapping[str, TextSpec]) -> None:
             )
 
 
-def refuse_shared_text(sets: Mapping[str, TokenBatches], window: int = 64) -> None:
+def refuse_shared_text(sets: Mapping[str, Samples], window: int = 64) -> None:
     """After reading: no run of `window` tokens of one set may occur anywhere in another.
 
     Runs lie within one sequence, at every offset. Where sequences are shorter than `window`, half
     their length is the run. Candidates come from 64-bit hashes of all runs and are compared
-    token by token, so what is reported is really equal. Raises `ConfigError` with both names.
+    token by token, so what is reported is really equal. Samples that are no text are not looked
+    at. Raises `ConfigError` with both names.
     """
-    for (one, a), (other, b) in combinations(sets.items(), 2):
+    texts = {name: each for name, each in sets.items() if isinstance(each, TokenBatches)}
+    for (one, a), (other, b) in combinations(texts.items(), 2):
         run = min(_run(a, window), _run(b, window))
         covered, example = _shared(a, b, run)
         if covered:

@@ -111,7 +111,7 @@ class Line:
 
     def recipe(self, share):
         drop = {name: int(share * size) for name, size in self.layout.sizes.items()}
-        return Recipe({"name": "wanda"}, drop, "layer")
+        return Recipe.of({"name": "wanda"}, drop, "layer")
 
     def measured(self, recipes, prefixes=0):
         loaded = LoadedModel(self.model, None, "stub", Path("nowhere"), "hash", torch.float32)

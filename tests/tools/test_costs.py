@@ -109,3 +109,15 @@ def test_layers_of_one_shape_are_timed_once_and_their_site_is_factored_once():
     assert times.all_of(levels, factored=True) == pytest.approx(3 * 8 + 3)
     assert times.of_recipe(recipe, {"q": q, "k": k, "o": other}, True) == pytest.approx(19)
     assert calls == ["q", "q", "o", "o"]
+
+
+def test_what_objectives_bring_of_their_own_is_paid_once_and_on_the_lowest_rung():
+    true = Line(0.12, 0.0013, own=0.8)
+    low, high = true.seconds(512) + 0.8, true.seconds(2048) + 0.8
+    price = price_of(on(512, 9.0, low, low), on(2048, high, high), {"mask": 1.0}, own=0.8)
+    assert price.line.fixed == pytest.approx(true.fixed)
+    assert price.line.per_token == pytest.approx(true.per_token)
+    assert price.line.own == 0.8
+    first, second = rung_costs(price.line, {512: 10, 2048: 3}, {})
+    assert first.each == pytest.approx(low)
+    assert second.each == pytest.approx(true.seconds(2048 - 512))
