@@ -12,6 +12,7 @@ from optishear.errors import ConfigError
 from optishear.reading.json_data import json_in
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.lookup import did_you_mean
+from optishear.recipe.metric_settings import check_metric
 from optishear.recipe.parts import MOST, ROLE_KEYS, Parts, check_roles, first_match, simplest
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.patterns import Asked, Patterns
@@ -163,6 +164,7 @@ class Recipe:
                 raise ConfigError(f"{where}: drop.{name} is {count!r}, not a count of weights.")
         try:
             check_quadratic(quadratic, "quadratic")
+            check_metric(data["metric"], "metric")
             solver, roles = checked_solver(data["solver"]), roles_of(data.get("roles", []))
             return cls.of(data["metric"], data["drop"], data["pattern"], solver, quadratic, roles)
         except ConfigError as error:
@@ -236,6 +238,7 @@ def roles_of(data: Any) -> list[tuple[str, dict[str, Any]]]:
         said = {key: value for key, value in entry.items() if key != "role"}
         if "damping" in said:
             check_quadratic({"name": RECONSTRUCTION, "damping": said["damping"]}, where)
+        check_metric(said.get("metric", {}), f"{where}.metric")
         if "solver" in said:
             said["solver"] = checked_solver(said["solver"])
         found.append((entry["role"], said))

@@ -96,6 +96,7 @@ def test_what_format_1_could_say_is_read_and_keeps_the_key_that_it_had():
         ([{"role": "*", "pattern": 4}], r"roles\.0: 'pattern' is no str"),
         ([{"role": "*", "pattern": "n4"}], "pattern 'n4' is unknown"),
         ([{"role": "*", "metric": {"alpha": 1}}], "metric: name is missing"),
+        ([{"role": "*", "metric": {"name": "ria", "powr": 1}}], r"roles\.0\.metric: .*'power'\?"),
         ([{"role": "*", "solver": {"name": "alps", "iterations": 0}}], "iterations"),
         ([{"role": "*", "damping": 2}], r"damping is 2.* in \[0, 1\]"),
     ],
