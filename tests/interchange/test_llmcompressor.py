@@ -150,3 +150,20 @@ def test_layers_that_it_would_pass_over_are_refused():
         llmcompressor_recipe(
             Recipe.of(WANDA, {expert.name: 3}), ModelLayout((expert,)), [expert.name], MADE
         )
+
+
+def test_patterns_by_role_are_modifiers_of_their_own_and_what_is_lost_names_the_roles():
+    roles = [("attn.*", {"pattern": "n:4", "metric": {"name": "ria"}})]
+    found = written([24, 30, 12, 15], roles=roles)
+    groups = {settings["mask_structure"]: settings["targets"] for _, settings in modifiers(found)}
+    assert groups == {
+        "0:0": ["blocks.0.mlp.down", "blocks.1.mlp.down"],
+        "1:4": ["blocks.1.attn.q"],
+        "2:4": ["blocks.0.attn.q"],
+    }
+    assert found.lost == ("attn.q: the metric is ria; Wanda's takes its place",)
+
+
+def test_roles_that_need_different_modifiers_are_refused():
+    with pytest.raises(ConfigError, match="masks some roles and solves others"):
+        written([24, 30, 12, 15], roles=[("mlp.*", {"solver": {"name": "sparsegpt"}})])
