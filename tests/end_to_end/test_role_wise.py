@@ -11,6 +11,7 @@ from tiny_folders import tiny_folder
 from typer.testing import CliRunner
 
 from optishear.cli import app
+from optishear.cli.wording import how_text
 from optishear.config import load_experiment
 from optishear.export.place import RECIPE_FILE
 from optishear.models.load import load
@@ -91,6 +92,16 @@ def test_reports_have_a_column_for_what_varies_in_some_roles(run):
     assert any(name.startswith("metric: delta, ") for name in columns)
     assert any(name.startswith("solver, ") for name in columns)
     assert "pattern" not in columns
+
+
+def test_the_page_and_the_front_say_what_roles_have(run, tmp_path):
+    place, page = str(run.directory.path), tmp_path / "page.html"
+    ask("report", place, "--to", str(page))
+    text = page.read_text()
+    assert "By role" in text
+    assert "mlp.*: metric power, pattern n:4" in text
+    assert "metric of mlp.*, solver of self_attn.*" in " ".join(text.split())
+    assert re.search(r"; (mlp|self_attn)\..*: ", how_text(run.front.pick().recipe))
 
 
 def test_a_named_method_takes_parts_by_role(model, tmp_path):
