@@ -20,7 +20,7 @@ from optishear.errors import ConfigError, StorageError
 from optishear.export import half_done
 from optishear.export.half_done import STATE_FOLDER, HalfDone
 from optishear.export.rewritten import Rewritten
-from optishear.metrics import METRICS as METRICS_BY_NAME
+from optishear.metrics import METRICS
 from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.hidden_files import HiddenFiles
 from optishear.recipe.recipe import Recipe
@@ -132,7 +132,7 @@ def test_a_metric_that_reads_gradients_and_no_inputs(dense, tmp_path):
 
 
 def test_a_metric_that_reads_both_streams(dense, tmp_path, monkeypatch):
-    monkeypatch.setitem(METRICS_BY_NAME, "drift", Drift)
+    monkeypatch.setitem(METRICS, "drift", Drift)
     drop = {}
     prune_to(str(dense), lambda p: drop.update(WANDA(p).drop) or WANDA(p), tmp_path / "wanda", HOW)
     recipe = Recipe.of({"name": "drift"}, drop, "row")
