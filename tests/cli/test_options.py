@@ -349,17 +349,18 @@ def reached(tmp_path, monkeypatch):
         study=Path("own"), show=lambda *_: "", close=lambda: None, front=None,
     )  # fmt: skip
     some.front = SimpleNamespace(pick=lambda pick: calls.append(pick) or fail())
-    for work in ("apply.prune_to", "stream.prune_streamed", "evaluate.evaluate_all",
-                 "verify.verify", "transfer.transfer_to", "imports.import_for", "search.search",
-                 "plan.plan.plan", "exports.export"):  # fmt: skip
-        stand_in(f"experiment.{work}")
+    for work in ("tools.prune.prune_to", "tools.prune_streamed.prune_streamed",
+                 "tools.evaluate.evaluate_all", "tools.verify.verify", "tools.transfer.transfer_to",
+                 "tools.imports.import_for", "runs.search.search", "tools.plan.plan.plan",
+                 "tools.exports.export"):  # fmt: skip
+        stand_in(work)
     stand_in("report.page.write.write_report")
     stand_in("report.chosen_table.Question.of_options")
-    stand_in("cli.watch_commands._looks")
+    stand_in("cli.watch_commands._snapshots")
     monkeypatch.setattr("optishear.tools.prune_streamed.room_note", lambda *_: None)
-    stand_in("experiment.results.open_run", some)
-    stand_in("experiment.transfer.source_of_run", some)
-    stand_in("experiment.transfer.source_of_file", some)
+    stand_in("runs.results.open_run", some)
+    stand_in("tools.transfer.source_of_run", some)
+    stand_in("tools.transfer.source_of_file", some)
     stand_in("text.task_files.read_tasks", ())
     stand_in("records.run_directory.find_run", some)
     stand_in("report.watching.RunWatch", some)
