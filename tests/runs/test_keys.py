@@ -55,6 +55,9 @@ class Embedding(nn.Module):
     def get_input_embeddings(self):
         return self.embedding
 
+    def get_output_embeddings(self):  # a causal language model has a head
+        return self.embedding
+
 
 class ByBytes:
     """A tokenizer that can tell what it does, so that its texts are kept; `shift` makes others."""
