@@ -130,7 +130,8 @@ class Inputs:
             self.parts,
         )
         levels = keys.levels_key(known, self.gradient_sequences)
-        plain = replace(self.recipe, lambdas={})
+        said = self.recipe.default
+        plain = Recipe.of(said.metric, self.recipe.drop, said.pattern, said.solver)
         held_out = [
             keys.held_out_key(known, recipe, self.mode, evaluation, self.by.batch_tokens).path
             for recipe in (self.recipe, plain, None)
