@@ -1,4 +1,4 @@
-"""An exact total of weights from a wish for each layer: shifted alike, clipped, whole steps."""
+"""An exact total of weights from a target for each layer: shifted alike, clipped, whole steps."""
 
 from dataclasses import dataclass
 
