@@ -15,6 +15,7 @@ from optishear.calibration.statistics import STATISTICS
 from optishear.config import load_experiment
 from optishear.metrics import METRICS, Metric
 from optishear.models.discover import layout_of
+from optishear.models.load import load
 from optishear.models.weights import working_weights
 from optishear.objectives import OBJECTIVES
 from optishear.pruning.block_loop import InMemory, apply_by_block
@@ -22,11 +23,13 @@ from optishear.pruning.oneshot import prune
 from optishear.recipe.parts import Parts
 from optishear.recipe.pattern import PATTERNS, Row
 from optishear.recipe.recipe import Recipe
+from optishear.runs.preconditions import text_for
 from optishear.runs.search import search
 from optishear.runs.watcher import Silent
 from optishear.search.drivers import DRIVERS
 from optishear.solvers.methods import CHOOSERS, solver_of
 from optishear.tasks import TASKS
+from optishear.text.sources import SOURCES, TextSpec
 
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -36,6 +39,7 @@ TABLES = {
     "fourth": STATISTICS,
     "top_one": OBJECTIVES,
     "pangram_loss": OBJECTIVES,
+    "multiplication": SOURCES,
     "rows": TASKS,
     "climber": DRIVERS,
     "rescaled": CHOOSERS,
@@ -55,12 +59,16 @@ def extended():
         del table[name]
 
 
+TABLE = {"source": "multiplication", "split": "search", "sequences": 2, "seq_len": 64}
+
+
 def test_the_examples_of_extending_search_together(extended, tmp_path):
     path = tmp_path / "extended.yaml"
     path.write_text(
         yaml.safe_dump(
             {
                 **EMBEDDED,
+                "text": {**EMBEDDED["text"], "search": TABLE},
                 "space": {
                     "pattern": "odd",
                     "metric": {"name": "loudness", "alpha": {"real": [0.5, 2.0]}},
@@ -75,6 +83,9 @@ def test_the_examples_of_extending_search_together(extended, tmp_path):
         )
     )
     run = search(load_experiment(str(path)), tmp_path, Silent())
+    table = text_for(load("embedded"), TextSpec("multiplication", "search", 2, 64))
+    assert " times " in load("embedded").tokenizer.decode(table.tokens[0])
+    assert run.manifest["measure"]["search"] == table.hash
     best = run.front.pick()
     assert best.recipe.default.metric.name == "loudness"
     assert 0 < best.values["top_one"] < 1
