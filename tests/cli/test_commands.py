@@ -151,7 +151,10 @@ SPARSEGPT = {"metric": {"name": "own"}, "solver": {"name": "sparsegpt", "block":
     ("parts", "sentence"),
     [
         ({"metric": {"name": "wanda", "alpha": 1}}, "metric 'wanda' has no setting 'alpha'"),
-        ({"metric": {"name": "power", "mix": 2}}, "mix is 2, it must lie in [0, 1]"),
+        (
+            {"metric": {"name": "power", "mix": 2}},
+            "mix of metric 'power' is 2, expected",
+        ),
         ({"metric": {"name": "wnada"}}, "Did you mean 'wanda'?"),
         ({"solver": {"name": "masq"}}, "Did you mean 'mask'?"),
         ({"solver": {"name": "alps", "iterations": 0}}, "is 0, expected a whole number"),

@@ -278,7 +278,9 @@ class TestAMixedUpReference:
     def test_leaves_a_recipe_that_failed_with_the_reason(self):
         of = self.mixed_up("linear")
         outcome = outcome_of(
-            lambda _recipe, _rung: {"kl": value("kl", of)}, Recipe.of({}, {}, "row"), 40
+            lambda _recipe, _rung: {"kl": value("kl", of)},
+            Recipe.of({"name": "wanda"}, {}, "row"),
+            40,
         )
         assert outcome["values"] is None
         assert "cannot be negative" in outcome["reason"]

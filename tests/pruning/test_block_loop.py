@@ -8,12 +8,12 @@ from tiny_models import GATED, TINY, make
 
 from optishear.calibration.collect import collect
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import InputSq, LayerStats
+from optishear.calibration.statistics import InputSq, LayerStats, summed
 from optishear.errors import ConfigError, NumericalError
 from optishear.models.blocks import BlockRunner
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.weights import read, working_weights
-from optishear.pruning import block_loop, oneshot
+from optishear.pruning import oneshot, streams
 from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.pattern import parse_pattern
@@ -66,7 +66,7 @@ class Line:
         """The slow way: the whole model is run for every block."""
         with working_weights(self.model, self.layout) as working:
             for block in range(self.layout.blocks):
-                stats = collect(self.model, self.layout, self.batches, needs_of(recipe))
+                stats = collect(self.model, self.layout, self.batches, summed(needs_of(recipe)))
                 data = CalibrationData(stats, gradients or {}, given or {})
                 for layer in self.layout.layers:
                     if layer.block == block:
@@ -259,12 +259,12 @@ def test_an_expert_without_tokens_is_named():
 
 
 def test_needs_that_are_not_asked_for_are_not_collected(deep, monkeypatch):
-    asked, collecting = [], block_loop.collecting
+    asked, collecting = [], streams.collecting
 
     def noted(model, layers, needs):
         asked.append(({layer.block for layer in layers}, needs))
         return collecting(model, layers, needs)
 
-    monkeypatch.setattr(block_loop, "collecting", noted)
+    monkeypatch.setattr(streams, "collecting", noted)
     deep.sequential(deep.recipe())
     assert asked == [({block}, frozenset({InputSq})) for block in range(4)]

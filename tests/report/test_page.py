@@ -168,10 +168,11 @@ class TestSafety:
         finish(run, name=HOSTILE, model=HOSTILE, rows=held_out_rows(text=HOSTILE))
         lines = run.journal.read_text().replace('"reason": "x"', f'"reason": {json.dumps(HOSTILE)}')
         lines = lines.replace('{"alpha"', f'{{"beta": {json.dumps(HOSTILE)}, "alpha"')
+        lines = lines.replace('"name": "power"', '"name": "mine"')  # whose settings nobody knows
         run.journal.write_text(lines)
         front = read_json(run.front)
         for entry in front["entries"]:
-            entry["recipe"]["metric"]["beta"] = HOSTILE
+            entry["recipe"]["metric"] |= {"beta": HOSTILE, "name": "mine"}
         write_json(run.front, front)
         with_keys_of_their_recipes(run)
 
