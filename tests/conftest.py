@@ -20,9 +20,25 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=SL
 settings.load_profile("any machine")
 
 
-# Whole searches, processes of their own, wheels and Ray are heavy wherever they stand; single tests
-# and files elsewhere say it with `pytest.mark.heavy`.
-HEAVY = {"end_to_end", "packaging", "test_readme.py", "workers"}
+# What `make test` leaves to `make heavy`, folders and files: whole searches, processes of their own,
+# wheels, Ray, the compiler, all figures of a dozen runs. Measured; one that takes more than ten
+# seconds in all and whose folder has faster tests of the same promise belongs here.
+HEAVY = {
+    "end_to_end", "packaging", "workers",
+    "test_readme.py", "test_api.py", "test_docs.py", "test_results.py",
+    "test_commands.py", "test_evaluate.py", "test_plan_page.py", "test_preconditions.py",
+    "test_prune_stream.py", "test_recorded_options.py", "test_unfinished.py", "test_watch.py",
+    "test_verify_command.py", "test_report_command.py",
+    "test_bench_gpu.py", "test_bench_gpu_solvers.py", "test_compiles.py", "test_selection.py",
+    "test_sweep_kernel.py",
+    "test_damaged_files.py", "test_figures.py", "test_optuna_mirror.py", "test_page.py",
+    "test_page_in_browser.py",
+    "test_block_loop.py", "test_old_code.py", "test_pack.py", "test_plan.py",
+    "test_prune_streamed.py", "test_rewritten.py", "test_verify.py",
+    "test_streamed_gradients.py", "test_zero_shot.py", "test_metric_forms.py",
+    "test_search_loop.py", "test_evopress_driver.py", "test_drivers.py", "test_operators.py",
+    "test_prefix.py", "test_alps.py",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,7 @@
 """The levels of a space are all that its recipes are made of, and no more than few."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,12 @@ def keys_of(levels):
     return [layer_key(recipe, layer) for layer, recipe in levels]
 
 
+@cache
+def listed(name):
+    """Made once for all examples: of some spaces they are thousands."""
+    return frozenset(keys_of(levels_of(LISTED[name])))
+
+
 @pytest.mark.parametrize("name", LISTED)
 class TestEveryListedSpace:
     @settings(deadline=None, max_examples=60)
@@ -91,9 +98,7 @@ class TestEveryListedSpace:
         high = np.array([gene.high for gene in chosen.genes])
         shares = data.draw(st.lists(st.floats(0, 1), min_size=len(low), max_size=len(low)))
         recipe = chosen.decode(low + np.array(shares) * (high - low))
-        assert set(layer_keys(recipe, chosen.layers.layout.layers).values()) <= set(
-            keys_of(levels_of(chosen))
-        )
+        assert set(layer_keys(recipe, chosen.layers.layout.layers).values()) <= listed(name)
 
     def test_levels_come_once_each_in_the_order_of_the_layout(self, name):
         levels = list(levels_of(LISTED[name]))
