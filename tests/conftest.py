@@ -20,7 +20,7 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=SL
 settings.load_profile("any machine")
 
 
-# What `make test` leaves to `make heavy`, folders and files: whole searches, processes of their own,
+# Folders and files that `make test` leaves to `make heavy`: whole searches, processes of their own,
 # wheels, Ray, the compiler, all figures of a dozen runs. Measured; one that takes more than ten
 # seconds in all and whose folder has faster tests of the same promise belongs here.
 HEAVY = {
