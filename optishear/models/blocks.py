@@ -138,6 +138,22 @@ class BlockStack:
                     raise Entangled(f"block {block} alone is off by {miss:.1e} of its norm")
 
 
+def proved(model: nn.Module, sample: Batch, *, refused: str, instead: str) -> BlockStack:
+    """The blocks of a model that has been seen to run apart on this sample, to rounding.
+
+    A `ConfigError` where it does not: what it cannot be (`refused`), and what to do `instead`.
+    """
+    stack = BlockStack(model)
+    try:
+        stack.prove(sample, stack.states(sample), to_rounding=True)
+    except Entangled as why:
+        raise ConfigError(
+            f"{type(model).__name__} cannot be {refused} block by block ({stack.path}): {why}. "
+            f"{instead}"
+        ) from why
+    return stack
+
+
 @runtime_checkable
 class Handed(Protocol):
     """What one block hands to the next, by batch; None before the first block."""
@@ -177,18 +193,9 @@ class BlockRunner:
         self.model, self.batches, self.block = model, batches, block
         first: list[Hidden | None] = [None] * len(batches)
         self._handed: Handed = first if handed is None else handed
-        self.stack = stack or self._proved(batches[0][:1])
-
-    def _proved(self, first: Batch) -> BlockStack:
-        stack, model = BlockStack(self.model), self.model
-        try:
-            stack.prove(first, stack.states(first), to_rounding=True)
-        except Entangled as why:
-            raise ConfigError(
-                f"{type(model).__name__} cannot be pruned block by block ({stack.path}): "
-                f"{why}. Prune it with `--one-shot`."
-            ) from why
-        return stack
+        self.stack = stack or proved(
+            model, batches[0][:1], refused="pruned", instead="Prune it with `--one-shot`."
+        )
 
     def run(self, index: int) -> Hidden:
         """What the next block makes of one batch."""

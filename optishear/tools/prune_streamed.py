@@ -9,7 +9,6 @@ from torch import Tensor
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import write_recipe
 from optishear.calibration.streamed_gradients import BlockByBlock
-from optishear.errors import ConfigError
 from optishear.export.checkpoint import (
     RECIPE_FILE,
     Checked,
@@ -22,7 +21,7 @@ from optishear.export.checkpoint import (
 )
 from optishear.export.half_done import half_done, sweep
 from optishear.export.place import STATE_FOLDER, place_for, seal
-from optishear.models.blocks import BlockStack, Entangled
+from optishear.models.blocks import BlockStack, proved
 from optishear.models.folder import ModelFolder
 from optishear.models.load import DTYPES
 from optishear.models.streamed import Streamed, stream
@@ -136,15 +135,8 @@ def _prune_streamed(
 
 def _proved(streamed: Streamed, probe: Batch) -> BlockStack:
     """The blocks, which are handed nothing but hidden states; reads the checkpoint three times."""
-    stack = BlockStack(streamed.loaded.model)
-    try:
-        stack.prove(probe, stack.states(probe), to_rounding=True)
-    except Entangled as why:
-        raise ConfigError(
-            f"{type(stack.model).__name__} cannot be run block by block ({stack.path}): {why}. "
-            f"Prune it without --stream, with `--one-shot`."
-        ) from why
-    return stack
+    instead = "Prune it without --stream, with `--one-shot`."
+    return proved(streamed.loaded.model, probe, refused="run", instead=instead)
 
 
 def _probe(prepared: Prepared) -> Batch:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import yaml
+from task_folder import task_file
 from typer.testing import CliRunner
 
 import optishear
@@ -162,27 +162,18 @@ def test_wikitext2_is_another_name_of_wikitext(monkeypatch):
 
 @pytest.fixture
 def tasks(tmp_path):
-    folder = tmp_path / "tasks"
-    folder.mkdir()
     rows = [
         {"q": "The Congress of the United", "c": ["States", "fish"], "gold": 0},
         {"q": "I have the honor to", "c": ["banana", "submit"], "gold": 0},
         {"q": "The expenditures of the", "c": ["Government", "zzz"], "gold": 0},
     ]
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     task = {
-        "task": "three",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
         "doc_to_text": "q",
         "doc_to_choice": "c",
         "doc_to_target": "gold",
         "metric_list": [{"metric": "acc"}],
     }
-    (folder / "three.yaml").write_text(yaml.safe_dump(task))
-    return folder
+    return task_file(tmp_path / "tasks", rows, name="three", **task).parent
 
 
 def test_tasks_of_ones_own_are_scored_side_by_side(folders, tasks):

@@ -1,10 +1,9 @@
 """An objective that brings data of its own: zero-shot questions, asked of every candidate."""
 
-import json
-
 import pytest
 import yaml
 from small_experiment import EMBEDDED
+from task_folder import task_file
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
@@ -31,21 +30,9 @@ ROWS = [
 
 
 def questions(folder, rows=ROWS):
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"q": q, "c": c, "gold": gold}) for q, c, gold in rows]
-    (folder / "rows.jsonl").write_text("\n".join(lines))
-    told = {
-        "task": "known",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "q",
-        "doc_to_choice": "c",
-        "doc_to_target": "gold",
-    }
-    (folder / "known.yaml").write_text(yaml.safe_dump(told))
-    return str(folder / "known.yaml")
+    rows = [{"q": q, "c": c, "gold": gold} for q, c, gold in rows]
+    fields = {"doc_to_text": "q", "doc_to_choice": "c", "doc_to_target": "gold"}
+    return str(task_file(folder, rows, **fields))
 
 
 def written(folder, file, limit=6, **changes):

@@ -1,7 +1,6 @@
 """lm-eval on a model in memory, on questions whose answers can be computed by hand."""
 
 import copy
-import json
 import math
 import random
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
+from task_folder import task_file
 
 from optishear.errors import ConfigError
 from optishear.evaluation import zero_shot
@@ -51,17 +50,7 @@ def likelihood(loaded, context, continuation):
 
 
 def written(folder, rows, **task):
-    folder.mkdir(exist_ok=True)
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    told = {
-        "task": "known",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        **task,
-    }
-    (folder / "known.yaml").write_text(yaml.safe_dump(told))
+    task_file(folder, rows, **task)
     return read_tasks([folder])
 
 

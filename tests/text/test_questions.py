@@ -1,10 +1,8 @@
 """Questions as token ids: every choice whole and in one batch, and the best of them found."""
 
-import json
-
 import pytest
 import torch
-import yaml
+from task_folder import task_file
 
 from optishear.errors import ConfigError
 from optishear.text.questions import LENGTHS, QuestionSet, QuestionSpec, encode
@@ -19,22 +17,11 @@ class Letters:
         return [1] * add_special_tokens + [ord(letter) for letter in text]
 
 
-def task_file(folder, rows, **changes):
-    folder.mkdir(exist_ok=True)
-    (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    told = {
-        "task": "known",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "query",
-        "doc_to_choice": "choices",
-        "doc_to_target": "gold",
-        **changes,
-    }
-    (folder / "task.yaml").write_text(yaml.safe_dump(told))
-    return str(folder / "task.yaml")
+PLAIN = {"doc_to_text": "query", "doc_to_choice": "choices", "doc_to_target": "gold"}
+
+
+def written(folder, rows, **changes):
+    return str(task_file(folder, rows, **{**PLAIN, **changes}))
 
 
 ROWS = [
@@ -45,7 +32,7 @@ ROWS = [
 
 
 def asked_of(folder, batch_tokens=40, context=None, **changes):
-    found = QuestionSet.read(QuestionSpec(task_file(folder, ROWS, **changes)))
+    found = QuestionSet.read(QuestionSpec(written(folder, ROWS, **changes)))
     return encode(found, Letters(), batch_tokens, context)
 
 
@@ -95,7 +82,7 @@ def test_the_right_choice_wins_by_likelihood_over_its_length(tmp_path):
 def test_contexts_are_told_apart_by_what_follows_them(tmp_path):
     rows = [{"options": ["He", "She"], "rest": "ran", "gold": 1}]
     changes = {"doc_to_text": "gold", "doc_to_choice": "options", "doc_to_target": "rest"}
-    spec = QuestionSpec(task_file(tmp_path, rows, **changes))
+    spec = QuestionSpec(written(tmp_path, rows, **changes))
     encoded = encode(QuestionSet.read(spec), Letters(), 40)
     assert spelled(encoded) == {0: ("\x01He ra", " ran"), 1: ("\x01She ra", " ran")}
     assert encoded.right == (1,)
@@ -122,9 +109,9 @@ def test_the_hash_is_of_what_is_asked_and_of_nothing_else(tmp_path):
 )
 def test_questions_that_cannot_be_asked_are_a_sentence(told, sentence, tmp_path):
     with pytest.raises(ConfigError, match=sentence):
-        QuestionSet.read(QuestionSpec(task_file(tmp_path, ROWS), **told))
+        QuestionSet.read(QuestionSpec(written(tmp_path, ROWS), **told))
 
 
-def test_a_folder_is_no_task_file(tmp_path):
+def test_a_folder_is_no_written(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         QuestionSet.read(QuestionSpec(str(tmp_path)))
