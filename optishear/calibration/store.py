@@ -64,7 +64,7 @@ def _save(path: Path, stats: Mapping[str, LayerStats]) -> None:
         if isinstance(each, Statistic)
     }
     counts = {site: [s.tokens, s.sequences] for site, s in stats.items()}
-    metadata = {"counts": json.dumps(counts), "sha256": _checksum(tensors)}
+    metadata = {"counts": json.dumps(counts), "sha256": checksum(tensors)}
     with whole_file(path, OTHER_CACHE) as half:
         save_file(tensors, half, metadata)
 
@@ -75,7 +75,7 @@ def _load(path: Path, widths: Mapping[str, int], kinds: Kinds) -> dict[str, Laye
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     counts = json.loads(metadata["counts"])
-    if metadata["sha256"] != _checksum(tensors) or counts.keys() != widths.keys():
+    if metadata["sha256"] != checksum(tensors) or counts.keys() != widths.keys():
         raise ValueError("checksum or layers differ")
     return {
         site: LayerStats.of(
@@ -87,7 +87,7 @@ def _load(path: Path, widths: Mapping[str, int], kinds: Kinds) -> dict[str, Laye
     }
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def checksum(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(name.encode())

@@ -8,28 +8,36 @@ backward pass on the same numbers.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from optishear.calibration.gradient_samples import loss_of, storing_gradients
 from optishear.calibration.gradients import StoreSample
+from optishear.calibration.token_weight_samples import squaring_outputs, summed_loss_of
+from optishear.calibration.token_weights import StoreSquares
 from optishear.models.blocks import BlockRunner, BlockStack
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
-from optishear.recipe.layout import ModelLayout
+from optishear.recipe.layout import Layer, ModelLayout
 from optishear.tasks import Batch
 
 
 Sequences = Sequence[Batch]  # of one sample each
+Loss = Callable[[nn.Module, Batch], Float[Tensor, ""]]
+Recording = Callable[[Sequence[Layer], int], AbstractContextManager[None]]
+"""While it is open, a backward pass of a sample hands on what is wanted of these layers."""
 
 
 @dataclass(frozen=True, eq=False)
 class BlockByBlock:
-    """Collects the gradients of a streamed model, which is read twice, however many sequences.
+    """Collects the gradients of a streamed model, which is read twice, however many sequences; by
+    `squares` those in what layers put out, squared.
 
     - `stack`: its blocks, proved to hand each other nothing but hidden states.
     - `folder`: for hidden states and their gradients; removed when they are done.
@@ -44,16 +52,33 @@ class BlockByBlock:
     folder: Path
 
     def __call__(self, batch: Batch, store: StoreSample) -> None:
+        model = self.streamed.loaded.model
+
+        def record(layers: Sequence[Layer], number: int) -> AbstractContextManager[None]:
+            return storing_gradients(model, layers, number, store)
+
+        self._run(batch, loss_of, record)
+
+    def squares(self, batch: Batch, groups: int, store: StoreSquares) -> None:
+        """What `token_weight_samples.sample_by_sample` hands on of a model in memory."""
+        model = self.streamed.loaded.model
+
+        def record(layers: Sequence[Layer], number: int) -> AbstractContextManager[None]:
+            return squaring_outputs(model, layers, groups, number, store)
+
+        self._run(batch, summed_loss_of, record)
+
+    def _run(self, batch: Batch, loss: Loss, record: Recording) -> None:
         sequences = batch.to(self.streamed.device).split(1)
         blocks = len(self.streamed.blocks)
         first = min(layer.block for layer in self.layout.layers)
         self._forward(sequences)
         gradients = HiddenFiles(self.folder / "gradients", blocks + 1, self._device, step=-1)
-        self._top(sequences, gradients)
+        self._top(sequences, gradients, loss)
         for block in range(blocks - 1, first - 1, -1):
             gradients.turn()
             gradients.tidy()
-            self._backward(block, sequences, gradients, store)
+            self._backward(block, sequences, gradients, record)
         shutil.rmtree(self.folder)
 
     @property
@@ -72,7 +97,7 @@ class BlockByBlock:
                 runner.advance()
             states.turn()
 
-    def _top(self, sequences: Sequences, gradients: HiddenFiles) -> None:
+    def _top(self, sequences: Sequences, gradients: HiddenFiles, loss: Loss) -> None:
         """From the last hidden states to the loss and back."""
         model, blocks = self.streamed.loaded.model, len(self.streamed.blocks)
         states = self._states(blocks)
@@ -80,19 +105,19 @@ class BlockByBlock:
             for number, sequence in enumerate(sequences):
                 last = _recorded(states, number)
                 with self.stack.stood_in_for(blocks, last.clone), torch.enable_grad():
-                    loss_of(model, sequence).backward()
+                    loss(model, sequence).backward()
                 gradients[number] = _gradient_of(last)
 
     def _backward(
-        self, block: int, sequences: Sequences, gradients: HiddenFiles, store: StoreSample
+        self, block: int, sequences: Sequences, gradients: HiddenFiles, record: Recording
     ) -> None:
         """From the gradients of what this block made to those of its weights and its input."""
-        model, states = self.streamed.loaded.model, self._states(block)
+        states = self._states(block)
         layers = [layer for layer in self.layout.layers if layer.block == block]
         with self.streamed.resident(self.streamed.blocks[block]):
             for number, sequence in enumerate(sequences):
                 handed = _recorded(states, number) if block else None
-                with storing_gradients(model, layers, number, store):
+                with record(layers, number):
                     made = self.stack.recorded(block, sequence, handed)
                     made.backward(gradients[number])
                 if handed is not None:

@@ -63,6 +63,9 @@ KINDS = {
     "statistics": Kind(2, (*DENSE, *SEEN, "needs"), suffix=".safetensors"),
     # Gradients of each of these sequences: optishear/calibration. `sequences` is a hash of ids.
     "gradients": Kind(2, (*DENSE, "sequences")),
+    # Squared gradients in what layers put out: optishear/calibration. `groups` of rows. Statistics
+    # are weighted by them where a recipe asks for that; who raises this version raises theirs too.
+    "token_weights": Kind(1, (*DENSE, "calibration", "groups"), suffix=".safetensors"),
     # Layer sparsities by a published rule: optishear/allocation. One that reads no inputs has no
     # calibration in its key.
     "rules": Kind(

@@ -33,6 +33,12 @@ def gradients_key(prepared: Prepared, sequences: int) -> Key:
     return key("gradients", {**_dense(prepared), "sequences": taken.hash})
 
 
+def token_weights_key(prepared: Prepared, groups: int) -> Key:
+    """For so many groups of every layer's rows."""
+    told = {"calibration": prepared.calibration.hash, "groups": groups}
+    return key("token_weights", {**_dense(prepared), **told})
+
+
 def rule_key(prepared: Prepared, text: str) -> Key:
     """`text`: the rule's name, and its settings where they are not as usual."""
     chosen = parse_rule(text, "rule of layer sparsities")

@@ -88,6 +88,7 @@ class Inputs:
     parts: int = 1
     needs: frozenset[Need] = frozenset({InputSq})
     gradient_sequences: int = 4
+    groups: int = 1
     recipe: Recipe = RECIPE
     mode: str = "one-shot"
     by: MeasurementSettings = BY
@@ -140,6 +141,7 @@ class Inputs:
         return {
             "statistics": keys.statistics_key(known, self.needs).path,
             "gradients": keys.gradients_key(known, self.gradient_sequences).path,
+            "token weights": keys.token_weights_key(known, self.groups).path,
             "a rule that reads inputs": keys.rule_key(known, f"owl{self.rule_setting[0]}").path,
             "a rule of weights": keys.rule_key(known, f"alphapruning{self.rule_setting[1]}").path,
             "levels": SolvedLayers(self.folder, levels.text, 0).own,
@@ -156,7 +158,7 @@ RULES = {"a rule that reads inputs", "a rule of weights"}
 HELD_OUT = {"held out", "held out without gradients"}
 SOLVED = {"levels", "a level", *HELD_OUT, "measure", "evaluation"}
 SEEN = {"statistics", "a rule that reads inputs", *SOLVED}
-ALL = {*SEEN, "gradients", "a rule of weights", "dense"}
+ALL = {*SEEN, "gradients", "token weights", "a rule of weights", "dense"}
 OF_RECIPES = {"a level", *HELD_OUT, "evaluation"}
 
 
@@ -199,7 +201,7 @@ CHANGES: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
     ),
     "the layout": (given(layout=small_layout(blocks=2)), ALL),
     "the dtype": (given(dtype=torch.bfloat16), ALL),
-    **texts("text", {*SEEN, "gradients"}),
+    **texts("text", {*SEEN, "gradients", "token weights"}),
     **texts("search", {"measure", "evaluation"}),
     **texts("evaluation", {*HELD_OUT, "dense"}),
     "batches of calibration": (
@@ -216,6 +218,7 @@ CHANGES: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
         given(gradient_sequences=3),
         {"gradients", *SOLVED} - {"held out without gradients"},
     ),
+    "row groups": (given(groups=2), {"token weights"}),
     "the metric": (with_recipe(metric={"name": "ria"}), OF_RECIPES),
     "the pattern": (with_recipe(pattern="layer"), OF_RECIPES),
     "the solver": (with_recipe(solver={"name": "mask"}), OF_RECIPES),
@@ -294,6 +297,7 @@ def test_a_streamed_model_is_where_it_computes_and_not_where_its_weights_are(inp
     [
         ("statistics", SEEN | {"a rule of weights", "dense"}),
         ("gradients", {"gradients", "dense", *SOLVED}),
+        ("token_weights", {"token weights"}),
         ("rules", RULES),
         ("levels", SOLVED | {"dense"}),
         ("held_out", {*HELD_OUT, "dense"}),
