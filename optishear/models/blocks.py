@@ -59,7 +59,7 @@ class BlockStack:
             def listen(_module: nn.Module, _args: Any, returned: Any) -> None:
                 called.append(index)
                 made.append(hidden_of(returned).clone())
-                forms.append(_form(returned))
+                forms.append(form_of(returned))
 
             return listen
 
@@ -83,8 +83,8 @@ class BlockStack:
 
     @torch.no_grad()
     def run(self, block: int, batch: Batch, handed: Hidden | None) -> Hidden:
-        """What `block` makes of one batch. `handed` is what the block before it made, None for the
-        first."""
+        """What `block` makes of one batch. `handed` is what goes into it: what the block before it
+        made. For the first, None is what the model itself hands it."""
         return self._made(block, batch, handed)
 
     @torch.enable_grad()
@@ -105,6 +105,9 @@ class BlockStack:
 
         with ExitStack() as stack:
             stack.enter_context(self.stood_in_for(block, give))
+            if block == 0 and handed is not None:
+                first = self.blocks[0].register_forward_pre_hook(_given(give), with_kwargs=True)
+                stack.callback(first.remove)
             hook = self.blocks[block].register_forward_hook(stop)
             stack.callback(hook.remove)
             stack.enter_context(suppress(_Stop))
@@ -231,13 +234,26 @@ def hidden_of(returned: Any) -> Hidden:
     return hidden
 
 
-def _form(returned: Any) -> Callable[[Hidden], Any]:
+def form_of(returned: Any) -> Callable[[Hidden], Any]:
     """Other hidden states as a block would return them. What it returns beside them is None: to
     keep it would take more memory (attention weights), and no model that passes reads it."""
     if isinstance(returned, Tensor):
         return lambda hidden: hidden
     kind, more = type(returned), [None] * (len(returned) - 1)
     return lambda hidden: kind([hidden, *more])
+
+
+def _given(give: Callable[[], Hidden]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """A module reads what `give` gives in the place of the hidden states that it is handed."""
+
+    def replace(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (give(), *args[1:]), kwargs
+        if "hidden_states" in kwargs:
+            return args, {**kwargs, "hidden_states": give()}
+        raise Entangled(f"a block is handed {', '.join(kwargs)}, none of them its hidden states")
+
+    return replace
 
 
 @contextmanager
