@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from optishear.calibration.statistics import Kinds, LayerStats, Statistic
+from optishear.calibration.statistics import (
+    Kinds,
+    LayerStats,
+    Statistic,
+    by_site,
+    plain_kinds,
+    weighted_kinds,
+)
+from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.errors import ConfigError
 from optishear.models.finite import not_finite
 from optishear.models.head import hidden_states
@@ -28,13 +38,14 @@ def collect(
     layout: ModelLayout,
     batches: Iterable[Batch],
     needs: Kinds,
+    guide: Guide = UNGUIDED,
 ) -> dict[str, LayerStats]:
     """Statistics by input site, each collected once; the pass ends before the output head.
 
     All positions of all batches count: cut the tokens to one length, do not pad. Every expert
     has to see some tokens, for without statistics nothing can be said about its weights.
     """
-    found = sums_of(model, layout, batches, needs)
+    found = sums_of(model, layout, batches, needs, guide)
     check(found)
     return found
 
@@ -45,10 +56,12 @@ def sums_of(
     layout: ModelLayout,
     batches: Iterable[Batch],
     needs: Kinds,
+    guide: Guide = UNGUIDED,
 ) -> dict[str, LayerStats]:
-    """The same of a part of the tokens, unchecked: an expert may see none of a part."""
+    """The same of a part of the tokens, unchecked: an expert may see none of a part. `guide` is of
+    just these."""
     sequences = 0
-    with collecting(model, layout.layers, needs) as collected:
+    with collecting(model, layout.layers, needs, guide) as collected:
         for batch in batches:
             sequences += len(batch)
             hidden_states(model, batch)
@@ -56,15 +69,18 @@ def sums_of(
 
 
 @contextmanager
-def collecting(model: nn.Module, layers: Sequence[Layer], needs: Kinds) -> Iterator["RunningSums"]:
-    """Sums up whatever passes these layers' input sites while the context is open.
+def collecting(
+    model: nn.Module, layers: Sequence[Layer], needs: Kinds, guide: Guide = UNGUIDED
+) -> Iterator["RunningSums"]:
+    """Sums up whatever passes these layers' input sites while the context is open; for those that
+    are guided also weighted, by the token weights in their order.
 
     The model is run by the caller, whole or in part. Fused experts are computed one after another
     meanwhile: what one of them reads can be seen in no other way.
     """
-    views = {layer.site: view_of(model, layer.site) for layer in layers}
-    widths = {layer.site: layer.in_features for layer in layers}
-    sums = {site: _Sums(site, widths[site], view.device, needs) for site, view in views.items()}
+    sites = by_site(layers)
+    views = {site: view_of(model, site) for site in sites}
+    sums = {site: _Sums(sites[site], view.device, needs, guide) for site, view in views.items()}
     experts = {site: view for site, view in views.items() if view.expert is not None}
     with ExitStack() as stack:
         for site in [site for site in sums if site not in experts]:
@@ -114,13 +130,18 @@ class RunningSums:
 class _Sums:
     """Running sums at one site, each in the type that its kind asks for. All leave as fp32."""
 
-    def __init__(self, site: str, width: int, device: torch.device, kinds: Kinds) -> None:
-        self.site, self.tokens = site, 0
+    def __init__(
+        self, layers: Sequence[Layer], device: torch.device, kinds: Kinds, guide: Guide
+    ) -> None:
+        self.site, self.tokens = layers[0].site, 0
         self.dense: list[Tensor] | None = None  # what is read now, where it is of the dense stream
         self.waiting: list[Tensor] | None = None  # what was, where there are two streams
-        self.totals = {
-            kind: torch.zeros(kind.shape(width), dtype=kind.summed_in, device=device)
-            for kind in sorted(kinds, key=lambda kind: kind.name)
+        width, weights = layers[0].in_features, guide.weights
+        self.totals = _Totals(plain_kinds(kinds, layers, weights), width, device)
+        self.guided = {
+            layer.name: _Weighted(weights[layer.name], weighted_kinds(kinds), width, device)
+            for layer in layers
+            if layer.name in weights
         }
 
     def add_inputs(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,9 +153,10 @@ class _Sums:
             return
         x = inputs.float()
         dense = x if self.waiting is None else self._partner_of(x)
+        for weighted in self.guided.values():
+            weighted.observe(self.tokens, x, dense)
         self.tokens += len(x)
-        for kind, total in self.totals.items():
-            kind.observe(total, x, dense)
+        self.totals.observe(x, dense)
 
     def _partner_of(self, x: Float[Tensor, "tokens in"]) -> Float[Tensor, "tokens in"]:
         dense = self.waiting.pop(0) if self.waiting else None
@@ -143,8 +165,56 @@ class _Sums:
         return dense
 
     def stats(self, sequences: int) -> LayerStats:
-        found = [kind(total.float()) for kind, total in self.totals.items()]
-        return LayerStats.of(self.tokens, sequences, *found)
+        of = partial(LayerStats.of, self.tokens, sequences)
+        guided = {
+            name: tuple(of(*totals.found) for totals in weighted.groups)
+            for name, weighted in self.guided.items()
+        }
+        return replace(of(*self.totals.found), guided=guided)
+
+
+class _Totals:
+    """One running sum a kind."""
+
+    def __init__(self, kinds: Kinds, width: int, device: torch.device) -> None:
+        self.sums = {
+            kind: torch.zeros(kind.shape(width), dtype=kind.summed_in, device=device)
+            for kind in sorted(kinds, key=lambda kind: kind.name)
+        }
+
+    def observe(self, x: Float[Tensor, "tokens in"], dense: Float[Tensor, "tokens in"]) -> None:
+        for kind, total in self.sums.items():
+            kind.observe(total, x, dense)
+
+    @property
+    def found(self) -> list[Statistic]:
+        return [kind(total.float()) for kind, total in self.sums.items()]
+
+
+class _Weighted:
+    """The sums for the row groups of one layer. What they sum is quadratic in a token's rows, which
+    therefore are scaled by the root of its weight."""
+
+    def __init__(
+        self,
+        weights: Float[Tensor, "tokens groups"],
+        kinds: Kinds,
+        width: int,
+        device: torch.device,
+    ) -> None:
+        self.roots = weights.to(device).sqrt()
+        self.groups = [_Totals(kinds, width, device) for _ in range(weights.shape[1])]
+
+    def observe(
+        self, seen: int, x: Float[Tensor, "tokens in"], dense: Float[Tensor, "tokens in"]
+    ) -> None:
+        """The tokens after the first `seen`."""
+        roots = self.roots[seen : seen + len(x)]
+        if len(roots) != len(x):
+            raise ValueError(f"{len(x)} tokens after {seen} of {len(self.roots)} that have weights")
+        for totals, root in zip(self.groups, roots.T, strict=True):
+            scaled = x * root[:, None]
+            totals.observe(scaled, scaled if dense is x else dense * root[:, None])
 
 
 def _unpaired(site: str) -> ConfigError:
@@ -213,5 +283,5 @@ def check(sums: Mapping[str, LayerStats]) -> None:
             f"optishear/calibration/collect.py does not know the way it multiplies."
         )
     for site, total in sums.items():
-        if not all(each.finite for each in total.found.values() if isinstance(each, Statistic)):
+        if not all(each.finite for each in total.sums.values()):
             raise ConfigError(not_finite(f"Layer {site}: its input over the calibration tokens"))

@@ -9,13 +9,14 @@ from torch import nn
 
 from optishear.calibration.collect import check, sums_of
 from optishear.calibration.statistics import Kinds, LayerStats
+from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.recipe.layout import ModelLayout
 from optishear.tasks import Batch
 
 
 Batches = Sequence[Batch]
-CollectParts = Callable[[Sequence[Batches], Kinds], Iterable[dict[str, LayerStats]]]
-"""Sums of every part, in the order of the parts."""
+CollectParts = Callable[[Sequence[Batches], Kinds, Guide], Iterable[dict[str, LayerStats]]]
+"""Sums of every part, in the order of the parts; the guide is of all of them."""
 
 
 def parts_of(batches: Batches, number: int) -> list[Batches]:
@@ -28,20 +29,28 @@ def parts_of(batches: Batches, number: int) -> list[Batches]:
 def one_after_the_other(model: nn.Module, layout: ModelLayout) -> CollectParts:
     """Sums in this process."""
 
-    def collect(parts: Sequence[Batches], needs: Kinds) -> Iterator[dict[str, LayerStats]]:
-        for part in parts:
-            yield sums_of(model, layout, part, needs)
+    def collect(
+        parts: Sequence[Batches], needs: Kinds, guide: Guide
+    ) -> Iterator[dict[str, LayerStats]]:
+        for part, of_part in zip(parts, guides_of(guide, parts), strict=True):
+            yield sums_of(model, layout, part, needs, of_part)
 
     return collect
 
 
+def guides_of(guide: Guide, parts: Sequence[Batches]) -> list[Guide]:
+    """The guide's part for each of them."""
+    samples = [sum(len(batch) for batch in part) for part in parts]
+    return [guide.part(sum(samples[:part]), count) for part, count in enumerate(samples)]
+
+
 def collect_in_parts(
-    collect: CollectParts, parts: Sequence[Batches], needs: Kinds
+    collect: CollectParts, parts: Sequence[Batches], needs: Kinds, guide: Guide = UNGUIDED
 ) -> dict[str, LayerStats]:
     """The sums over all parts, added in their order. Checked: all inputs seen, all finite."""
     total = reduce(
         lambda one, other: {site: add(one[site], other[site]) for site in one},
-        collect(parts, needs),
+        collect(parts, needs, guide),
     )
     check(total)
     return total

@@ -5,9 +5,10 @@ that they read in their `needs`; calibration sums up those and no others.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
+from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
 import torch
@@ -28,12 +29,15 @@ class Statistic(ABC):
     - `reads_dense`: whether it reads what the dense model's layer read of the same tokens, too.
       Then block by block the dense model's hidden states are carried along beside the pruned ones.
     - `summed_in`: the type of the running sum.
+    - `quadratic`: whether it sums products of two entries of a token's rows: then a token weighs s
+      times as much where its rows are scaled by the root of s, as for guided layers they are.
     """
 
     name: ClassVar[str]
     words: ClassVar[str]
     reads_dense: ClassVar[bool] = False
     summed_in: ClassVar[torch.dtype] = torch.float32
+    quadratic: ClassVar[bool] = False
 
     total: Float[Tensor, "..."]
 
@@ -81,6 +85,7 @@ class InputSq(Statistic):
 
     name, words = "input_sq", "input norms"
     summed_in = torch.float64  # only a vector
+    quadratic = True
 
     @staticmethod
     def shape(width: int) -> tuple[int, ...]:
@@ -95,6 +100,7 @@ class Gram(Statistic):
     """sum of x x^T: the Hessian of the reconstruction error. In fp32, for its size matters."""
 
     name, words = "gram", "Gram matrices"
+    quadratic = True
 
     @staticmethod
     def shape(width: int) -> tuple[int, ...]:
@@ -130,6 +136,7 @@ class Cross(Statistic):
 
     name, words = "cross", "dense against pruned inputs"
     reads_dense = True
+    quadratic = True
 
     @staticmethod
     def shape(width: int) -> tuple[int, ...]:
@@ -146,6 +153,7 @@ STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (InputSq, 
 # are kept apart, for they are far larger.
 Need = type[Statistic] | type[LayerGradients]
 Kinds = frozenset[type[Statistic]]
+NONE: Mapping[str, int] = MappingProxyType({})
 Found = TypeVar("Found", bound=Statistic | LayerGradients)
 
 
@@ -161,11 +169,14 @@ class LayerStats:
     - `tokens`: how many tokens this input saw; for an expert, those routed to it.
     - `sequences`: how many sequences calibration ran; for an expert too, all of them.
     - `found`: what was collected, by name; one layer's gradients may be among it.
+    - `guided`: by layer that reads there and is guided, the same sums for each group of its rows,
+      of inputs scaled by the root of their token weights.
     """
 
     tokens: int
     sequences: int
     found: Mapping[str, Statistic | LayerGradients]
+    guided: "Mapping[str, tuple[LayerStats, ...]]" = field(default_factory=dict)
 
     @classmethod
     def of(cls, tokens: int, sequences: int, *found: Statistic | LayerGradients) -> "LayerStats":
@@ -190,12 +201,32 @@ class LayerStats:
         return found  # type: ignore[return-value]
 
     def __add__(self, other: "LayerStats") -> "LayerStats":
-        if self.found.keys() != other.found.keys():
+        if self.found.keys() != other.found.keys() or self.groups != other.groups:
             raise ValueError(
-                f"Cannot merge statistics of {sorted(self.found)} and {sorted(other.found)}."
+                f"Cannot merge statistics of {sorted(self.found)} and {sorted(other.found)}, by "
+                f"row groups of {self.groups} and {other.groups}."
             )
         found = {name: each + other.found[name] for name, each in self.found.items()}  # type: ignore[operator]
-        return LayerStats(self.tokens + other.tokens, self.sequences + other.sequences, found)
+        guided = {
+            name: tuple(one + two for one, two in zip(groups, other.guided[name], strict=True))
+            for name, groups in self.guided.items()
+        }
+        tokens, sequences = self.tokens + other.tokens, self.sequences + other.sequences
+        return LayerStats(tokens, sequences, found, guided)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """How many row groups each guided layer has."""
+        return {name: len(groups) for name, groups in self.guided.items()}
+
+    @property
+    def sums(self) -> dict[str, Statistic]:
+        """All of them by a name of their own; gradients are none."""
+        own = {name: each for name, each in self.found.items() if isinstance(each, Statistic)}
+        for layer, groups in self.guided.items():
+            for number, group in enumerate(groups):
+                own |= {f"{layer}/{number}/{name}": each for name, each in group.sums.items()}
+        return own
 
     def to(self, device: torch.device | str) -> "LayerStats":
         """The same sums there; gradients stay where they are."""
@@ -203,7 +234,8 @@ class LayerStats:
             name: each.to(device) if isinstance(each, Statistic) else each
             for name, each in self.found.items()
         }
-        return replace(self, found=moved)
+        guided = {name: tuple(x.to(device) for x in groups) for name, groups in self.guided.items()}
+        return replace(self, found=moved, guided=guided)
 
     def per_token(self, kind: type[Statistic]) -> Float[Tensor, "..."]:
         """The mean over the tokens that were seen."""
@@ -235,7 +267,40 @@ def reads_dense(needs: Iterable[Need]) -> bool:
     return any(kind.reads_dense for kind in summed(needs))
 
 
-def statistics_bytes(layout: ModelLayout, needs: Iterable[Need]) -> int:
-    """Of these statistics of all input sites."""
-    widths = {layer.site: layer.in_features for layer in layout.layers}.values()
-    return sum(kind.bytes(width) for kind in summed(needs) for width in widths)
+def by_site(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
+    """The layers that read each input site."""
+    sites: dict[str, list[Layer]] = {}
+    for layer in layers:
+        sites.setdefault(layer.site, []).append(layer)
+    return sites
+
+
+def plain_kinds(kinds: Kinds, layers: Iterable[Layer], guided: Container[str]) -> Kinds:
+    """Those that a site with these layers sums up unweighted. Where all of them are guided nobody
+    reads a plain product; squares of inputs are kept, for rules of layer sparsities read them."""
+    if any(layer.name not in guided for layer in layers):
+        return kinds
+    return frozenset(kind for kind in kinds if not kind.quadratic or kind is InputSq)
+
+
+def weighted_kinds(kinds: Kinds) -> Kinds:
+    """Those that are summed up for the row groups of a guided layer."""
+    return frozenset(kind for kind in kinds if kind.quadratic)
+
+
+def statistics_bytes(
+    layout: ModelLayout, needs: Iterable[Need], guided: Mapping[str, int] = NONE
+) -> int:
+    """Of these statistics of all input sites; `guided`: the row groups of each guided layer."""
+    kinds = summed(needs)
+    plain = sum(
+        kind.bytes(layers[0].in_features)
+        for layers in by_site(layout.layers).values()
+        for kind in plain_kinds(kinds, layers, guided)
+    )
+    weighted = sum(
+        guided.get(layer.name, 0) * kind.bytes(layer.in_features)
+        for layer in layout.layers
+        for kind in weighted_kinds(kinds)
+    )
+    return plain + weighted

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from optishear.calibration.parts import (
     collect_in_parts,
     one_after_the_other,
 )
-from optishear.calibration.statistics import Kinds, LayerStats, Statistic, statistics_bytes
+from optishear.calibration.statistics import (
+    NONE,
+    Kinds,
+    LayerStats,
+    by_site,
+    plain_kinds,
+    statistics_bytes,
+    weighted_kinds,
+)
+from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.weights import view_of
 from optishear.recipe.layout import ModelLayout
 from optishear.records.atomic import whole_file
@@ -33,35 +43,34 @@ def load_or_collect(
     parts: Sequence[Batches],
     needs: Kinds,
     collect: CollectParts | None = None,
+    guide: Guide = UNGUIDED,
 ) -> dict[str, LayerStats]:
-    """`collect_in_parts(collect, parts, needs)`, from the file `path` where it was done before.
+    """`collect_in_parts` with these arguments, from the file `path` where it was done before.
 
     `path` is that of just these statistics (`experiment.keys`); None keeps nothing. `collect` None
     sums up in this process. A damaged file is collected anew, with a warning.
     """
     collect = collect or one_after_the_other(model, layout)
     if path is None:
-        return collect_in_parts(collect, parts, needs)
-    widths = {layer.site: layer.in_features for layer in layout.layers}
-    read = partial(_load, widths=widths, kinds=needs)
+        return collect_in_parts(collect, parts, needs, guide)
+    read = partial(_load, layout=layout, kinds=needs, guided=guide.groups)
     if (stats := kept(path, read, SafetensorError)) is not None:
-        return {s: stats[s].to(view_of(model, s).device) for s in widths}
-    stats = collect_in_parts(collect, parts, needs)
+        return {site: found.to(view_of(model, site).device) for site, found in stats.items()}
+    stats = collect_in_parts(collect, parts, needs, guide)
     _save(path, stats)
     return stats
 
 
-def too_large(layout: ModelLayout, needs: Kinds) -> bool:
+def too_large(layout: ModelLayout, needs: Kinds, guided: Mapping[str, int] = NONE) -> bool:
     """Whether these statistics are collected anew each time, since nobody has the disk for them."""
-    return statistics_bytes(layout, needs) > LARGEST
+    return statistics_bytes(layout, needs, guided) > LARGEST
 
 
 def _save(path: Path, stats: Mapping[str, LayerStats]) -> None:
     tensors = {
         f"{site}/{name}": each.total.cpu().contiguous()
         for site, s in stats.items()
-        for name, each in s.found.items()
-        if isinstance(each, Statistic)
+        for name, each in s.sums.items()
     }
     counts = {site: [s.tokens, s.sequences] for site, s in stats.items()}
     metadata = {"counts": json.dumps(counts), "sha256": checksum(tensors)}
@@ -69,22 +78,34 @@ def _save(path: Path, stats: Mapping[str, LayerStats]) -> None:
         save_file(tensors, half, metadata)
 
 
-def _load(path: Path, widths: Mapping[str, int], kinds: Kinds) -> dict[str, LayerStats]:
+def _load(
+    path: Path, layout: ModelLayout, kinds: Kinds, guided: Mapping[str, int]
+) -> dict[str, LayerStats]:
     """What `_save` wrote; `ValueError` where anything is not as it was written."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    counts = json.loads(metadata["counts"])
-    if metadata["sha256"] != checksum(tensors) or counts.keys() != widths.keys():
+    counts, sites = json.loads(metadata["counts"]), by_site(layout.layers)
+    if metadata["sha256"] != checksum(tensors) or counts.keys() != sites.keys():
         raise ValueError("checksum or layers differ")
-    return {
-        site: LayerStats.of(
-            int(counts[site][0]),
-            int(counts[site][1]),
-            *(kind(tensors[f"{site}/{kind.name}"]) for kind in kinds),
-        )
-        for site in widths
-    }
+    found = {}
+    for site, layers in sites.items():
+        tokens, sequences = map(int, counts[site])
+
+        def of(place: str, wanted: Kinds, counted=(tokens, sequences)) -> LayerStats:
+            return LayerStats.of(*counted, *(kind(tensors[place + kind.name]) for kind in wanted))
+
+        groups = {
+            x.name: tuple(
+                of(f"{site}/{x.name}/{group}/", weighted_kinds(kinds))
+                for group in range(guided[x.name])
+            )
+            for x in layers
+            if x.name in guided
+        }
+        plain = of(f"{site}/", plain_kinds(kinds, layers, guided))
+        found[site] = replace(plain, guided=groups)
+    return found
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:

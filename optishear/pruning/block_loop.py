@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Kinds, summed
+from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.blocks import BlockRunner, BlockStack
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
@@ -91,6 +92,7 @@ def apply_by_block(
     sequential: bool = True,
     gradients: Mapping[str, LayerGradients] | None = None,
     given: Mapping[str, Bool[Tensor, "out in"]] | None = None,
+    guide: Guide = UNGUIDED,
     progress: Callable[[int, int], None] | None = None,
     prune_layers: PruneLayers = prune,
 ) -> list[LayerReport]:
@@ -105,6 +107,7 @@ def apply_by_block(
     - `sequential`: as the papers do it. If not, what a block hands on is what it made while it was
       dense: one-shot pruning of a model that is not in memory as a whole.
     - `gradients`: of the dense model, for MOONSHOT; they are not made anew from block to block.
+    - `guide`: token weights of the dense model, for guided layers; likewise.
     - `progress`: told (blocks done, blocks).
     - `prune_layers`: solves and writes the layers of a block.
 
@@ -113,7 +116,7 @@ def apply_by_block(
     """
     layout = source.layout
     recipe.check(layout)
-    streams = _streams(source, batches, summed(needs_of(recipe)), sequential)
+    streams = _streams(source, batches, summed(needs_of(recipe)), sequential, guide)
     found = []
     for block in range(source.first, source.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
@@ -134,9 +137,11 @@ def apply_by_block(
     return found
 
 
-def _streams(source: BlockSource, batches: Batches, kinds: Kinds, sequential: bool) -> Streams:
+def _streams(
+    source: BlockSource, batches: Batches, kinds: Kinds, sequential: bool, guide: Guide
+) -> Streams:
     if not kinds:
         return Streams(kinds, None)
     pruned = source.runner(batches, "hidden")
-    beside = both_streams(kinds, sequential)
-    return Streams(kinds, pruned, source.runner(batches, "dense") if beside else None)
+    dense = source.runner(batches, "dense") if both_streams(kinds, sequential) else None
+    return Streams(kinds, pruned, dense, guide)

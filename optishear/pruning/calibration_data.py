@@ -14,6 +14,7 @@ from optishear.pruning.factored import Factored
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerProblem
+from optishear.solvers.guided import guided, guided_stats
 from optishear.solvers.moonshot import blended, blended_stats, reconstruction
 from optishear.solvers.quadratic import Quadratic
 from optishear.solvers.ranks import RankCache
@@ -67,7 +68,11 @@ class CalibrationData:
             stats = stats.having(gradients)
         damping, given = float(parts.damping), self.given.get(layer.name)
         drop, pattern = recipe.drop[layer.name], parts.pattern
-        if lam == 1:
+        if (groups := stats.guided.get(layer.name)) is not None:
+            rows = layer.out_features
+            make_stats = partial(guided_stats, stats, groups, rows)
+            make_quadratic = partial(self._guided, layer, groups, damping)
+        elif lam == 1:
             make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping)
         else:
             gradients = self.gradients[layer.name]
@@ -78,6 +83,11 @@ class CalibrationData:
             weight, drop, pattern, make_stats, make_quadratic, given, name, self.ranks, buffer
         )
 
+    def _guided(self, layer: Layer, groups: tuple[LayerStats, ...], damping: float) -> Quadratic:
+        make = partial(guided, groups, layer.out_features, damping)
+        key = (layer.name, damping, len(groups))
+        return self.factored.get(key, layer.in_features, make)
+
     def _plain(self, layer: Layer, damping: float) -> Quadratic:
         make = partial(reconstruction, stats_of(self.stats, layer), damping)
-        return self.factored.get((layer.site, damping), layer.in_features, make)
+        return self.factored.get((layer.site, damping, 0), layer.in_features, make)

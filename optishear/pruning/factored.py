@@ -14,7 +14,7 @@ from optishear.solvers.quadratic import Quadratic
 
 
 LEAST = 2  # that are kept, whatever the room
-Key = tuple[str, float]  # site and damping
+Key = tuple[str, float, int]  # site, or layer where it is guided; damping; row groups
 
 
 class Factored:
@@ -39,7 +39,7 @@ class Factored:
         """The quadratic of this key, over `width` inputs; made if it is not here."""
         if key not in self._held:
             # Before the new one is made, so that the two are never in memory together.
-            self._make_room(most_bytes(width))
+            self._make_room(most_bytes(width) * max(1, key[2]))
             self._held[key] = make()
         self._held.move_to_end(key)
         return self._held[key]
@@ -50,7 +50,8 @@ class Factored:
 
     @property
     def _bytes(self) -> int:
-        return sum(most_bytes(len(held.shared.matrix)) for held in self._held.values())
+        every = [hessian for held in self._held.values() for hessian in held.hessians]
+        return sum(most_bytes(len(hessian.matrix)) for hessian in every)
 
 
 def held_bytes(widths: Iterable[int], room: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from optishear.calibration.collect import collecting
 from optishear.calibration.statistics import Kinds, LayerStats, reads_dense, unread
+from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.blocks import BlockRunner
 from optishear.recipe.layout import Layer
 
@@ -18,12 +19,17 @@ class Streams:
 
     - `kinds`: the statistics that are asked for.
     - `pruned`, `dense`: of the same model and batches; `dense` None makes do with one.
+    - `guide`: the token weights of guided layers.
     """
 
     def __init__(
-        self, kinds: Kinds, pruned: BlockRunner | None, dense: BlockRunner | None = None
+        self,
+        kinds: Kinds,
+        pruned: BlockRunner | None,
+        dense: BlockRunner | None = None,
+        guide: Guide = UNGUIDED,
     ) -> None:
-        self.kinds, self.pruned, self.dense = kinds, pruned, dense
+        self.kinds, self.pruned, self.dense, self.guide = kinds, pruned, dense, guide
 
     def statistics(self, layers: Sequence[Layer], *, last: bool) -> dict[str, LayerStats]:
         """What these layers, all of the next block, read; by input site.
@@ -38,7 +44,7 @@ class Streams:
                 dense.advance()
             return found
         sequences = sum(len(batch) for batch in runner.batches)
-        with collecting(runner.model, layers, self.kinds) as collected:
+        with collecting(runner.model, layers, self.kinds, self.guide) as collected:
             if dense is None:
                 runner.observe()
                 return collected.stats(sequences)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optishear.allocation import READS_INPUTS
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Need
+from optishear.calibration.statistics import NONE, Need
 from optishear.kernels.use import usable
 from optishear.models.placement import input_device, kind_of_device
 from optishear.recipe.recipe import Recipe
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from optishear.runs.prepare import Calibrated, Prepared
 
 
-def statistics_key(prepared: Prepared, needs: frozenset[Need]) -> Key:
-    told = {"needs": sorted(need.name for need in needs)}
+def statistics_key(
+    prepared: Prepared, needs: frozenset[Need], guided: Mapping[str, int] = NONE
+) -> Key:
+    """`guided`: the row groups of each guided layer."""
+    groups = [f"{name} in {groups} groups" for name, groups in guided.items()]
+    told = {"needs": sorted(need.name for need in needs) + sorted(groups)}
     return key("statistics", {**_dense(prepared), **_seen(prepared), **told})
 
 

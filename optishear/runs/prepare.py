@@ -12,20 +12,31 @@ from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import SEQUENTIAL, Origin
 from optishear.calibration.parts import CollectParts, parts_of
-from optishear.calibration.statistics import InputSq, LayerStats, Need, stats_of, summed, unread
+from optishear.calibration.statistics import (
+    NONE,
+    InputSq,
+    LayerStats,
+    Need,
+    stats_of,
+    summed,
+    unread,
+)
 from optishear.calibration.store import load_or_collect, too_large
+from optishear.calibration.token_weight_samples import CollectSquares
+from optishear.calibration.token_weight_store import load_or_collect_weights
+from optishear.calibration.token_weights import UNGUIDED, Guide, guide_of
 from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
 from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.placement import kind_of_device, refuse_offloaded
 from optishear.models.weights import read
 from optishear.pruning.calibration_data import CalibrationData
-from optishear.recipe.layout import ModelLayout
+from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.profile import Rule
 from optishear.recipe.rule_settings import parse_rule
 from optishear.records.atomic import replace_file
 from optishear.records.cache import OTHER_CACHE, code_of, kept
-from optishear.runs.keys import gradients_key, rule_key, statistics_key
+from optishear.runs.keys import gradients_key, rule_key, statistics_key, token_weights_key
 from optishear.runs.preconditions import text_for
 from optishear.tasks import Samples
 from optishear.text.sources import TextSpec
@@ -84,10 +95,33 @@ class Prepared:
         """What the layers of the dense model read, at least as sums of squares."""
         return self.calibrate(frozenset({InputSq})).data.stats
 
-    def statistics_file(self, needs: frozenset[Need]) -> Path | None:
+    def statistics_file(
+        self, needs: frozenset[Need], guided: Mapping[str, int] = NONE
+    ) -> Path | None:
         """Where these statistics lie, if they are there; None where they are too large to keep."""
         kinds = summed(needs)
-        return None if too_large(self.layout, kinds) else statistics_key(self, kinds).path
+        if too_large(self.layout, kinds, guided):
+            return None
+        return statistics_key(self, kinds, guided).path
+
+    def guide(
+        self,
+        groups: Mapping[Layer, int],
+        notice: Callable[[str], None] | None = None,
+        collect: CollectSquares | None = None,
+    ) -> Guide:
+        """The token weights of layers that are guided by so many row groups each, from the dense
+        model or the cache. `collect` None takes them in this process."""
+        found = {}
+        for number in sorted(set(groups.values())):
+            place = token_weights_key(self, number).path
+            if notice is not None and not place.exists():
+                notice(f"weighing the tokens of {len(self.calibration)} sequences")
+            model, samples = self.loaded.model, self.calibration.batch
+            found[number] = load_or_collect_weights(
+                place, model, self.layout, samples, number, collect
+            )
+        return guide_of(groups, found, len(self.calibration)) if groups else UNGUIDED
 
     def calibrate(
         self,
@@ -96,24 +130,27 @@ class Prepared:
         notice: Callable[[str], None] | None = None,
         collect: CollectParts | None = None,
         collect_gradients: CollectGradients | None = None,
+        guide: Guide = UNGUIDED,
     ) -> "Calibrated":
         """Collects what `needs` names of the dense model, or reads it from the cache.
 
         Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
         told how much they take on disk, and how long it took. `collect` sums up the parts of the
-        sequences, `collect_gradients` takes the gradients; None does it in this process.
+        sequences, `collect_gradients` takes the gradients; None does it in this process. `guide`
+        has the token weights of guided layers.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if LayerGradients in needs:
             refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
         if wanted := summed(needs):
             stats = load_or_collect(
-                self.statistics_file(wanted),
+                self.statistics_file(wanted, guide.groups),
                 model,
                 self.layout,
                 parts_of(self.batches, self.parts),
                 wanted,
                 collect,
+                guide,
             )
         if LayerGradients in needs:
             samples = self.calibration.batch[:gradient_sequences]

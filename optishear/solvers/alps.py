@@ -43,6 +43,7 @@ from optishear.calibration.statistics import Gram, InputSq, Need
 from optishear.errors import NumericalError
 from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
+from optishear.solvers.hessian import Hessian
 from optishear.solvers.masks import keep_highest
 from optishear.solvers.quadratic import Quadratic, along, weighted
 from optishear.solvers.refit import TOLERANCE, refit_choice
@@ -160,10 +161,32 @@ def admm(problem: LayerProblem, most_iterations: int = MOST_ITERATIONS) -> Chose
 
 
 class _Step:
-    """x_r -> x_r rho (A_r + rho I)^-1 for all rows, with what does not depend on rho made once."""
+    """x_r -> x_r rho (A_r + rho I)^-1 for all rows, with what does not depend on rho made once.
+
+    - `scale`: d of every row where row groups have Hessians of their own, else of all.
+    """
 
     def __init__(self, quadratic: Quadratic, rows: int):
-        self.scale, values, self.vectors = quadratic.shared.scaled_eigen
+        self.groups = [
+            (run, _GroupStep(hessian, quadratic, rows)) for run, hessian in quadratic.groups(rows)
+        ]
+        self.scale = self.groups[0][1].scale
+        if len(self.groups) > 1:
+            scales = [step.scale.expand(run.stop - run.start, -1) for run, step in self.groups]
+            self.scale = torch.cat(scales)
+
+    def at(self, rho: float) -> Callable[[Float[Tensor, "rows in"]], Float[Tensor, "rows in"]]:
+        solves = [(run, step.at(rho)) for run, step in self.groups]
+        if len(solves) == 1:
+            return solves[0][1]
+        return lambda x: torch.cat([solve(x[run]) for run, solve in solves])
+
+
+class _GroupStep:
+    """The same for rows that have one Hessian in common."""
+
+    def __init__(self, hessian: Hessian, quadratic: Quadratic, rows: int):
+        self.scale, values, self.vectors = hessian.scaled_eigen
         self.values = values.clamp_min(0)  # rounding may leave the least below zero
         self.term, self.parts = None, []
         if quadratic.row_term is not None:

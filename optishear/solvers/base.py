@@ -157,4 +157,4 @@ def solution(
     quadratic = problem.quadratic
     weight = weight.to(problem.weight.dtype).masked_fill(~keep, 0)
     cost = quadratic.cost(weight.float() - problem.target.float())
-    return LayerSolution(weight, keep, cost, quadratic.shared.damping, quadratic.shared.notes)
+    return LayerSolution(weight, keep, cost, quadratic.damping, quadratic.notes)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from optishear.recipe.pattern import NofM
 from optishear.solvers.cpu_selection import SHORT, Places
+from optishear.solvers.hessian import Hessian
 from optishear.solvers.masks import keep_highest, refuse_not_finite
 from optishear.solvers.quadratic import Quadratic
 
@@ -30,14 +31,18 @@ class RowVectors(NamedTuple):
 
 
 class Sweep:
-    """What elimination from left to right reads, whatever the mask."""
+    """What elimination from left to right reads of rows with one Hessian, whatever the mask.
 
-    def __init__(self, quadratic: Quadratic, rows: int):
-        self.upper = quadratic.shared.inverse_upper
+    - `run`: these rows.
+    """
+
+    def __init__(self, run: slice, hessian: Hessian, quadratic: Quadratic):
+        self.run = run
+        self.upper = hessian.inverse_upper
         self.diagonal: Float[Tensor, " columns"] = self.upper.diagonal()
         self.vectors = None
         if quadratic.row_term is not None:
-            self.vectors = _row_vectors(quadratic, rows)
+            self.vectors = _row_vectors(quadratic, run.stop)  # then all rows have one Hessian
 
     def saliencies(
         self, weight: Float[Tensor, "rows part"], columns: slice
@@ -57,6 +62,11 @@ class Sweep:
             return weight
         ahead = (self.vectors.p[columns] * moved).sum(1).T
         return weight + ahead @ self.upper[columns, columns]
+
+
+def sweeps_of(quadratic: Quadratic, rows: int) -> list[Sweep]:
+    """One for each group of rows that has a Hessian of its own."""
+    return [Sweep(run, hessian, quadratic) for run, hessian in quadratic.groups(rows)]
 
 
 def _row_vectors(quadratic: Quadratic, rows: int) -> RowVectors:

@@ -1,11 +1,13 @@
 """The quadratic: what a change of a layer's weights costs, one a row, which solvers minimise.
 
-Plain reconstruction has one Hessian for all rows. MOONSHOT adds to it a term of low rank for each
-row, from per-sequence gradients; solvers read both through the same few operations.
+Plain reconstruction has one Hessian for all rows, a guided quadratic one for each group of rows.
+MOONSHOT adds a term of low rank for each row, from per-sequence gradients; solvers read them all
+through the same few operations.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float
@@ -44,25 +46,52 @@ class Quadratic:
     """cost(D) = 1/2 sum_r d_r H_r d_r^T with H_r = H + S_r^T S_r; D = new weight - target.
 
     In units of the reconstruction error per token, 1/2 ||D X||_F^2 / tokens, damping included.
+
+    - `shared`: H of all rows, or of those up to the first that `beyond` names.
+    - `beyond`: (first row, H) of the other groups of rows, in their order.
     """
 
     shared: Hessian
     row_term: RowTerm | None = None
+    beyond: tuple[tuple[int, Hessian], ...] = ()
 
-    def chunks(self, rows: int) -> Iterator["QuadraticRows"]:
-        """The rows in runs whose row terms fit in memory, all at once where there are none."""
-        size = max(1, rows)
-        if self.row_term is not None:
+    def groups(self, rows: int) -> list[tuple[slice, Hessian]]:
+        """The runs of rows that have one H in common."""
+        firsts = [0, *(first for first, _ in self.beyond), rows]
+        runs = [slice(begin, end) for begin, end in pairwise(firsts)]
+        return list(zip(runs, self.hessians, strict=True))
+
+    @property
+    def hessians(self) -> tuple[Hessian, ...]:
+        return self.shared, *(hessian for _, hessian in self.beyond)
+
+    @property
+    def damping(self) -> float:
+        """The largest relative damping that was used."""
+        return max(hessian.damping for hessian in self.hessians)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(note for hessian in self.hessians for note in hessian.notes))
+
+    def chunks(self, rows: int, most: int | None = None) -> Iterator["QuadraticRows"]:
+        """The rows in runs of one H, of at most so many. None: as many as have room in memory for
+        their row terms, all of an H at once where there are none."""
+        size = max(1, rows) if most is None else most
+        if most is None and self.row_term is not None:
             a_row = 4 * self.row_term.gradients.samples * len(self.shared.matrix)
             size = max(1, ROW_TERM_BYTES[self.shared.matrix.device.type] // a_row)
-        for start in range(0, rows, size):
-            yield self.part(slice(start, min(start + size, rows)))
+        for run, _ in self.groups(rows):
+            for start in range(run.start, run.stop, size):
+                yield self.part(slice(start, min(start + size, run.stop)))
 
     def part(self, rows: slice) -> "QuadraticRows":
-        """Some rows, with their row terms in memory."""
-        device = self.shared.matrix.device
+        """Some rows that have one H, with their row terms in memory."""
+        before = sum(first <= rows.start for first, _ in self.beyond)
+        hessian = self.hessians[before]
+        device = hessian.matrix.device
         term = None if self.row_term is None else self.row_term.rows(rows, device)
-        return QuadraticRows(rows, self.shared, term)
+        return QuadraticRows(rows, hessian, term)
 
     def cost(self, change: Float[Tensor, "out in"]) -> float:
         """The cost of a change of the whole layer, summed in fp64."""

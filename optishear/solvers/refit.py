@@ -267,12 +267,10 @@ def exact_refit(
 ) -> Float[Tensor, "out in"]:
     """The optimum by a Cholesky factorisation of every row's own system, in fp64: the reference."""
     weight = torch.zeros_like(target, dtype=torch.float64)
-    shared = quadratic.shared.matrix.double()
     most = int(keep.sum(1).max())
     size = max(1, EXACT_BYTES // (8 * max(most, 1) ** 2))
-    for start in range(0, len(target), size):
-        part = quadratic.part(slice(start, min(start + size, len(target))))
-        rows = part.rows
+    for part in quadratic.chunks(len(target), size):
+        rows, shared = part.rows, part.shared.matrix.double()
         kept, padding = _kept_columns(keep[rows], most)
         system = shared[kept[:, :, None], kept[:, None, :]]
         goal = target[rows].double()

@@ -17,6 +17,7 @@ column i passes on e_i - p_i . s where plain SparseGPT passes on e_i. So exact r
 n^2 + 4 n operations a weight more than SparseGPT, not the n d of Woodbury redone for each column.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,7 @@ from optishear.recipe.pattern import Pattern
 from optishear.recipe.solver_settings import SETTINGS
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver, solution
 from optishear.solvers.block_choices import choices_by_block, choose
-from optishear.solvers.elimination import Sweep, by_column, columns_first
+from optishear.solvers.elimination import Sweep, by_column, columns_first, sweeps_of
 
 
 BLOCK = int(SETTINGS["sparsegpt"]["block"].usual)  # columns updated together, as published
@@ -57,20 +58,29 @@ class SparseGPT(Solver):
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
         weight = torch.where(problem.stats[InputSq].total == 0, 0.0, problem.target.float())
-        sweep = Sweep(problem.quadratic, weight.shape[0])
-        weight, keep = _sweep(sweep, weight, problem.drop, problem.pattern, self.block)
+        sweeps = sweeps_of(problem.quadratic, weight.shape[0])
+        weight, keep = _sweep(sweeps, weight, problem.drop, problem.pattern, self.block)
         return solution(problem, weight.contiguous(), keep.contiguous())
 
 
 def _sweep(
-    sweep: Sweep, weight: Float[Tensor, "rows columns"], drop: int, pattern: Pattern, block: int
+    sweeps: Sequence[Sweep],
+    weight: Float[Tensor, "rows columns"],
+    drop: int,
+    pattern: Pattern,
+    block: int,
 ) -> tuple[Float[Tensor, "rows columns"], Bool[Tensor, "rows columns"]]:
     """(weights, what is kept of them) of a layer once every column had its turn."""
     rows, width = weight.shape
     group = pattern.m_of(weight.shape) or 0
     size = group * max(1, BLOCK // group) if group else pattern.window or block
-    choices = None if group else choices_by_block(pattern, weight, drop, size, sweep.saliencies)
-    vectors = sweep.vectors
+
+    def saliencies(now: Float[Tensor, "rows part"], columns: slice) -> Float[Tensor, "rows part"]:
+        found = [sweep.saliencies(now[sweep.run], columns) for sweep in sweeps]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    choices = None if group else choices_by_block(pattern, weight, drop, size, saliencies)
+    vectors = sweeps[0].vectors
     moved = None if vectors is None else weight.new_zeros(vectors.p.shape[1], rows)
     each = drop // (rows * width // group) if group else 0
     kernel = moved is None and group <= BLOCK and usable(weight)
@@ -82,13 +92,16 @@ def _sweep(
         part, kept = weight[:, here], keep[:, here]
         passed = torch.empty_like(part)
         if choices is not None:
-            scores = sweep.saliencies(sweep.current(part, here, moved), here)
-            choose(scores, choices[start // size], kept)
-        if kernel:
-            _by_kernel(sweep, part, kept, passed, start, group, each, bad)
-        else:
-            by_column(sweep, part, kept, passed, start, group, each, moved)
-        weight[:, here.stop :].addmm_(passed, sweep.upper[here, here.stop :], alpha=-1)
+            now = part if moved is None else sweeps[0].current(part, here, moved)
+            choose(saliencies(now, here), choices[start // size], kept)
+        for sweep in sweeps:
+            run = sweep.run
+            if kernel:
+                _by_kernel(sweep, part[run], kept[run], passed[run], start, group, each, bad[run])
+            else:
+                by_column(sweep, part[run], kept[run], passed[run], start, group, each, moved)
+            ahead = sweep.upper[here, here.stop :]
+            weight[run, here.stop :].addmm_(passed[run], ahead, alpha=-1)
     if kernel and group and (count := int(bad.sum())):
         raise NumericalError(f"{count} of {weight.numel()} scores are nan or inf.")
     return weight, keep

@@ -12,8 +12,9 @@ import torch
 from optishear.calibration.collect import sums_of
 from optishear.calibration.gradient_samples import CollectGradients, store_gradients_of
 from optishear.calibration.gradients import Sample, StoreSample
-from optishear.calibration.parts import CollectParts
+from optishear.calibration.parts import CollectParts, guides_of
 from optishear.calibration.statistics import Kinds, LayerStats
+from optishear.calibration.token_weights import Guide
 from optishear.models.load import LoadedModel
 from optishear.recipe.layout import ModelLayout
 from optishear.tasks import Batch
@@ -32,8 +33,8 @@ class DenseModel(Payload):
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "DenseModel":
         return DenseModel(sent(self.loaded, device), self.layout)
 
-    def sums(self, batches: Sequence[Batch], needs: Kinds) -> dict[str, LayerStats]:
-        found = sums_of(self.loaded.model, self.layout, batches, needs)
+    def sums(self, batches: Sequence[Batch], needs: Kinds, guide: Guide) -> dict[str, LayerStats]:
+        found = sums_of(self.loaded.model, self.layout, batches, needs, guide)
         return {site: stats.to("cpu") for site, stats in found.items()}
 
     def gradients(self, number: int, sample: Batch) -> dict[str, Sample]:
@@ -50,10 +51,13 @@ class DenseModel(Payload):
 def collecting_on(cluster: Cluster, loaded: LoadedModel, layout: ModelLayout) -> CollectParts:
     """Sums of every part, in the order of the parts."""
 
-    def collect(parts: Sequence[Sequence[Batch]], needs: Kinds) -> Iterator[dict[str, LayerStats]]:
+    def collect(
+        parts: Sequence[Sequence[Batch]], needs: Kinds, guide: Guide
+    ) -> Iterator[dict[str, LayerStats]]:
+        told = [(list(part), needs, own) for part, own in zip(parts, guides_of(guide, parts))]
         calls = [
-            Call(str(number), "sums", (list(part), needs), f"part {number} of the calibration text")
-            for number, part in enumerate(parts)
+            Call(str(number), "sums", args, f"part {number} of the calibration text")
+            for number, args in enumerate(told)
         ]
         with travelling(loaded) as away, cluster.pool(DenseModel(away, layout)) as pool:
             done = dict(pool.run(calls))

@@ -9,6 +9,7 @@ from tiny_models import TINY, tokens
 from optishear.calibration.collect import collect
 from optishear.calibration.parts import collect_in_parts, one_after_the_other, parts_of
 from optishear.calibration.statistics import Gram, InputSq, LayerStats
+from optishear.calibration.token_weights import UNGUIDED
 from optishear.errors import ConfigError
 from optishear.models.discover import layout_of
 
@@ -50,7 +51,7 @@ def test_an_expert_that_a_part_does_not_reach_is_no_mistake_unless_no_part_does(
     batches = [tokens(2, 12, seed=seed) for seed in range(2)]
 
     def blind(parts, needs, seen):
-        for number, sums in enumerate(one_after_the_other(model, layout)(parts, needs)):
+        for number, sums in enumerate(one_after_the_other(model, layout)(parts, needs, UNGUIDED)):
             site = next(iter(sums))
             if number not in seen:
                 nothing = InputSq(sums[site][InputSq].total * 0)
@@ -58,7 +59,7 @@ def test_an_expert_that_a_part_does_not_reach_is_no_mistake_unless_no_part_does(
             yield sums
 
     parts, needs = parts_of(batches, 2), frozenset({InputSq})
-    found = collect_in_parts(lambda p, n: blind(p, n, {1}), parts, needs)
+    found = collect_in_parts(lambda p, n, _guide: blind(p, n, {1}), parts, needs)
     assert next(iter(found.values())).tokens == 24
     with pytest.raises(ConfigError, match="saw none of the tokens"):
-        collect_in_parts(lambda p, n: blind(p, n, set()), parts, needs)
+        collect_in_parts(lambda p, n, _guide: blind(p, n, set()), parts, needs)

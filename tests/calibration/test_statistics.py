@@ -97,7 +97,7 @@ class TestEveryStatistic:
         model = torch.nn.ModuleDict({"b": torch.nn.ModuleList([torch.nn.Module()])})
         model.b[0].q = torch.nn.Linear(WIDTH, 3, bias=False)
 
-        def collect(_parts, needs):
+        def collect(_parts, needs, _guide):
             assert needs == {kind}
             yield {"b.0.q": stats}
 

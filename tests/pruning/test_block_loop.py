@@ -261,9 +261,9 @@ def test_an_expert_without_tokens_is_named():
 def test_needs_that_are_not_asked_for_are_not_collected(deep, monkeypatch):
     asked, collecting = [], streams.collecting
 
-    def noted(model, layers, needs):
+    def noted(model, layers, needs, guide):
         asked.append(({layer.block for layer in layers}, needs))
-        return collecting(model, layers, needs)
+        return collecting(model, layers, needs, guide)
 
     monkeypatch.setattr(streams, "collecting", noted)
     deep.sequential(deep.recipe())
