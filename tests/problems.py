@@ -52,15 +52,15 @@ class SmallLayer:
         stats = self.stats
         if lam != 1:
             stats = blended_stats(self.weight, stats, self.gradients, lam)
-        quadratic = self.quadratic(lam, damping)
-        return LayerProblem(
-            self.weight,
-            drop,
-            pattern or Row(),
-            lambda: stats,
-            lambda: quadratic,
-            make_target=None if target is None else lambda: target,
-        )
+        quadratic, weight = self.quadratic(lam, damping), self.weight if target is None else target
+        return LayerProblem(weight, drop, pattern or Row(), lambda: stats, lambda: quadratic)
+
+    def drifted(self, by=0.3):
+        """(x of the dense stream, mean of (x - x') x'^T in fp64); x' is the layer's own x."""
+        pruned = self.x.double()
+        noise = torch.randn(pruned.shape, generator=torch.Generator().manual_seed(3)).double()
+        dense = pruned * 1.1 + by * noise * pruned.square().mean(0).sqrt()
+        return dense, (dense - pruned).T @ pruned / len(pruned)
 
     def row_hessians(self, quadratic):
         """[rows, in, in] in fp64: what each row's changes cost, spelled out."""

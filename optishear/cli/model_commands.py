@@ -45,8 +45,8 @@ def prune(
     roles: Annotated[
         str | None,
         typer.Option(
-            help="What layers of some roles have otherwise (pattern, metric, solver, damping), "
-            "as in '{mlp.*: {pattern: 2:4}}'."
+            help="What layers of some roles have otherwise (pattern, metric, solver, damping, "
+            "target_shift), as in '{mlp.*: {pattern: 2:4}}'."
         ),
     ] = None,
     profile: Annotated[
@@ -71,6 +71,20 @@ def prune(
     ] = None,
     damping: Annotated[
         float | None, typer.Option(help="Of the Hessian's mean diagonal; 0.01 if left out.")
+    ] = None,
+    target_shift: Annotated[
+        float | None,
+        typer.Option(
+            help="How far a layer imitates what the dense model computes, where blocks before it "
+            "are pruned: 0 (if left out) its own weight, 1 wholly."
+        ),
+    ] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(
+            help="In which the layers of a block are solved: block (all at once, if left out) or "
+            "site (as data flow, each after those that it reads of)."
+        ),
     ] = None,
     one_shot: Annotated[
         bool, typer.Option("--one-shot", help="Statistics of the dense model, not block by block.")
@@ -145,6 +159,8 @@ def prune(
             "--roles": roles,
             "--moonshot-lambda": moonshot_lambda,
             "--damping": damping,
+            "--target-shift": target_shift,
+            "--order": order,
             "--profile": profile,
             "--moonshot-roles": moonshot_roles,
         },
@@ -179,6 +195,7 @@ def prune(
     recipe_for = None if ready is None else lambda _prepared: ready
     reads_gradients = ready is not None and LayerGradients in needs_of(ready)
     if method is not None:
+        quadratic = {"damping": damping, "target_shift": target_shift}
         named = NamedMethod(
             method,
             sparsity,
@@ -186,9 +203,10 @@ def prune(
             refit,
             moonshot_lambda,
             moonshot_roles or "attention",
-            damping,
+            {k: v for k, v in quadratic.items() if v is not None},
             profile,
             () if roles is None else roles_asked(roles),
+            order,
         )
         refuse_idle(named, moonshot_roles)
         recipe_for, reads_gradients = named.on, LayerGradients in named.needs

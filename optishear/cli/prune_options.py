@@ -48,10 +48,12 @@ def refuse_idle(named: "NamedMethod", roles: str | None) -> None:
             f"--moonshot-roles: {method} mixes no Taylor loss in. Give --moonshot-lambda too, or "
             f"leave it out."
         )
-    if named.damping is not None and not named.solves:
+    if "damping" in named.quadratic and not named.solves:
         raise ConfigError(
             f"--damping: {method} solves no system of equations. Add --refit, or leave it out."
         )
+    if named.order is not None and not named.needs:
+        raise ConfigError(f"--order: {method} reads no calibration text. Leave it out.")
 
 
 def refuse_gradients(samples: int, reads_gradients: bool, calibration: "TextSpec") -> None:

@@ -106,7 +106,7 @@ def _groups(
         own = [layer for layer in layers if recipe.at(layer).pattern == pattern]
         m = _m_of(pattern, own)
         for layer in own:
-            damping = float(recipe.at(layer).damping) if modifier == SPARSEGPT else 0.0
+            damping = float(recipe.at(layer).quadratic.damping) if modifier == SPARSEGPT else 0.0
             alike.setdefault((m, damping), []).append(layer)
     for (m, damping), members in alike.items():
         members.sort(key=layers.index)

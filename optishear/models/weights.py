@@ -3,7 +3,7 @@
 The one place that knows how weights are stored: Conv1D's transposition, an expert's index.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -131,6 +131,20 @@ class WorkingWeights:
         if target.shape != weight.shape:  # copy_ would broadcast
             raise ValueError(f"{name} is {tuple(target.shape)}, not {tuple(weight.shape)}.")
         target.copy_(weight.detach())
+
+    @contextmanager
+    def dense_again(self, names: Iterable[str]) -> Iterator[None]:
+        """These layers (fused experts with all others of their parameter) are dense while it is
+        open, and then what they were."""
+        keys = dict.fromkeys(self._views[name].key for name in names)
+        before = {key: self._working[key].clone() for key in keys}
+        for key in keys:
+            self._working[key].copy_(self._dense[key]())
+        try:
+            yield
+        finally:
+            for key, working in before.items():
+                self._working[key].copy_(working)
 
     def restore(self) -> None:
         """Make every working weight dense again."""

@@ -7,6 +7,7 @@ Where the blocks are (all in memory, or one at a time, written when it is done) 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from jaxtyping import Bool
 from torch import Tensor, nn
@@ -17,11 +18,12 @@ from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.blocks import BlockRunner, BlockStack
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
-from optishear.pruning.oneshot import PruneLayers, apply, prune
+from optishear.pruning.data_flow import Steps, flow_of
+from optishear.pruning.oneshot import PruneLayers, apply, prune, refuse_one_shot
 from optishear.pruning.result import LayerReport
 from optishear.pruning.streams import Streams, both_streams
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.recipe import BY_BLOCK, Recipe
 from optishear.solvers.methods import needs_of
 from optishear.tasks import Batch
 
@@ -100,9 +102,10 @@ def apply_by_block(
 
     For each block: sum up what its layers read of the calibration tokens while the blocks before
     are pruned and it is dense; solve its layers from their dense weights, all with those sums; run
-    it again, pruned, for what the next block reads. Where a recipe needs no statistics nothing is
-    run at all; where one of them reads the dense model's inputs too, the dense hidden states go
-    through each block beside the others, while it is dense.
+    it again, pruned, for what the next block reads. Where the recipe's order is by site, the layers
+    of a block are summed up and solved in steps, as data flow, and read what those before them make
+    when pruned. Where a recipe needs no statistics nothing is run at all; where one of them reads
+    the dense model's inputs too, the dense hidden states go through each block beside the others.
 
     - `sequential`: as the papers do it. If not, what a block hands on is what it made while it was
       dense: one-shot pruning of a model that is not in memory as a whole.
@@ -116,25 +119,60 @@ def apply_by_block(
     """
     layout = source.layout
     recipe.check(layout)
+    if not sequential:
+        refuse_one_shot(recipe)
+    flows = _Flows(recipe.order)
     streams = _streams(source, batches, summed(needs_of(recipe)), sequential, guide)
+    places = {layer.name: place for place, layer in enumerate(layout.layers)}
     found = []
     for block in range(source.first, source.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
         last = block == source.blocks - 1
         with source.at_work(block, layers) as working:
-            stats = streams.statistics(layers, last=last)
-            if not last and not sequential:
-                streams.advance()
-            data = CalibrationData(stats, gradients or {}, given or {})
-            reports = apply(layers, working, data, recipe, prune_layers)
-            del stats, data  # with its factors: gone before the next block's are collected
+            steps = flows.of(layers, working, streams.pruned)
+            reports: list[LayerReport] = []
+            done: list[str] = []  # of this block
+            for step in steps:
+                stats = streams.statistics(
+                    step,
+                    leave=not last and step is steps[-1],
+                    dense_again=partial(working.dense_again, tuple(done)),
+                )
+                if not last and not sequential:
+                    streams.advance()
+                data = CalibrationData(stats, gradients or {}, given or {})
+                reports += apply(step, working, data, recipe, prune_layers)
+                del stats, data  # with its factors: gone before the next ones are collected
+                done += [layer.name for layer in step]
             if not last and sequential:
                 streams.advance()
+        reports.sort(key=lambda report: places[report.name])
         source.done(block, reports)
         found += reports
         if progress is not None:
             progress(block + 1, source.blocks)
     return found
+
+
+class _Flows:
+    """The steps in which the layers of a block are solved; found once for blocks that are alike."""
+
+    def __init__(self, order: str) -> None:
+        self.order = order
+        self._found: dict[tuple[type[nn.Module], tuple[str, ...]], tuple[frozenset[str], ...]] = {}
+
+    def of(
+        self, layers: Sequence[Layer], working: WorkingWeights, runner: BlockRunner | None
+    ) -> Steps:
+        """Of the runner's next block, which has to be dense."""
+        if self.order == BY_BLOCK or runner is None or not layers:
+            return (tuple(layers),)
+        kind = type(runner.stack.blocks[runner.block]), tuple(x.role for x in layers)
+        if kind not in self._found:
+            steps = flow_of(layers, working, runner)
+            self._found[kind] = tuple(frozenset(x.role for x in step) for step in steps)
+        roles = self._found[kind]
+        return tuple(tuple(x for x in layers if x.role in step) for step in roles)
 
 
 def _streams(

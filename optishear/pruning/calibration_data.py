@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import LayerStats, stats_of
+from optishear.calibration.statistics import Cross, LayerStats, stats_of
 from optishear.pruning.factored import Factored
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
@@ -18,6 +18,7 @@ from optishear.solvers.guided import guided, guided_stats
 from optishear.solvers.moonshot import blended, blended_stats, reconstruction
 from optishear.solvers.quadratic import Quadratic
 from optishear.solvers.ranks import RankCache
+from optishear.solvers.target import shifted
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +63,14 @@ class CalibrationData:
         recipe: Recipe,
         buffer: Float[Tensor, "out in"] | None = None,
     ) -> LayerProblem:
-        """What the recipe asks of this layer; `weight` is its dense one, `buffer` see there."""
+        """What the recipe asks of this layer; `weight` is its dense one, `buffer` see there.
+
+        Raises `NumericalError` where the target cannot be shifted.
+        """
         stats, lam, parts = stats_of(self.stats, layer), recipe.lambda_of(layer), recipe.at(layer)
         if (gradients := self.gradients.get(layer.name)) is not None:
             stats = stats.having(gradients)
-        damping, given = float(parts.damping), self.given.get(layer.name)
+        damping, given = float(parts.quadratic.damping), self.given.get(layer.name)
         drop, pattern = recipe.drop[layer.name], parts.pattern
         if (groups := stats.guided.get(layer.name)) is not None:
             rows = layer.out_features
@@ -79,9 +83,11 @@ class CalibrationData:
             make_stats = partial(blended_stats, weight, stats, gradients, lam)
             make_quadratic = partial(blended, weight, stats, gradients, lam, damping)
         name = f"{layer.name} {lam!r}"
-        return LayerProblem(
+        problem = LayerProblem(
             weight, drop, pattern, make_stats, make_quadratic, given, name, self.ranks, buffer
         )
+        shift = parts.quadratic.target_shift
+        return shifted(problem, stats.per_token(Cross), shift, lam) if shift else problem
 
     def _guided(self, layer: Layer, groups: tuple[LayerStats, ...], damping: float) -> Quadratic:
         make = partial(guided, groups, layer.out_features, damping)

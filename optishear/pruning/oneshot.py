@@ -2,11 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 
 import torch
 
-from optishear.errors import NumericalError
+from optishear.errors import ConfigError, NumericalError
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.result import LayerReport
@@ -46,17 +47,17 @@ def prune(
     for layer in layers:
         weight, buffer = working.dense(layer.name), working.view(layer.name)
         near = buffer if buffer.device == weight.device else None  # else solved where it computes
-        problem = data.problem(layer, weight, recipe, near)
-        solution = solve_layer(solvers[recipe.at(layer)], layer, problem)
+        pose = partial(data.problem, layer, weight, recipe, near)
+        solution = solve_layer(solvers[recipe.at(layer)], layer, pose)
         if solution.weight is not buffer:
             working.write(layer.name, solution.weight)
         yield layer, solution
 
 
-def solve_layer(solver: Solver, layer: Layer, problem: LayerProblem) -> LayerSolution:
-    """The solver's answer, or a `NumericalError` that names the layer."""
+def solve_layer(solver: Solver, layer: Layer, pose: Callable[[], LayerProblem]) -> LayerSolution:
+    """The solver's answer to the problem, or a `NumericalError` that names the layer."""
     try:
-        return solver.solve(problem)
+        return solver.solve(pose())
     except NumericalError as error:
         raise NumericalError(f"{layer.name}: {error}") from None
 
@@ -86,6 +87,7 @@ class OneShot:
 
         Layers before it are only solved where nothing is known of what would become of them.
         """
+        refuse_one_shot(recipe)
         keys = layer_keys(recipe, self.layout.layers)
         wanted = [layer for layer in self.layout.layers if self._missing(layer, keys, first_block)]
         for layer in wanted:
@@ -141,6 +143,15 @@ def block_keys(layout: ModelLayout, recipe: Recipe) -> list[str]:
     for layer in layout.layers:
         hashes[layer.block].update(keys[layer.name].encode() + b"\n")
     return [digest.hexdigest()[:32] for digest in hashes]
+
+
+def refuse_one_shot(recipe: Recipe) -> None:
+    """Raises a `ConfigError` for a recipe that says what one-shot pruning has no place for."""
+    if said := recipe.only_by_block:
+        raise ConfigError(
+            f"The recipe has {' and '.join(said)}, which mean nothing where every layer reads what "
+            f"the dense model makes. Prune it block by block."
+        )
 
 
 def apply(

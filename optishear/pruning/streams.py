@@ -5,7 +5,8 @@ layers read of it. The dense stream beside it goes through the same blocks as th
 only where a statistic asks for it, which then gets both rows of each token at one input site.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from optishear.calibration.collect import collecting
 from optishear.calibration.statistics import Kinds, LayerStats, reads_dense, unread
@@ -31,17 +32,25 @@ class Streams:
     ) -> None:
         self.kinds, self.pruned, self.dense, self.guide = kinds, pruned, dense, guide
 
-    def statistics(self, layers: Sequence[Layer], *, last: bool) -> dict[str, LayerStats]:
+    def statistics(
+        self,
+        layers: Sequence[Layer],
+        *,
+        leave: bool = True,
+        dense_again: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> dict[str, LayerStats]:
         """What these layers, all of the next block, read; by input site.
 
-        The block has to be dense. With that the dense stream has gone through it, and stands at the
-        block after it, unless this is the `last`.
+        - `leave`: with that the dense stream has gone through the block, and stands at the one
+          after it.
+        - `dense_again`: makes the block dense for the dense stream, where layers of it are pruned.
         """
         runner, dense = self.pruned, self.dense
         if runner is None or not layers:
             found = unread(layers)
-            if dense is not None and not last:
-                dense.advance()
+            if dense is not None and leave:
+                with dense_again():
+                    dense.advance()
             return found
         sequences = sum(len(batch) for batch in runner.batches)
         with collecting(runner.model, layers, self.kinds, self.guide) as collected:
@@ -49,12 +58,12 @@ class Streams:
                 runner.observe()
                 return collected.stats(sequences)
             for index in range(len(runner.batches)):
-                with collected.dense_stream():
+                with collected.dense_stream(), dense_again():
                     made = dense.run(index)
-                if not last:
+                if leave:
                     dense.hand_on(index, made)
                 runner.run(index)
-        if not last:
+        if leave:
             dense.turn()
         return collected.stats(sequences)
 

@@ -1,13 +1,14 @@
 """Canonical recipes: the simplest that does the same, so that what is alike is tried once."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from optishear.recipe.layout import Layer
 from optishear.recipe.metric_forms import OWN, canonical_metric, reads_inputs
 from optishear.recipe.parts import Parts, simplest
-from optishear.recipe.quadratic import USUAL_DAMPING, canonical_lambdas
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.quadratic import QuadraticSettings, canonical_lambdas
+from optishear.recipe.recipe import BY_BLOCK, Recipe
 from optishear.recipe.solver_settings import without_usual
 
 
@@ -21,7 +22,9 @@ def canonical_recipe(recipe: Recipe, layers: Sequence[Layer] = ()) -> Recipe:
 
     - Where the solver chooses by itself the metric is `own`.
     - A refit of ALPS is ALPS, which ends in one.
-    - `mask` moves no weight and so reads no damping, and no λ either if its metric reads no inputs.
+    - `mask` of an unshifted target moves no weight and so reads no damping, and no λ either if its
+      metric reads no inputs.
+    - Where nothing reads inputs, it is all the same in which order they are read.
     - What most roles have is the default, in a tie what the first of them has; the other roles are
       named one by one.
     """
@@ -37,7 +40,9 @@ def canonical_recipe(recipe: Recipe, layers: Sequence[Layer] = ()) -> Recipe:
         parts = {role: canonical_parts(own, False) for role, own in said.items()}
     every = list(parts.values())
     default = max(dict.fromkeys(every), key=every.count)  # the first of those that come as often
-    return Recipe(default, recipe.drop, heard, simplest(default, list(parts.items())))
+    order = recipe.order if any(map(_hears, every)) else BY_BLOCK
+    entries = simplest(default, list(parts.items()))
+    return replace(recipe, default=default, lambdas=heard, roles=entries, order=order)
 
 
 def canonical_parts(parts: Parts, row_inputs: bool) -> Parts:
@@ -46,13 +51,15 @@ def canonical_parts(parts: Parts, row_inputs: bool) -> Parts:
     metric = metric_under(solver, parts.metric)
     if metric["name"] != OWN:
         metric = canonical_metric(metric, parts.pattern, row_inputs=row_inputs)
-    damping = USUAL_DAMPING if solver == MASK else float(parts.damping)
-    return Parts.of(metric, parts.pattern, solver, damping)
+    unread = solver == MASK and not parts.quadratic.target_shift
+    quadratic = QuadraticSettings() if unread else parts.quadratic.as_numbers
+    return Parts.of(metric, parts.pattern, solver, quadratic)
 
 
 def _hears(parts: Parts) -> bool:
-    """Whether λ has a say."""
-    return parts.solver != MASK or reads_inputs(parts.metric)
+    """Whether what the layer reads, and so λ, has a say."""
+    moves = parts.solver != MASK or bool(parts.quadratic.target_shift)
+    return moves or reads_inputs(parts.metric)
 
 
 def canonical_solver(solver: Mapping[str, Any]) -> dict[str, Any]:

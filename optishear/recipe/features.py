@@ -5,7 +5,8 @@ from typing import Any
 
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.parts import Parts
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.quadratic import QuadraticSettings
+from optishear.recipe.recipe import BY_BLOCK, Recipe
 
 
 Feature = int | float | str
@@ -14,8 +15,10 @@ Feature = int | float | str
 def features(recipe: Recipe, layout: ModelLayout) -> dict[str, Feature]:
     """Names and settings as they are; sparsities, and under MOONSHOT λ, by block and role.
 
-    - `metric`, `metric.SETTING`, `pattern`, `solver`, `solver.SETTING`, `damping`; where roles
-      have parts of their own one for each of the model's roles, as `metric.SETTING.role.ROLE`.
+    - `metric`, `metric.SETTING`, `pattern`, `solver`, `solver.SETTING`, `damping`, and
+      what else of the quadratic is not the usual; where roles have parts of their own one for each
+      of the model's roles, as `metric.SETTING.role.ROLE`.
+    - `order`: where it is not by block.
     - `sparsity.block.B`, `sparsity.role.ROLE`: fraction of those weights that is dropped.
     - `lambda.block.B`, `lambda.role.ROLE`: mean over those weights; only where λ is mixed.
 
@@ -27,6 +30,8 @@ def features(recipe: Recipe, layout: ModelLayout) -> dict[str, Feature]:
     else:
         by_role = {layer.role: _of_parts(recipe.at(layer)) for layer in layout.layers}
         row |= {f"{k}{OF_ROLE}{role}": v for role, own in by_role.items() for k, v in own.items()}
+    if recipe.order != BY_BLOCK:
+        row["order"] = recipe.order
     digits = len(str(layout.blocks - 1))
     groups = {f"block.{b:0{digits}d}": [] for b in range(layout.blocks)}
     groups |= {f"role.{role}": [] for role in layout.roles}
@@ -47,13 +52,23 @@ def in_one_table(
     rows: Sequence[dict[str, Feature]], layout: ModelLayout
 ) -> list[dict[str, Feature]]:
     """The same rows in the same columns: where one recipe's roles differ in their parts, all rows
-    say them by role."""
-    if not any(OF_ROLE in name and _is_part(name) for row in rows for name in row):
-        return list(rows)
-    return [_by_role(row, layout) for row in rows]
+    say them by role; what one of them has otherwise than usual, all say."""
+    found = list(rows)
+    if any(OF_ROLE in name and _is_part(name) for row in rows for name in row):
+        found = [_by_role(row, layout) for row in rows]
+    said = {name: None for row in found for name in row}
+    usual = {name: value for name in said if (value := _usual(name)) is not None}
+    return [usual | row for row in found] if usual else found
 
 
 OF_ROLE = ".role."
+
+
+def _usual(name: str) -> Feature | None:
+    """What a recipe has that does not say this; None for what all of them say, or only some can."""
+    if name == "order":
+        return BY_BLOCK
+    return QuadraticSettings().to_json().get(name.split(OF_ROLE)[0])
 
 
 def _is_part(name: str) -> bool:
@@ -71,7 +86,9 @@ def _by_role(row: dict[str, Feature], layout: ModelLayout) -> dict[str, Feature]
 
 
 def _of_parts(parts: Parts) -> dict[str, Feature]:
-    row: dict[str, Feature] = {"pattern": parts.pattern.text, "damping": float(parts.damping)}
+    quadratic = {"damping": parts.quadratic.damping, **parts.quadratic.unusual}
+    row: dict[str, Feature] = {"pattern": parts.pattern.text}
+    row |= {key: float(value) for key, value in quadratic.items()}
     return row | _settings("metric", parts.metric) | _settings("solver", parts.solver)
 
 

@@ -17,7 +17,7 @@ def layer_keys(recipe: Recipe, layers: Iterable[Layer]) -> dict[str, str]:
 def layer_key(recipe: Recipe, layer: Layer) -> str:
     """In words, all that the layer's new weights depend on when it is solved on its own.
 
-    That is its name, count and λ, beside its metric, pattern, solver and damping. The dense weight
+    That is its name, count and λ, beside metric, pattern, solver and quadratic. The dense weight
     and the statistics are not in it: a key means something within one model and calibration.
     """
     lam, drop = recipe.lambda_of(layer), recipe.drop[layer.name]
@@ -30,6 +30,9 @@ def _text(parts: Parts) -> str:
         parts.pattern.text,
         parts.metric.to_json(),
         parts.solver.to_json(),
-        float(parts.damping),
+        float(parts.quadratic.damping),
     ]
+    more = {k: v for k, v in parts.quadratic.unusual.items() if k != "damping"}
+    if more:
+        said.append(more)
     return json.dumps(said, sort_keys=True, allow_nan=False)

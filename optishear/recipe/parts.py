@@ -1,4 +1,4 @@
-"""What is done to a layer, whatever its count: metric, pattern, solver, damping; and by role."""
+"""What is done to a layer, whatever its count: metric, pattern, solver, quadratic; and by role."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.pattern import Pattern, parse_pattern
-from optishear.recipe.quadratic import USUAL_DAMPING
+from optishear.recipe.quadratic import QUADRATIC_KEYS, USUAL, QuadraticSettings
 
 
 T = TypeVar("T")
 MOST = 2**63 - 1  # of anything counted
-ROLE_KEYS = ("metric", "pattern", "solver", "damping")  # what an entry for roles may say
+ROLE_KEYS = ("metric", "pattern", "solver", *QUADRATIC_KEYS)  # what an entry for roles may say
 
 Value = bool | int | float | str
 
@@ -73,13 +73,13 @@ class Parts:
     - `metric`: e.g. {"name": "power", "alpha": 1.0, ...}; `own` where the solver chooses by itself.
     - `pattern`: where a layer's count applies: `row`, `layer`, `block:B` or `n:M`.
     - `solver`: what the kept weights become; `mask` leaves them as they are.
-    - `damping`: of the quadratic, relative to its mean diagonal.
+    - `quadratic`: how the cost of a change is made, beside λ, which goes by layer.
     """
 
     metric: Part
     pattern: Pattern
     solver: Part
-    damping: float = USUAL_DAMPING
+    quadratic: QuadraticSettings = USUAL
 
     @classmethod
     def of(
@@ -87,7 +87,7 @@ class Parts:
         metric: Mapping[str, Any],
         pattern: Pattern | str = "row",
         solver: Mapping[str, Any] | None = None,
-        damping: float = USUAL_DAMPING,
+        quadratic: QuadraticSettings = USUAL,
     ) -> "Parts":
         """As files say it. Raises a `ConfigError` for what can be no metric, pattern or solver."""
         solver = {"name": "mask"} if solver is None else solver
@@ -95,30 +95,29 @@ class Parts:
             metric if isinstance(metric, Part) else Part(metric, "metric"),
             parse_pattern(pattern) if isinstance(pattern, str) else pattern,
             solver if isinstance(solver, Part) else Part(solver, "solver"),
-            damping,
+            quadratic,
         )
 
     def but(self, said: Mapping[str, Any]) -> "Parts":
-        """These, but for what an entry says otherwise: some of metric, pattern, solver, damping."""
-        pattern = said.get("pattern", self.pattern)
+        """These, but for what an entry says otherwise: some of `ROLE_KEYS`."""
         return Parts.of(
             said.get("metric", self.metric),
-            pattern,
+            said.get("pattern", self.pattern),
             said.get("solver", self.solver),
-            said.get("damping", self.damping),
+            self.quadratic.but(said),
         )
 
     def beyond(self, default: "Parts") -> dict[str, Any]:
         """What they say otherwise than `default`, as files have it."""
-        said = self.to_json()
-        return {key: said[key] for key in ROLE_KEYS if getattr(self, key) != getattr(default, key)}
+        usual = default.to_json()
+        return {key: value for key, value in self.to_json().items() if value != usual[key]}
 
     def to_json(self) -> dict[str, Any]:
         return {
             "metric": self.metric.to_json(),
             "pattern": self.pattern.text,
             "solver": self.solver.to_json(),
-            "damping": self.damping,
+            **self.quadratic.to_json(),
         }
 
     def with_solver(self, solver: Mapping[str, Any]) -> "Parts":

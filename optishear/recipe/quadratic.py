@@ -1,11 +1,13 @@
 """What a change of the weights costs, as a recipe says it: plain reconstruction, or MOONSHOT's mix.
 
 `{"name": "reconstruction"}` or `{"name": "moonshot", "lambda": {layer: number in [0, 1]}}`, either
-with a relative `damping` where it is not the usual one. Layers that `lambda` does not name have 1.
+with those `QuadraticSettings` that are not the usual ones. Layers that `lambda` does not name have
+1.
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 from optishear.errors import ConfigError
@@ -17,11 +19,63 @@ RECONSTRUCTION, MOONSHOT = "reconstruction", "moonshot"
 USUAL_DAMPING = 0.01  # of the mean diagonal: SparseGPT's and ALPS's own
 
 
+@dataclass(frozen=True)
+class QuadraticSettings:
+    """How a layer's quadratic is made, whatever is mixed into it.
+
+    - `damping`: added to the diagonal, relative to its mean.
+    - `target_shift`: how far the layer's target goes from its own weight, 0, to the one with which
+      it makes of its pruned inputs what the dense layer makes of the dense ones, 1.
+    """
+
+    damping: float = USUAL_DAMPING
+    target_shift: float = 0.0
+
+    @classmethod
+    def of(cls, said: Mapping[str, Any]) -> "QuadraticSettings":
+        """Those of a mapping that says more."""
+        return cls(**{key: said[key] for key in QUADRATIC_KEYS if key in said})
+
+    def but(self, said: Mapping[str, Any]) -> "QuadraticSettings":
+        """These, but for what a mapping says otherwise."""
+        return QuadraticSettings.of({**self.to_json(), **said})
+
+    @property
+    def unusual(self) -> dict[str, Any]:
+        """As files say it: what is not the usual."""
+        usual = USUAL.to_json()
+        return {key: value for key, value in self.to_json().items() if value != usual[key]}
+
+    @property
+    def as_numbers(self) -> "QuadraticSettings":
+        """1 and 1.0 are one damping."""
+        return QuadraticSettings(float(self.damping), float(self.target_shift))
+
+    def to_json(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in QUADRATIC_KEYS}
+
+    @classmethod
+    def check(cls, said: Mapping[str, Any], where: str) -> None:
+        """Raises a `ConfigError` for a number out of its range."""
+        for key, about in _RANGES.items():
+            value = said.get(key, 0)
+            if not _is_number(value) or not 0 <= value <= 1:
+                raise ConfigError(f"{where}: {key} is {value!r}, expected {about} in [0, 1].")
+
+
+USUAL = QuadraticSettings()
+QUADRATIC_KEYS = tuple(field.name for field in fields(QuadraticSettings))
+_RANGES = {
+    "damping": "a fraction of the mean diagonal",
+    "target_shift": "a share of the whole shift",
+}
+
+
 def canonical_quadratic(
-    lambdas: Mapping[str, float], damping: float = USUAL_DAMPING
+    lambdas: Mapping[str, float], settings: QuadraticSettings = USUAL
 ) -> dict[str, Any]:
     """The quadratic with these λ by layer; λ = 1 everywhere is plain reconstruction."""
-    return quadratic_spec(canonical_lambdas(lambdas), damping)
+    return quadratic_spec(canonical_lambdas(lambdas), settings)
 
 
 def canonical_lambdas(lambdas: Mapping[str, float]) -> dict[str, float]:
@@ -30,16 +84,12 @@ def canonical_lambdas(lambdas: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in mixed.items() if value != 1}
 
 
-def quadratic_spec(lambdas: Mapping[str, float], damping: float) -> dict[str, Any]:
+def quadratic_spec(lambdas: Mapping[str, float], settings: QuadraticSettings) -> dict[str, Any]:
     """As files say it."""
     spec: dict[str, Any] = {"name": MOONSHOT if lambdas else RECONSTRUCTION}
     if lambdas:
         spec["lambda"] = dict(lambdas)
-    return spec if damping == USUAL_DAMPING else {**spec, "damping": damping}
-
-
-def damping_of(spec: Mapping[str, Any]) -> float:
-    return spec.get("damping", USUAL_DAMPING)
+    return spec | settings.unusual
 
 
 def check_quadratic(spec: Mapping[str, Any], where: str, layers: Iterable[str] = ()) -> None:
@@ -53,15 +103,13 @@ def check_quadratic(spec: Mapping[str, Any], where: str, layers: Iterable[str] =
             f"{where}: no quadratic is called {name!r}.{did_you_mean(str(name), names)} "
             f"There are: {', '.join(names)}."
         )
-    settings = ("name", "lambda", "damping") if name == MOONSHOT else ("name", "damping")
+    settings = (
+        ("name", *QUADRATIC_KEYS) if name == RECONSTRUCTION else ("name", "lambda", *QUADRATIC_KEYS)
+    )
     for key in spec:
         if key not in settings:
             raise ConfigError(f"{where}: {name!r} has no setting {key!r}.")
-    damping = spec.get("damping", USUAL_DAMPING)
-    if not _is_number(damping) or not 0 <= damping <= 1:
-        raise ConfigError(
-            f"{where}: damping is {damping!r}, expected a fraction of the mean diagonal in [0, 1]."
-        )
+    QuadraticSettings.check(spec, where)
     lambdas = spec.get("lambda", {})
     if not isinstance(lambdas, Mapping):
         raise ConfigError(f"{where}: lambda is {lambdas!r}, expected numbers by layer name.")

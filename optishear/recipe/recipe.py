@@ -17,15 +17,17 @@ from optishear.recipe.parts import MOST, ROLE_KEYS, Parts, check_roles, first_ma
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.patterns import Asked, Patterns
 from optishear.recipe.quadratic import (
+    QUADRATIC_KEYS,
     RECONSTRUCTION,
+    QuadraticSettings,
     check_quadratic,
-    damping_of,
     quadratic_spec,
 )
 from optishear.recipe.solver_settings import SETTINGS, check_settings, without_usual
 
 
 FORMAT, FORMAT_1 = "optishear-recipe/2", "optishear-recipe/1"
+BY_BLOCK, BY_SITE = ORDERS = ("block", "site")
 MADE_WITH = "made_with"  # beside a recipe in its file, no part of it: on what it was found
 
 
@@ -40,12 +42,16 @@ class Recipe:
       is not 1.
     - `roles`: patterns of roles, such as `mlp.*`, with the parts of these layers; the first that
       matches counts.
+    - `order`: in which the layers of a block are solved: all at once, with what they read while it
+      is dense (`block`), or in the order in which data flow through them (`site`), each with what
+      it reads of those before it that are pruned.
     """
 
     default: Parts
     drop: Mapping[str, int]
     lambdas: Mapping[str, float] = field(default_factory=dict)
     roles: tuple[tuple[str, Parts], ...] = ()
+    order: str = BY_BLOCK
 
     @classmethod
     def of(
@@ -56,14 +62,15 @@ class Recipe:
         solver: Mapping[str, Any] | None = None,
         quadratic: Mapping[str, Any] | None = None,
         roles: Sequence[tuple[str, Mapping[str, Any]]] = (),
+        order: str = BY_BLOCK,
     ) -> "Recipe":
         """As files say it: one metric, pattern, solver and quadratic for all layers, and what some
         `roles` have otherwise. A `ConfigError` for what can be none."""
         quadratic = {"name": RECONSTRUCTION} if quadratic is None else quadratic
-        default = Parts.of(metric, pattern, solver, damping_of(quadratic))
+        default = Parts.of(metric, pattern, solver, QuadraticSettings.of(quadratic))
         lambdas = {k: v for k, v in quadratic.get("lambda", {}).items() if v != 1}
         entries = [(match, default.but(said)) for match, said in roles]
-        return cls(default, drop, lambdas, simplest(default, entries))
+        return cls(default, drop, lambdas, simplest(default, entries), order)
 
     def at(self, layer: Layer) -> Parts:
         """How this layer is pruned."""
@@ -103,6 +110,13 @@ class Recipe:
         """Whether the Taylor loss, which reads gradients, has a part in any layer."""
         return bool(self.lambdas)
 
+    @property
+    def only_by_block(self) -> list[str]:
+        """What it says that has no meaning where every layer is pruned with what it reads of the
+        dense model; so it is to be pruned block by block."""
+        shifted = any(parts.quadratic.target_shift for parts in self.every)
+        return ["a target shift"] * shifted + ["an order by site"] * (self.order != BY_BLOCK)
+
     def with_drop(self, drop: Mapping[str, int]) -> "Recipe":
         return replace(self, drop=drop)
 
@@ -133,17 +147,18 @@ class Recipe:
             "metric": self.default.metric.to_json(),
             "pattern": self.default.pattern.text,
             "solver": self.default.solver.to_json(),
-            "quadratic": quadratic_spec(self.lambdas, self.default.damping),
+            "quadratic": quadratic_spec(self.lambdas, self.default.quadratic),
             "drop": dict(self.drop),
         }
         if data["quadratic"] == {"name": RECONSTRUCTION}:
             del data["quadratic"]
-        return data
+        return data if self.order == BY_BLOCK else {**data, "order": self.order}
 
     @classmethod
     def from_json(cls, data: Any, where: str = "recipe") -> "Recipe":
         """A checked recipe; `where` names the file in the sentence of a `ConfigError`."""
-        fields = ("format", "metric", "pattern", "solver", "quadratic", "drop", "roles", MADE_WITH)
+        parts = ("metric", "pattern", "solver", "quadratic", "drop")
+        fields = ("format", *parts, "roles", "order", MADE_WITH)
         if not isinstance(data, dict):
             raise ConfigError(f"{where}: a recipe is a JSON object, found {type(data).__name__}.")
         for key in data:
@@ -155,9 +170,9 @@ class Recipe:
                 f"{FORMAT_1!r}."
             )
         quadratic = data.get("quadratic", {"name": RECONSTRUCTION})
-        parts = {**data, "quadratic": quadratic}
-        for key, kind in zip(fields[1:6], (dict, str, dict, dict, dict)):
-            if not isinstance(parts.get(key), kind):
+        said = {**data, "quadratic": quadratic}
+        for key, kind in zip(parts, (dict, str, dict, dict, dict)):
+            if not isinstance(said.get(key), kind):
                 raise ConfigError(f"{where}: {key!r} is missing or no {kind.__name__}.")
         for name, count in data["drop"].items():
             if type(count) is not int or not 0 <= count <= MOST:
@@ -166,7 +181,9 @@ class Recipe:
             check_quadratic(quadratic, "quadratic")
             check_metric(data["metric"], "metric")
             solver, roles = checked_solver(data["solver"]), roles_of(data.get("roles", []))
-            return cls.of(data["metric"], data["drop"], data["pattern"], solver, quadratic, roles)
+            order = checked_order(data.get("order", BY_BLOCK), "order")
+            metric, drop, pattern = data["metric"], data["drop"], data["pattern"]
+            return cls.of(metric, drop, pattern, solver, quadratic, roles, order)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
 
@@ -195,7 +212,7 @@ class Recipe:
                 f"layers, first {missing[0]!r}. Was it made for another model?"
             )
         check_roles([match for match, _ in self.roles], layout.roles, "recipe.roles")
-        spec = quadratic_spec(self.lambdas, self.default.damping)
+        spec = quadratic_spec(self.lambdas, self.default.quadratic)
         check_quadratic(spec, "recipe.quadratic", layout.by_name)
         for name, drop in self.drop.items():
             if name not in layout.by_name:
@@ -211,6 +228,13 @@ class Recipe:
                     f"{name}: {drop} of {layer.size} weights cannot be dropped under the pattern "
                     f"{pattern.text!r}. Was the recipe made for another model?"
                 )
+
+
+def checked_order(order: Any, where: str) -> str:
+    """`block` or `site`; a `ConfigError` for another."""
+    if order not in ORDERS:
+        raise ConfigError(f"{where}: is {order!r}, expected one of {', '.join(ORDERS)}.")
+    return order
 
 
 def checked_solver(said: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,12 +256,13 @@ def roles_of(data: Any) -> list[tuple[str, dict[str, Any]]]:
         for key, value in entry.items():
             if key not in (*ROLE_KEYS, "role"):
                 raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(key, ROLE_KEYS)}")
-            kind = {"metric": dict, "solver": dict, "damping": object}.get(key, str)
+            kind = {"metric": dict, "solver": dict, **dict.fromkeys(QUADRATIC_KEYS, object)}.get(
+                key, str
+            )
             if not isinstance(value, kind):
                 raise ConfigError(f"{where}: {key!r} is no {kind.__name__}.")
         said = {key: value for key, value in entry.items() if key != "role"}
-        if "damping" in said:
-            check_quadratic({"name": RECONSTRUCTION, "damping": said["damping"]}, where)
+        QuadraticSettings.check(said, where)
         check_metric(said.get("metric", {}), f"{where}.metric")
         if "solver" in said:
             said["solver"] = checked_solver(said["solver"])

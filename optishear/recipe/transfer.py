@@ -9,7 +9,7 @@ import math
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
@@ -87,10 +87,10 @@ def transfer(
 ) -> Transferred:
     """The recipe for `target` that takes after `recipe`, which is for `source`.
 
-    Metric, pattern, solver and damping stay as they are; where they go by role, each role of the
-    target has those of the roles that it takes its sparsities from. `sparsity` None is that of the
-    source, as a fraction of all prunable weights. Onto the same layout a recipe stays exactly what
-    it is.
+    Metric, pattern, solver, quadratic and order stay as they are; where they go by role, each role
+    of the target has those of the roles that it takes its sparsities from. `sparsity` None is that
+    of the source, as a fraction of all prunable weights. Onto the same layout a recipe stays
+    exactly what it is.
 
     Raises a `ConfigError` for a mask from elsewhere, and where the pattern does not fit a layer.
     """
@@ -109,7 +109,7 @@ def transfer(
     ceiling = min(max(Bounds().ceiling, *fractions.values()), math.nextafter(1, 0))
     budget = round(asked * target.total)
     by_role = recipe.roles if source == target else carried_roles(recipe, source, matched)
-    there = Recipe(recipe.default, {}, {}, by_role)
+    there = replace(recipe, drop={}, lambdas={}, roles=by_role)
     drop = project(targets, target, there.patterns, Bounds(0.0, ceiling), budget)
     lambdas = recipe.lambdas
     if recipe.mixed:
@@ -123,7 +123,7 @@ def transfer(
         before = _mean([targets[layer.name] for layer in layers], sizes)
         roles.append(RoleMatch(role, sources, rule, len(layers), before, lost))
     return Transferred(
-        Recipe(recipe.default, drop, lambdas, by_role),
+        replace(there, drop=drop, lambdas=lambdas),
         tuple(roles),
         _mean([targets[layer.name] for layer in target.layers], list(target.sizes.values())),
     )

@@ -62,13 +62,18 @@ def compare(
 
     All are applied as the search applies them, with statistics of the dense model (`mode`
     one-shot), and all once more block by block, as `optishear prune` does (`mode` sequential): each
-    row stands beside rows of its own mode. A recipe that reads no statistics is the same in both,
+    row stands beside rows of its own mode; one with what only that mode knows has no other. A
+    recipe that reads no statistics is the same in both,
     and is pruned and measured once. `fewer_nats` are paired: nats per token fewer than each other
     row, and the standard error.
     """
     rows = [_Row(DENSE)]
     for mode, ending in ((ONE_SHOT, ""), (SEQUENTIAL, BLOCK_BY_BLOCK)):
-        rows += [_Row(f"{name}{ending}", recipe, mode) for name, recipe in recipes.items()]
+        rows += [
+            _Row(f"{name}{ending}", recipe, mode)
+            for name, recipe in recipes.items()
+            if mode == SEQUENTIAL or not recipe.only_by_block
+        ]
     with working_weights(calibrated.loaded.model, calibrated.layout) as working:
         bench = _Bench(calibrated, working, texts, batch_tokens, watcher, prune_layers)
         found = {row.name: bench.measured(row) for row in rows}

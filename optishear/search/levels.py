@@ -17,7 +17,7 @@ from optishear.search.template_genes import TemplateGenes
 
 def levels_of(space: SearchSpace) -> Iterator[tuple[Layer, Recipe]] | None:
     """Each layer with recipes that drop weights of it alone, in the order of the layout, that all
-    recipes of the space are made of: every count in reach x every metric, solver, damping and λ.
+    recipes of the space are made of: every count in reach x every metric, solver, quadratic and λ.
 
     None where a metric, a solver, λ or the counts are continuous: nothing can be listed then. A
     budget may keep some of them out of reach.
@@ -49,10 +49,10 @@ def _recipes(
     What they say of other layers has a part in it: the form of a metric depends on whether λ is
     mixed anywhere. So of every λ there is one recipe that mixes elsewhere and one that does not.
     """
-    pattern, damping = space.layers.patterns.at(layer), space.at(layer).damping
+    pattern, quadratic = space.layers.patterns.at(layer), space.at(layer).quadratic
     found: dict[str, Recipe] = {}
     for (metric, solver), lambdas in product(chosen, _lambdas(space, layer)):
-        said = Parts.of(metric, pattern, solver, damping)
+        said = Parts.of(metric, pattern, solver, quadratic)
         recipe = canonical_recipe(Recipe(said, {layer.name: 0}, lambdas))
         found.setdefault(layer_key(recipe, layer), recipe)
     return list(found.values())

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.quadratic import USUAL_DAMPING, blended_layers
+from optishear.recipe.quadratic import USUAL, QuadraticSettings, blended_layers
 from optishear.search.genes import Choice, Gene, Real
 from optishear.search.space_parts import MoonshotSpec
 
@@ -29,7 +29,7 @@ class QuadraticGenes:
     groups: Mapping[str, str] = field(default_factory=dict)
     low: float = 0.0
     high: float = 1.0
-    damping: float = USUAL_DAMPING
+    settings: QuadraticSettings = USUAL
     options: tuple[float, ...] | None = None
 
     @cached_property
@@ -70,11 +70,11 @@ class QuadraticGenes:
 
 
 def quadratic_genes(
-    spec: MoonshotSpec | None, damping: float, layout: ModelLayout
+    spec: MoonshotSpec | None, settings: QuadraticSettings, layout: ModelLayout
 ) -> QuadraticGenes:
     """The genes on one model. Raises a `ConfigError` for roles that it lacks."""
     if spec is None:
-        return QuadraticGenes(damping=damping)
+        return QuadraticGenes(settings=settings)
     roles = spec.roles[0] if len(spec.roles) == 1 else spec.roles
     mixed = [layout.by_name[name] for name in blended_layers(layout, roles)]
     match spec.by:
@@ -86,6 +86,6 @@ def quadratic_genes(
             groups = {layer.name: f"{NAME}.block.{layer.block}" for layer in mixed}
     if spec.options is not None:
         options = tuple(sorted(set(spec.options)))
-        return QuadraticGenes(groups, options[0], options[-1], damping, options)
+        return QuadraticGenes(groups, options[0], options[-1], settings, options)
     low, high = (spec.low, spec.high) if spec.fixed is None else (spec.fixed, spec.fixed)
-    return QuadraticGenes(groups, low, high, damping)
+    return QuadraticGenes(groups, low, high, settings)

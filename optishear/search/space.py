@@ -1,7 +1,7 @@
 """The genes of a search, and the recipe that a vector of gene values means."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from optishear.recipe.layout import Layer
 from optishear.recipe.parts import Parts, first_match
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import project
+from optishear.recipe.quadratic import QuadraticSettings
 from optishear.recipe.recipe import Recipe
 from optishear.search.genes import Choice, Gene, Integer, cleaned
 from optishear.search.quadratic_genes import QuadraticGenes
@@ -28,12 +29,13 @@ ALL = "*"
 @dataclass(frozen=True)
 class RoleGenes:
     """What varies in the layers of some roles alone, such as `mlp.*`; None where they have what the
-    others have. Their patterns are those of the space's `layers`."""
+    others have; `quadratic` says single settings. Their patterns are those of the space's
+    `layers`."""
 
     match: str
     metric: TemplateGenes | None = None
     solver: TemplateGenes | None = None
-    damping: float | None = None
+    quadratic: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
@@ -42,12 +44,12 @@ class RoleGenes:
 
 @dataclass(frozen=True)
 class PartGenes:
-    """What decides on the metric, the solver and the damping of the layers that follow `match`."""
+    """What decides on metric, solver and quadratic of the layers that follow `match`."""
 
     match: str
     metric: TemplateGenes
     solver: TemplateGenes
-    damping: float
+    quadratic: QuadraticSettings
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class SearchSpace:
         targets = layers.decode(values, self.sparsity)
         drop = project(targets, layers.layout, layers.patterns, layers.bounds, self.budget)
         metric, solver = self.metric.decode(values), self.solver.decode(values)
-        default = Parts.of(metric, layers.patterns.default.pattern, solver, genes.damping)
+        default = Parts.of(metric, layers.patterns.default.pattern, solver, genes.settings)
         roles = tuple(
             (role.match, default.but(self._said(role, values, asked.pattern)))
             for role, (_, asked) in zip(self.roles, layers.patterns.roles, strict=True)
@@ -103,17 +105,17 @@ class SearchSpace:
             said["metric"] = role.metric.decode(values)
         if role.solver is not None:
             said["solver"] = role.solver.decode(values)
-        return said if role.damping is None else {**said, "damping": role.damping}
+        return {**said, **role.quadratic}
 
     def at(self, layer: Layer) -> PartGenes:
-        """What decides on this layer's metric, solver and damping."""
+        """What decides on this layer's metric, solver and quadratic."""
         entries = [(role.match, role) for role in self.roles]
         role = first_match(entries, layer.role, RoleGenes(ALL))
         return PartGenes(
             role.match,
             role.metric or self.metric,
             role.solver or self.solver,
-            self.quadratic.damping if role.damping is None else role.damping,
+            self.quadratic.settings.but(role.quadratic),
         )
 
     @cached_property

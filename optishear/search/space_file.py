@@ -12,7 +12,7 @@ from optishear.recipe.metric_forms import NAMED_POINTS, OWN, reads_inputs
 from optishear.recipe.parts import check_roles, matches
 from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Rule, check_grid
-from optishear.recipe.quadratic import USUAL_DAMPING
+from optishear.recipe.quadratic import USUAL_DAMPING, QuadraticSettings
 from optishear.search.gene_file import parse_templates
 from optishear.search.quadratic_genes import quadratic_genes
 from optishear.search.space import RoleGenes, SearchSpace
@@ -157,7 +157,7 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
         layers,
         spec.resolved_budget,
         TemplateGenes("solver", spec.solvers),
-        quadratic_genes(spec.moonshot, spec.damping, layout),
+        quadratic_genes(spec.moonshot, QuadraticSettings(spec.damping), layout),
         tuple(_role_genes(match, role) for match, role in spec.roles.items()),
     )
     if not space.genes:
@@ -174,7 +174,7 @@ def _role_genes(match: str, role: RoleSpec) -> RoleGenes:
         return None if said is None else TemplateGenes(name, parse_templates(name, said), points)
 
     metric, solver = genes("metric", role.metric, NAMED_POINTS), genes("solver", role.solver, {})
-    return RoleGenes(match, metric, solver, role.damping)
+    return RoleGenes(match, metric, solver, role.quadratic)
 
 
 def check_entries(spec: SpaceSpec, layout: ModelLayout) -> None:

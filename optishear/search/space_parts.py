@@ -119,6 +119,11 @@ class RoleSpec(Strict):
 
     later = frozenset({"pattern", "metric", "solver", "damping"})
 
+    @property
+    def quadratic(self) -> dict[str, Any]:
+        """The settings that it says."""
+        return {} if self.damping is None else {"damping": self.damping}
+
     @model_validator(mode="after")
     def _says_something(self) -> "RoleSpec":
         if not any((self.pattern, self.metric, self.solver, self.damping is not None)):

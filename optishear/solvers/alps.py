@@ -79,7 +79,7 @@ class ALPS(Solver):
         return frozenset({InputSq, Gram})
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        weight, keep = problem.target, problem.given
+        weight, keep = problem.weight, problem.given
         if keep is None and problem.drop == 0:
             keep, rounded = (
                 torch.ones_like(weight, dtype=torch.bool),
@@ -125,7 +125,7 @@ class Chosen:
 
 def admm(problem: LayerProblem, most_iterations: int = MOST_ITERATIONS) -> Chosen:
     """The mask that ADMM settles on, at the authors' schedule of rho."""
-    weight, drop = problem.target.float(), problem.drop
+    weight, drop = problem.weight.float(), problem.drop
     step = _Step(problem.quadratic, len(weight))
     goal = weight * step.scale
 

@@ -22,6 +22,8 @@ from optishear.solvers.ranks import RankCache, write_kept
 class LayerProblem:
     """One layer, and everything that may be asked about it.
 
+    - `weight`: what it should be if nothing were dropped: its dense weight, or the shifted target.
+      Metrics score it, a mask keeps of it, and a change is a change of it.
     - `drop`: exactly as many weights go, where the pattern says.
     - `make_stats`: what metrics read; called when one first does. Under MOONSHOT its `input_sq` has
       a row for each output.
@@ -29,9 +31,6 @@ class LayerProblem:
     - `given`: a mask from elsewhere, which then takes the place of the metric's choice.
     - `name`: of weight and statistics, under which `ranks` remembers how metrics rank them.
     - `buffer`: where a solver may make the new weight, in the dense one's dtype.
-    - `make_target`: what the layer should imitate, called when a solver first asks; None is its own
-      weight. Solvers that update weights start from the target and minimise the cost of what
-      differs from it; what metrics score, and what a mask keeps, is the weight.
     """
 
     weight: Float[Tensor, "out in"]
@@ -43,12 +42,6 @@ class LayerProblem:
     name: str = ""
     ranks: RankCache | None = None
     buffer: Float[Tensor, "out in"] | None = None
-    make_target: Callable[[], Float[Tensor, "out in"]] | None = None
-
-    @cached_property
-    def target(self) -> Float[Tensor, "out in"]:
-        """In the weight's dtype or a wider one."""
-        return self.weight if self.make_target is None else self.make_target()
 
     @cached_property
     def stats(self) -> LayerStats:
@@ -100,7 +93,7 @@ class LayerProblem:
 class LayerSolution:
     """`weight` is exactly zero wherever `keep` is False.
 
-    - `cost`: of what differs from the target under the layer's quadratic; None where the solver
+    - `cost`: of the change under the layer's quadratic; None where the solver
       never needed one.
     - `damping`: the relative damping that was used, None without a quadratic.
     - `notes`: what the user should know, for instance why damping was raised.
@@ -152,9 +145,8 @@ class Mask(Solver):
 def solution(
     problem: LayerProblem, weight: Float[Tensor, "out in"], keep: Bool[Tensor, "out in"]
 ) -> LayerSolution:
-    """A solver's answer in the dense weight's dtype, zeros made exact, its cost to the target
-    counted."""
+    """A solver's answer in the problem's dtype, zeros made exact, its cost counted."""
     quadratic = problem.quadratic
     weight = weight.to(problem.weight.dtype).masked_fill(~keep, 0)
-    cost = quadratic.cost(weight.float() - problem.target.float())
+    cost = quadratic.cost(weight.float() - problem.weight.float())
     return LayerSolution(weight, keep, cost, quadratic.damping, quadratic.notes)

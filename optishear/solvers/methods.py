@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import STATISTICS, Gram, InputSq, Need
+from optishear.calibration.statistics import STATISTICS, Cross, Gram, InputSq, Need
 from optishear.errors import ConfigError
 from optishear.metrics import Metric, make_metric
 from optishear.metrics.base import metric_from
@@ -20,11 +20,12 @@ from optishear.recipe.patterns import Patterns
 from optishear.recipe.quadratic import (
     MOONSHOT,
     RECONSTRUCTION,
-    USUAL_DAMPING,
+    USUAL,
+    QuadraticSettings,
     blended_layers,
     canonical_quadratic,
 )
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.recipe import BY_BLOCK, Recipe
 from optishear.recipe.solver_settings import check_settings, value_of
 from optishear.solvers.alps import ALPS
 from optishear.solvers.base import Mask, Solver
@@ -36,7 +37,8 @@ from optishear.solvers.sparsegpt import SparseGPT
 class Method:
     """A named combination. `pattern` is the one its paper uses; a command may ask for another.
 
-    `moonshot_lambda` other than 1 mixes that much reconstruction with Taylor loss.
+    `moonshot_lambda` other than 1 mixes that much reconstruction with Taylor loss. `settings` of
+    the quadratic and `order` are the usual ones, those of all that was published before them.
     """
 
     metric: Mapping[str, Any]
@@ -44,6 +46,8 @@ class Method:
     paper: str
     solver: Mapping[str, Any] = field(default_factory=lambda: {"name": "mask"})
     moonshot_lambda: float = 1.0
+    settings: QuadraticSettings = USUAL
+    order: str = BY_BLOCK
 
     @property
     def quadratic(self) -> str:
@@ -58,23 +62,26 @@ class Method:
         refit: bool = False,
         moonshot_lambda: float | None = None,
         moonshot_roles: str | Sequence[str] = "attention",
-        damping: float = USUAL_DAMPING,
+        settings: QuadraticSettings | None = None,
+        order: str | None = None,
     ) -> Recipe:
-        """This method with these counts; `moonshot_lambda` None is its own. `given` may say a
-        pattern by role."""
+        """This method with these counts; what is None is its own. `given` may say a pattern by
+        role."""
         lam = self.moonshot_lambda if moonshot_lambda is None else moonshot_lambda
         mixed = blended_layers(layout, moonshot_roles) if lam != 1 else []
-        quadratic = canonical_quadratic(dict.fromkeys(mixed, lam), damping)
+        settings = self.settings if settings is None else settings
+        quadratic = canonical_quadratic(dict.fromkeys(mixed, lam), settings)
         solver = refitted(self.solver) if refit else self.solver
         patterns = Patterns.over(given)
         roles = [(match, {"pattern": asked.pattern}) for match, asked in patterns.roles]
         default = patterns.default.pattern
-        return Recipe.of(self.metric, drop, default, solver, quadratic, roles)
+        order = self.order if order is None else order
+        return Recipe.of(self.metric, drop, default, solver, quadratic, roles, order)
 
     @property
     def parts(self) -> Parts:
         """On its own pattern."""
-        return Parts.of(self.metric, self.pattern, self.solver)
+        return Parts.of(self.metric, self.pattern, self.solver, self.settings)
 
     @property
     def needs(self) -> str:
@@ -223,4 +230,6 @@ def needs_of_parts(parts: Parts, mixed: bool) -> frozenset[Need]:
     needs = solver_of(parts).needs
     if mixed:
         needs |= {InputSq, Gram, LayerGradients}  # the normalisers read both terms
+    if parts.quadratic.target_shift:
+        needs |= {Gram, Cross}
     return needs

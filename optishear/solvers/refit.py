@@ -72,10 +72,10 @@ def refit_choice(
     start: Float[Tensor, "out in"],
     tolerance: float = TOLERANCE,
 ) -> LayerSolution:
-    """The answer for a mask, refitted from `start`; a row keeps `start`, its dense weights or those
-    of the target where these cost less after rounding."""
-    refitted = refit(problem.quadratic, problem.target, keep, start, tolerance)
-    others = [start, problem.weight, *([] if problem.make_target is None else [problem.target])]
+    """The answer for a mask, refitted from `start`; a row keeps `start`, or its weights as they
+    were, where these cost less after rounding."""
+    refitted = refit(problem.quadratic, problem.weight, keep, start, tolerance)
+    others = [start, problem.weight]
     masked = [other.masked_fill(~keep, 0) for other in others]
     weight = cheapest(problem, [refitted.weight, *masked])
     return solution(problem, weight, keep).with_notes(refitted.notes)
@@ -252,7 +252,7 @@ def cheapest(
     best = candidates[0].to(dtype)
     for part in problem.quadratic.chunks(len(best)):
         rows = part.rows
-        target = problem.target[rows].float()
+        target = problem.weight[rows].float()
         least = part.costs(best[rows].float() - target)
         for other in candidates[1:]:
             cost = part.costs(other[rows].to(dtype).float() - target)

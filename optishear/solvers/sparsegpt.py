@@ -57,7 +57,7 @@ class SparseGPT(Solver):
         return frozenset({InputSq, Gram})
 
     def solve(self, problem: LayerProblem) -> LayerSolution:
-        weight = torch.where(problem.stats[InputSq].total == 0, 0.0, problem.target.float())
+        weight = torch.where(problem.stats[InputSq].total == 0, 0.0, problem.weight.float())
         sweeps = sweeps_of(problem.quadratic, weight.shape[0])
         weight, keep = _sweep(sweeps, weight, problem.drop, problem.pattern, self.block)
         return solution(problem, weight.contiguous(), keep.contiguous())

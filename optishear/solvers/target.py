@@ -16,12 +16,32 @@ GPTAQ (Li et al., ICML 2025) has this correction with alpha = 1 in quantisation,
 2025) in pruning; alpha between them is ours.
 """
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from optishear.errors import NumericalError
+from optishear.solvers.base import LayerProblem
 from optishear.solvers.quadratic import Quadratic, QuadraticRows
+
+
+def shifted(
+    problem: LayerProblem, cross: Float[Tensor, "in in"], alpha: float, share: float = 1.0
+) -> LayerProblem:
+    """The same problem with the shifted target in the place of the weight: a mask keeps of it, a
+    metric scores it, a solver starts from it, and costs are of what differs from it. The arguments
+    are those of `shifted_target`."""
+    quadratic = problem.quadratic
+    target = shifted_target(problem.weight, cross, alpha, quadratic, share)
+    fits = problem.buffer is not None and problem.buffer.dtype == target.dtype
+    return replace(
+        problem,
+        weight=target,
+        make_quadratic=lambda: quadratic,
+        buffer=problem.buffer if fits else None,
+    )
 
 
 @torch.no_grad()

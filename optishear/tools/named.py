@@ -1,7 +1,7 @@
 """Recipes from words: a named method with its options, or the mask of another checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,15 @@ from optishear.recipe.metric_forms import GIVEN
 from optishear.recipe.parts import ROLE_KEYS, Part, Parts, check_roles, simplest
 from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
-from optishear.recipe.quadratic import RECONSTRUCTION, USUAL_DAMPING, check_quadratic
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.quadratic import QuadraticSettings
+from optishear.recipe.recipe import Recipe, checked_order
 from optishear.recipe.rule_settings import parse_rule
 from optishear.runs.prepare import Prepared, rule_of
 from optishear.solvers.methods import METHODS, needs_of_parts, refitted, solver_of
 
 
 MASK_SUFFIX = ".safetensors"
-RoleParts = Mapping[str, Any]  # some of pattern, metric, solver, damping
+RoleParts = Mapping[str, Any]  # some of `ROLE_KEYS`
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ class NamedMethod:
     - `moonshot_lambda`: weight of the reconstruction against the Taylor loss; None is the method's
       own. `moonshot_roles`: attention, all, or names with commas.
     - `roles`: what the layers of some roles have otherwise; the first entry that matches counts.
-    - `damping`: relative to the mean diagonal; None is the usual one.
+    - `quadratic`: settings of the quadratic that are not the method's own.
+    - `order`: in which a block's layers are solved; None is the method's own.
     """
 
     method: str
@@ -54,9 +55,10 @@ class NamedMethod:
     refit: bool = False
     moonshot_lambda: float | None = None
     moonshot_roles: str = "attention"
-    damping: float | None = None
+    quadratic: Mapping[str, Any] = field(default_factory=dict)
     profile: str = UNIFORM
     roles: tuple[tuple[str, RoleParts], ...] = ()
+    order: str | None = None
 
     def __post_init__(self) -> None:
         """What can be checked before a model is loaded."""
@@ -77,8 +79,10 @@ class NamedMethod:
         lam = self.moonshot_lambda
         if lam is not None and not 0 <= lam <= 1:
             raise ConfigError(f"--moonshot-lambda {lam:g}: it must lie in [0, 1]; 1 is plain.")
-        if self.damping is not None:
-            check_quadratic({"name": RECONSTRUCTION, "damping": self.damping}, "--damping")
+        for key, value in self.quadratic.items():
+            QuadraticSettings.check({key: value}, f"--{key.replace('_', '-')}")
+        if self.order is not None:
+            checked_order(self.order, "--order")
 
     @property
     def plain(self) -> bool:
@@ -97,7 +101,12 @@ class NamedMethod:
         """Whether it reads the Hessian, which is damped."""
         moves = any(said.get("solver", MASK) != MASK for _, said in self.roles)
         own = METHODS[self.method].solver["name"] != "mask"
-        return self.refit or not self.plain or own or moves
+        return self.refit or not self.plain or own or moves or bool(self.settings.target_shift)
+
+    @property
+    def settings(self) -> QuadraticSettings:
+        """Of the quadratic of layers that no role names."""
+        return METHODS[self.method].settings.but(self.quadratic)
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -109,8 +118,7 @@ class NamedMethod:
     def _default(self, patterns: Patterns) -> Parts:
         method = METHODS[self.method]
         solver = refitted(method.solver) if self.refit else method.solver
-        damping = USUAL_DAMPING if self.damping is None else self.damping
-        return Parts.of(method.metric, patterns.default.pattern, solver, damping)
+        return Parts.of(method.metric, patterns.default.pattern, solver, self.settings)
 
     def _entries(self, patterns: Patterns) -> list[tuple[str, Parts]]:
         """The parts of the roles that are named; where a solver chooses by itself, with no metric
@@ -142,7 +150,8 @@ class NamedMethod:
             refit=self.refit,
             moonshot_lambda=self.moonshot_lambda,
             moonshot_roles=roles.split(",") if "," in roles else roles,
-            damping=USUAL_DAMPING if self.damping is None else self.damping,
+            settings=self.settings,
+            order=self.order,
         )
         return replace(recipe, roles=simplest(recipe.default, self._entries(patterns)))
 
@@ -171,7 +180,7 @@ class NamedMethod:
 
 def roles_asked(text: str) -> tuple[tuple[str, RoleParts], ...]:
     """`{mlp.*: {pattern: 2:4}}` -> what roles have otherwise, as a space's `roles` say it: pattern,
-    metric, solver, damping; one of each, without genes."""
+    metric, solver, settings of the quadratic; one of each, without genes."""
     data = yaml_of(text, "--roles")
     if not isinstance(data, dict) or not data:
         raise ConfigError(
@@ -195,7 +204,7 @@ def roles_asked(text: str) -> tuple[tuple[str, RoleParts], ...]:
                 said[key] = Part(value, f"{where}: {key}")
         if "pattern" in said and not isinstance(said["pattern"], str):
             raise ConfigError(f"{where}: pattern is {said['pattern']!r}, expected such as 2:4.")
-        check_quadratic({"name": RECONSTRUCTION, "damping": said.get("damping", 0)}, where)
+        QuadraticSettings.check(said, where)
         found.append((str(match), said))
     return tuple(found)
 

@@ -19,7 +19,7 @@ from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.stored import StoredTensors, dtypes_of
 from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import InMemory, apply_by_block
-from optishear.pruning.oneshot import PruneLayers, apply, prune
+from optishear.pruning.oneshot import PruneLayers, apply, prune, refuse_one_shot
 from optishear.pruning.result import LayerReport
 from optishear.pruning.rounded import rounded
 from optishear.recipe.recipe import Recipe
@@ -100,6 +100,7 @@ def apply_to(
     needs, layout = needs_of(recipe), prepared.layout
     prune_layers = rounded(prune_layers, stored_dtypes(prepared))
     if not sequential:
+        refuse_one_shot(recipe)
         watcher.stage("collecting statistics")
         calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage)
         data = calibrated.data.with_masks(given or {})

@@ -40,6 +40,7 @@ from optishear.models.load import AS_STORED
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import GIVEN
+from optishear.recipe.parts import Parts
 from optishear.recipe.recipe import Recipe
 from optishear.runs.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
 from optishear.runs.watcher import Watcher
@@ -165,12 +166,19 @@ def _beside_dense(
         return "It is not the dense model that this was made of."
     tell(check_dtype(stored, config, origin.save_dtype, dense.files))
     tell(check_keys(opened, dense.unknown))
-    solvers = recipe and {x.name: recipe.at(x).solver.name for x in layout.layers}
+    solvers = recipe and {x.name: _solver(recipe.at(x)) for x in layout.layers}
     beside = compare(AsStored(folder.resolve(), stored.files), dense, layout)
     tell(check_kept(beside, solvers))
     tell(check_others(beside))
     tell(check_tied(model, dense, stored))
     return ""
+
+
+def _solver(parts: Parts) -> str:
+    """What decides whether kept weights are the dense ones: a mask's are, unless it is of a shifted
+    target."""
+    name = parts.solver.name
+    return f"{name} of a shifted target" if parts.quadratic.target_shift else name
 
 
 def _dense_check(

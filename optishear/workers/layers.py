@@ -40,8 +40,8 @@ class DenseLayers(Payload):
 
     def solve(self, layer: Layer, recipe: Recipe) -> LayerSolution:
         """From the dense weight. Raises `NumericalError` naming the layer."""
-        problem = self.data.problem(layer, self.weights[layer.name], recipe)
-        return solve_layer(solver_of(recipe.at(layer)), layer, problem)
+        pose = partial(self.data.problem, layer, self.weights[layer.name], recipe)
+        return solve_layer(solver_of(recipe.at(layer)), layer, pose)
 
     def level(self, layer: Layer, recipe: Recipe) -> Solved:
         return solved_level(self.solve, layer, recipe)

@@ -41,7 +41,7 @@ def test_a_layer_has_what_the_first_entry_says_that_matches_its_role():
     assert found.at(at("mlp.down_proj")).metric == WANDA
     assert found.at(at("mlp.up_proj")).pattern == NofM(4)
     assert found.at(at("mlp.up_proj")).metric == RIA
-    assert found.at(at("self_attn.q_proj")).damping == 0.5
+    assert found.at(at("self_attn.q_proj")).quadratic.damping == 0.5
     assert found.at(at("self_attn.q_proj")).pattern == Row()
 
 
@@ -133,7 +133,7 @@ def test_the_canonical_form_is_one_and_says_the_same_of_every_layer():
     assert canonical_recipe(found, LAYOUT.layers) == found
     assert found.at(at("mlp.down_proj")).metric == {"name": "own"}
     assert found.at(at("mlp.up_proj")).metric == MAGNITUDE
-    assert found.at(at("mlp.up_proj")).damping == 0.01  # which a mask does not read
+    assert found.at(at("mlp.up_proj")).quadratic.damping == 0.01  # which a mask does not read
     heard = {layer.name for layer in LAYOUT.layers if "up" not in layer.role}
     assert set(found.lambdas) == {name for name in heard if "gate" not in name}
 

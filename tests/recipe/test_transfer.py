@@ -9,7 +9,7 @@ from layouts import llama_layout
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.quadratic import canonical_quadratic
+from optishear.recipe.quadratic import QuadraticSettings, canonical_quadratic
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.transfer import carry, match_roles, transfer
 
@@ -243,11 +243,11 @@ def test_lambda_is_carried_by_role_and_depth_and_the_rest_stays():
         {layer.name: layer.size // 2 for layer in source.layers},
         "layer",
         {"name": "refit", "of": "mask"},
-        canonical_quadratic(lambdas, 0.05),
+        canonical_quadratic(lambdas, QuadraticSettings(0.05)),
     )
     found = transfer(recipe, source, target).recipe
     assert found.default == recipe.default
-    assert found.default.damping == 0.05
+    assert found.default.quadratic.damping == 0.05
     along = [found.lambda_of(target.by_name[f"h.{b}.attn.c_attn.0"]) for b in range(5)]
     assert along == pytest.approx([0.55, 0.65, 0.75, 0.85, 0.95])  # half the weights have λ = 1
     assert found.lambda_of(target.by_name["h.2.mlp.c_fc.0"]) == 1

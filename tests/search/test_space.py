@@ -268,7 +268,7 @@ def test_a_fixed_lambda_and_the_damping_have_no_gene():
     chosen = build_space(spec, LAYOUT, RULES)
     assert len(chosen.genes) == 3
     recipe = chosen.decode(genome_of(chosen))
-    assert (recipe.lambdas, recipe.default.damping) == (_attention(0.333333), 0.1)
+    assert (recipe.lambdas, recipe.default.quadratic.damping) == (_attention(0.333333), 0.1)
 
 
 def test_genomes_of_one_meaning_are_one_recipe():

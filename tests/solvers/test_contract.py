@@ -16,6 +16,7 @@ from optishear.solvers.alps import ALPS
 from optishear.solvers.methods import CHOOSERS, METHODS, needs_of, solver_names, solver_of
 from optishear.solvers.refit import Refit
 from optishear.solvers.sparsegpt import SparseGPT
+from optishear.solvers.target import shifted
 
 
 OWN = {"name": "own"}
@@ -91,27 +92,30 @@ class TestEverySolver:
         assert torch.equal(first.weight, second.weight)
 
     @cases("name lam pattern kind", PATTERNS, ["plain", "bfloat16", "dead_inputs"])
-    def test_its_own_weight_as_target_changes_no_bit(self, name, lam, pattern, kind):
+    def test_no_shift_and_a_stream_that_has_not_moved_change_no_bit(self, name, lam, pattern, kind):
         layer = SmallLayer(kind)
-        plain, aimed = (
-            make(name).solve(layer.problem(SIZE // 2, pattern, lam, target=target))
-            for target in (None, layer.weight.clone())
-        )
-        assert torch.equal(plain.weight, aimed.weight)
-        assert torch.equal(plain.keep, aimed.keep)
-        assert (plain.cost, plain.damping, plain.notes) == (aimed.cost, aimed.damping, aimed.notes)
+        cross = layer.drifted()[1].float()
+        problem = layer.problem(SIZE // 2, pattern, lam)
+        plain = make(name).solve(problem)
+        for moved, alpha in ((cross, 0.0), (torch.zeros_like(cross), 1.0)):
+            found = make(name).solve(shifted(problem, moved, alpha, lam))
+            assert torch.equal(plain.weight, found.weight)
+            assert torch.equal(plain.keep, found.keep)
+            want, got = ((x.cost, x.damping, x.notes) for x in (plain, found))
+            assert want == got
 
     @cases("name lam pattern share", PATTERNS, [0, 0.5, 0.75])
-    def test_what_it_makes_is_measured_against_the_target(self, name, lam, pattern, share):
+    def test_what_it_makes_is_measured_against_the_shifted_target(self, name, lam, pattern, share):
         layer, drop = SmallLayer(), int(share * SIZE)
-        target = layer.other_target()
-        problem = layer.problem(drop, pattern, lam, target=target)
+        problem = shifted(
+            layer.problem(drop, pattern, lam), layer.drifted()[1].float(), 0.75, share=lam
+        )
+        target = problem.weight
+        assert not torch.equal(target, layer.weight)
         solution = make(name).solve(problem)
         assert (~solution.keep).sum() == drop
-        if solver_ignores_target(name):
-            plain = make(name).solve(layer.problem(drop, pattern, lam))
-            assert torch.equal(solution.weight, plain.weight)
-            assert solution.cost is None
+        if RECIPES[name][1]["name"] == "mask":
+            assert torch.equal(solution.weight, target.masked_fill(~solution.keep, 0))
             return
         change = solution.weight.double() - target.double()
         hessians = layer.row_hessians(problem.quadratic)
@@ -119,10 +123,6 @@ class TestEverySolver:
         assert solution.cost == pytest.approx(cost, rel=1e-4, abs=1e-9)
         masked = target.masked_fill(~solution.keep, 0) - target
         assert solution.cost <= problem.quadratic.cost(masked) * (1 + 1e-6)
-
-
-def solver_ignores_target(name):
-    return RECIPES[name][1]["name"] == "mask"
 
 
 @pytest.mark.parametrize(("lam", "pattern", "width"), pairwise(LAMBDAS, PATTERNS, [24, WIDTH]))

@@ -46,23 +46,14 @@ class GuidedLayer(SmallLayer):
         rows = len(self.weight)
         stats = guided_stats(self.stats, self.groups, rows)
         quadratic = guided(self.groups, rows)
-        make_target = None if target is None else lambda: target
-        return LayerProblem(
-            self.weight, drop, pattern, lambda: stats, lambda: quadratic, make_target=make_target
-        )
+        weight = self.weight if target is None else target
+        return LayerProblem(weight, drop, pattern, lambda: stats, lambda: quadratic)
 
     def problem_of_group(self, number, drop, pattern, target=None):
         """The rows of one group as a layer of their own."""
         run, stats = self.runs[number], self.groups[number]
-        make_target = None if target is None else lambda: target[run]
-        return LayerProblem(
-            self.weight[run],
-            drop,
-            pattern,
-            lambda: stats,
-            lambda: reconstruction(stats),
-            make_target=make_target,
-        )
+        weight = (self.weight if target is None else target)[run]
+        return LayerProblem(weight, drop, pattern, lambda: stats, lambda: reconstruction(stats))
 
 
 def half(pattern, layer):

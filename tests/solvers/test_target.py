@@ -8,14 +8,6 @@ from optishear.errors import NumericalError
 from optishear.solvers.target import shifted_target
 
 
-def drifted(layer, by=0.3):
-    """(x of the dense stream, mean of (x - x') x'^T in fp64); x' is the layer's own x."""
-    pruned = layer.x.double()
-    noise = torch.randn(pruned.shape, generator=torch.Generator().manual_seed(3)).double()
-    dense = pruned * 1.1 + by * noise * pruned.square().mean(0).sqrt()
-    return dense, (dense - pruned).T @ pruned / len(pruned)
-
-
 def slow_optimum(layer, quadratic, dense, alpha, lam):
     """Each row by `lstsq` of all that is summed up, stacked, in fp64."""
     pruned, tokens = layer.x.double(), len(layer.x)
@@ -39,7 +31,7 @@ def slow_optimum(layer, quadratic, dense, alpha, lam):
 @pytest.mark.parametrize("lam", [1.0, 0.4])
 def test_it_equals_a_direct_least_squares_solve(kind, alpha, lam):
     layer = SmallLayer(kind)
-    dense, cross = drifted(layer)
+    dense, cross = layer.drifted()
     quadratic = layer.quadratic(lam)
     found = shifted_target(layer.weight, cross.float(), alpha, quadratic, share=lam)
     want = slow_optimum(layer, quadratic, dense, alpha, lam)
@@ -51,7 +43,7 @@ def test_it_equals_a_direct_least_squares_solve(kind, alpha, lam):
 
 def test_alpha_of_zero_and_an_input_that_has_not_moved_give_the_weight_itself():
     layer = SmallLayer()
-    _, cross = drifted(layer)
+    _, cross = layer.drifted()
     quadratic = layer.quadratic()
     assert shifted_target(layer.weight, cross.float(), 0.0, quadratic) is layer.weight
     still = torch.zeros_like(cross).float()
@@ -61,13 +53,13 @@ def test_alpha_of_zero_and_an_input_that_has_not_moved_give_the_weight_itself():
 def test_the_weight_is_left_as_it_was():
     layer = SmallLayer()
     before = layer.weight.clone()
-    shifted_target(layer.weight, drifted(layer)[1].float(), 1.0, layer.quadratic())
+    shifted_target(layer.weight, layer.drifted()[1].float(), 1.0, layer.quadratic())
     assert torch.equal(layer.weight, before)
 
 
 def test_a_shift_that_is_not_finite_is_no_target():
     layer = SmallLayer()
-    cross = drifted(layer)[1].float()
+    cross = layer.drifted()[1].float()
     cross[2, 3] = float("inf")
     with pytest.raises(NumericalError, match="shifted target is nan or inf"):
         shifted_target(layer.weight, cross, 1.0, layer.quadratic())

@@ -108,7 +108,7 @@ def as_mask(recipe: Recipe) -> Recipe:
     """The same counts with weights that only go or stay."""
     roles = [(match, _as_mask(parts)) for match, parts in recipe.roles]
     default = _as_mask(recipe.default)
-    return Recipe(default, recipe.drop, {}, simplest(default, roles))
+    return Recipe(default, recipe.drop, {}, simplest(default, roles))  # in the usual order
 
 
 def _as_mask(parts: Parts) -> Parts:

@@ -45,7 +45,7 @@ class LayerTimes:
         for layer, recipe in levels:
             time_of = self.of(layer, recipe)
             total += time_of.solving
-            site = (layer.site, recipe.at(layer).damping)
+            site = (layer.site, recipe.at(layer).quadratic.damping)
             if site not in sites and not factored:
                 total += time_of.factoring
             sites.add(site)
