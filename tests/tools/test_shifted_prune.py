@@ -9,7 +9,6 @@ from tiny_folders import tensors_of, tiny_folder
 from typer.testing import CliRunner
 
 from optishear.cli import app
-from optishear.errors import ConfigError
 from optishear.export.verify.check import FAILED, OK
 from optishear.models.discover import layout_of
 from optishear.models.load import load
@@ -100,7 +99,7 @@ def test_what_replicas_are_sent_is_enough_for_the_same_bits(dense):
 
 
 def test_kept_weights_are_verified_as_updated(written, dense):
-    asked, folder = written
+    _, folder = written
     checks = {check.name: check for check in verify(folder, str(dense), False, "cpu", Silent())}
     assert checks["kept weights"].status == OK
     assert max(checks["kept weights"].layers.values()) > 0
@@ -130,8 +129,8 @@ def prune_command(*arguments) -> Result:
 )
 def test_bad_input_is_one_sentence(arguments, said, tmp_path):
     found = prune_command("--to", str(tmp_path / "x"), *arguments)
-    assert found.exit_code
-    assert said in str(found.exception or found.output).replace("\n", " ")
+    assert found.exit_code == 2
+    assert said in " ".join(found.output.split())
     assert not (tmp_path / "x").exists()
 
 
@@ -140,5 +139,4 @@ def test_recipes_have_their_own(tmp_path):
     path.write_text(json.dumps({}))
     arguments = ["--model", "embedded", "--recipe", str(path), "--to", str(tmp_path / "x")]
     found = CliRunner().invoke(app, ["prune", *arguments, "--order", "site"])
-    assert "--order: a recipe or a mask has its own" in str(found.exception)
-    assert isinstance(found.exception, ConfigError)
+    assert "--order: a recipe or a mask has its own" in " ".join(found.output.split())
