@@ -3,8 +3,8 @@
     python methods_table.py --model smollm2-135m --out results/methods_smollm2
 
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
-sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss; `--recipes` puts recipe
-files of `optishear export` beside them, `--runs` what searches on the same calibration text have
+sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss,
+METHOD/shift=0.5/order=site with other settings (`options_of`); `--recipes` puts recipe files of `optishear export` beside them, `--runs` what searches on the same calibration text have
 already measured of their pick, block by block. One row of methods.csv.xz for each method, setting,
 calibration and text, written as soon as it is measured; what the file already has is not measured
 again. summary.md holds the tables that people read: perplexity and its standard error over
@@ -132,7 +132,7 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
             plain, *blend = method.split("/")
             name, _, profile = plain.partition("@")
             name, options = EXTRA.get(name, (name, {}))
-            options = {**options, **blended(blend)}
+            options = {**options, **options_of(blend)}
             where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
             options = {**options, **where, "profile": profile or "uniform"}
             yield method, setting, partial(NamedMethod(name, **options).on, prepared)
@@ -143,15 +143,25 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
         yield f"{FOUND}{name}", setting, partial(Recipe.read, Path(file))
 
 
-def blended(texts: Sequence[str]) -> dict[str, Any]:
+QUADRATIC = {"shift": "target_shift", "damping": "damping"}
+
+
+def options_of(texts: Sequence[str]) -> dict[str, Any]:
     given = dict(text.split("=") for text in texts)
     options: dict[str, Any] = {}
+    if quadratic := {QUADRATIC[k]: float(given.pop(k)) for k in list(given) if k in QUADRATIC}:
+        options["quadratic"] = quadratic
+    if "order" in given:
+        options["order"] = given.pop("order")
     if "lambda" in given:
         options["moonshot_lambda"] = float(given.pop("lambda"))
     if "roles" in given:
         options["moonshot_roles"] = given.pop("roles").replace("+", ",")
     if given:
-        raise SystemExit(f"/{next(iter(given))}=…: write /lambda=0.5 or /roles=gate+up.")
+        raise SystemExit(
+            f"/{next(iter(given))}=…: write /lambda=0.5, /roles=gate+up, "
+            f"/shift=0.5, /damping=0.1 or /order=site."
+        )
     return options
 
 
