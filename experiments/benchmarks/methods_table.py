@@ -4,8 +4,9 @@
 
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
 sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss,
-METHOD/shift=0.5/order=site with other settings (`options_of`); `--recipes` puts recipe files of `optishear export` beside them, `--runs` what searches on the same calibration text have
-already measured of their pick, block by block. One row of methods.csv.xz for each method, setting,
+METHOD/shift=0.5/order=site with other settings (`options_of`); `--recipes` puts recipe files of
+`optishear export` beside them, `--runs` what searches on the same calibration text have already
+measured of their pick, block by block. One row of methods.csv.xz for each method, setting,
 calibration and text, written as soon as it is measured; what the file already has is not measured
 again. summary.md holds the tables that people read: perplexity and its standard error over
 sequences, one column a setting, and for each recipe what it gains on the best fixed method of its
