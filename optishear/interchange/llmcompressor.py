@@ -197,6 +197,7 @@ def _lost(recipe: Recipe, layout: ModelLayout, modifier: str) -> Iterator[str]:
         yield from (f"{of[parts]}{sentence}" for sentence in _lost_of(parts, modifier))
     if recipe.mixed:
         yield "the quadratic is MOONSHOT's mix of reconstruction and Taylor loss; plain here"
+    yield from (f"the recipe has {said}; none here" for said in recipe.only_by_block)
     own = Row() if modifier == WANDA else Block(BLOCK)
     for parts, layers in alike.items():
         if _m_of(parts.pattern, layers) is None and parts.pattern != own:

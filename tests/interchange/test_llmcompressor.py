@@ -125,6 +125,11 @@ def test_sparsegpt_takes_its_damping_along():
         ({"metric": OWN, "solver": {"name": "alps"}}, "the solver is alps; SparseGPT"),
         ({"metric": OWN, "solver": {"name": "sparsegpt"}}, "goes on with the identity"),
         ({"quadratic": {"name": "moonshot", "lambda": {"blocks.0.attn.q": 0.5}}}, "MOONSHOT"),
+        (
+            {"quadratic": {"name": "reconstruction", "target_shift": 0.5}},
+            "has a target shift; none",
+        ),
+        ({"order": "site"}, "has an order by site; none"),
     ],
 )
 def test_what_cannot_be_said_stands_in_the_file_and_in_the_notes(parts, sentence):
