@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.token_weights import TokenWeights
 from optishear.recipe.layout import Layer, ModelLayout
 
 
@@ -150,8 +151,8 @@ class Cross(Statistic):
 STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (InputSq, Gram, Mean, Cross)}
 
 # What can be asked of calibration: kinds of sums, and gradients per sequence, which are no sum and
-# are kept apart, for they are far larger.
-Need = type[Statistic] | type[LayerGradients]
+# are kept apart, for they are far larger; token weights weigh the sums of guided layers.
+Need = type[Statistic] | type[LayerGradients] | type[TokenWeights]
 Kinds = frozenset[type[Statistic]]
 NONE: Mapping[str, int] = MappingProxyType({})
 Found = TypeVar("Found", bound=Statistic | LayerGradients)
@@ -213,6 +214,16 @@ class LayerStats:
         }
         tokens, sequences = self.tokens + other.tokens, self.sequences + other.sequences
         return LayerStats(tokens, sequences, found, guided)
+
+    def row_groups(self, layer: Layer, number: int) -> "tuple[LayerStats, ...]":
+        """Those of a guided layer. Raises a `LookupError` where nobody asked for as many."""
+        found = self.guided.get(layer.name, ())
+        if len(found) != number:
+            raise LookupError(
+                f"{layer.name} is guided in {number} row groups, and calibration summed up "
+                f"{len(found)}. Whoever calibrates has to hand it the recipe's guide."
+            )
+        return found
 
     @property
     def groups(self) -> dict[str, int]:

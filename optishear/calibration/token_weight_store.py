@@ -21,9 +21,6 @@ from optishear.records.cache import OTHER_CACHE, kept
 from optishear.tasks import Batch, task_of
 
 
-MOST_GROUPS = 4  # of a layer's rows
-
-
 def load_or_collect_weights(
     path: Path,
     model: nn.Module,

@@ -46,7 +46,7 @@ def prune(
         str | None,
         typer.Option(
             help="What layers of some roles have otherwise (pattern, metric, solver, damping, "
-            "target_shift), as in '{mlp.*: {pattern: 2:4}}'."
+            "target_shift, guided), as in '{mlp.*: {pattern: 2:4}}'."
         ),
     ] = None,
     profile: Annotated[
@@ -77,6 +77,13 @@ def prune(
         typer.Option(
             help="How far a layer imitates what the dense model computes, where blocks before it "
             "are pruned: 0 (if left out) its own weight, 1 wholly."
+        ),
+    ] = None,
+    guided: Annotated[
+        int | None,
+        typer.Option(
+            help="Weigh calibration tokens as the loss hears what a layer puts out, for so many "
+            "groups of its rows: 1 to 4. Takes a backward pass, once.",
         ),
     ] = None,
     order: Annotated[
@@ -160,6 +167,7 @@ def prune(
             "--moonshot-lambda": moonshot_lambda,
             "--damping": damping,
             "--target-shift": target_shift,
+            "--guided": guided,
             "--order": order,
             "--profile": profile,
             "--moonshot-roles": moonshot_roles,
@@ -195,7 +203,7 @@ def prune(
     recipe_for = None if ready is None else lambda _prepared: ready
     reads_gradients = ready is not None and LayerGradients in needs_of(ready)
     if method is not None:
-        quadratic = {"damping": damping, "target_shift": target_shift}
+        quadratic = {"damping": damping, "target_shift": target_shift, "guided": guided}
         named = NamedMethod(
             method,
             sparsity,

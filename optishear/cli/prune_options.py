@@ -52,6 +52,13 @@ def refuse_idle(named: "NamedMethod", roles: str | None) -> None:
         raise ConfigError(
             f"--damping: {method} solves no system of equations. Add --refit, or leave it out."
         )
+    if "guided" in named.quadratic and not named.needs:
+        raise ConfigError(f"--guided: {method} reads no calibration text. Leave it out.")
+    if named.settings.guided and not named.plain:
+        raise ConfigError(
+            f"--guided: {method} mixes a Taylor loss in, which is of the same gradients. Leave one "
+            f"of them out."
+        )
     if named.order is not None and not named.needs:
         raise ConfigError(f"--order: {method} reads no calibration text. Leave it out.")
 

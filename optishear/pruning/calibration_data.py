@@ -72,9 +72,10 @@ class CalibrationData:
             stats = stats.having(gradients)
         damping, given = float(parts.quadratic.damping), self.given.get(layer.name)
         drop, pattern = recipe.drop[layer.name], parts.pattern
-        if (groups := stats.guided.get(layer.name)) is not None:
-            rows = layer.out_features
-            make_stats = partial(guided_stats, stats, groups, rows)
+        groups: tuple[LayerStats, ...] = ()
+        if number := parts.quadratic.guided:
+            groups = stats.row_groups(layer, number)
+            make_stats = partial(guided_stats, stats, groups, layer.out_features)
             make_quadratic = partial(self._guided, layer, groups, damping)
         elif lam == 1:
             make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping)
@@ -82,12 +83,14 @@ class CalibrationData:
             gradients = self.gradients[layer.name]
             make_stats = partial(blended_stats, weight, stats, gradients, lam)
             make_quadratic = partial(blended, weight, stats, gradients, lam, damping)
-        name = f"{layer.name} {lam!r}"
+        name = f"{layer.name} {lam!r}" + f" guided {number}" * bool(number)
         problem = LayerProblem(
             weight, drop, pattern, make_stats, make_quadratic, given, name, self.ranks, buffer
         )
-        shift = parts.quadratic.target_shift
-        return shifted(problem, stats.per_token(Cross), shift, lam) if shift else problem
+        if not (shift := parts.quadratic.target_shift):
+            return problem
+        moved = [each.per_token(Cross) for each in groups or (stats,)]
+        return shifted(problem, torch.stack(moved) if groups else moved[0], shift, lam)
 
     def _guided(self, layer: Layer, groups: tuple[LayerStats, ...], damping: float) -> Quadratic:
         make = partial(guided, groups, layer.out_features, damping)

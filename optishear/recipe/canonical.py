@@ -22,8 +22,8 @@ def canonical_recipe(recipe: Recipe, layers: Sequence[Layer] = ()) -> Recipe:
 
     - Where the solver chooses by itself the metric is `own`.
     - A refit of ALPS is ALPS, which ends in one.
-    - `mask` of an unshifted target moves no weight and so reads no damping, and no λ either if its
-      metric reads no inputs.
+    - `mask` of an unshifted target moves no weight and so reads no damping, and is not guided and
+      reads no λ either if its metric reads no inputs.
     - Where nothing reads inputs, it is all the same in which order they are read.
     - What most roles have is the default, in a tie what the first of them has; the other roles are
       named one by one.
@@ -50,9 +50,11 @@ def canonical_parts(parts: Parts, row_inputs: bool) -> Parts:
     solver = canonical_solver(parts.solver)
     metric = metric_under(solver, parts.metric)
     if metric["name"] != OWN:
-        metric = canonical_metric(metric, parts.pattern, row_inputs=row_inputs)
-    unread = solver == MASK and not parts.quadratic.target_shift
-    quadratic = QuadraticSettings() if unread else parts.quadratic.as_numbers
+        of_rows = row_inputs or parts.quadratic.guided > 1
+        metric = canonical_metric(metric, parts.pattern, row_inputs=of_rows)
+    quadratic = parts.quadratic.as_numbers
+    if solver == MASK and not quadratic.target_shift:
+        quadratic = QuadraticSettings(guided=quadratic.guided if reads_inputs(metric) else 0)
     return Parts.of(metric, parts.pattern, solver, quadratic)
 
 

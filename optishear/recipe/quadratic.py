@@ -1,8 +1,9 @@
-"""What a change of the weights costs, as a recipe says it: plain reconstruction, or MOONSHOT's mix.
+"""What a change of the weights costs, as a recipe says it: plain reconstruction, what the loss
+hears of it, or MOONSHOT's mix.
 
-`{"name": "reconstruction"}` or `{"name": "moonshot", "lambda": {layer: number in [0, 1]}}`, either
-with those `QuadraticSettings` that are not the usual ones. Layers that `lambda` does not name have
-1.
+`{"name": "reconstruction"}`, `{"name": "guided", "groups": number}` or `{"name": "moonshot",
+"lambda": {layer: number in [0, 1]}}`, each with those `QuadraticSettings` that are not the usual
+ones. Layers that `lambda` does not name have 1. An entry for roles says `guided: number`.
 """
 
 import re
@@ -15,7 +16,8 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 
 
-RECONSTRUCTION, MOONSHOT = "reconstruction", "moonshot"
+RECONSTRUCTION, GUIDED, MOONSHOT = "reconstruction", "guided", "moonshot"
+MOST_GROUPS = 4  # of a layer's rows that have a guided quadratic of their own
 USUAL_DAMPING = 0.01  # of the mean diagonal: SparseGPT's and ALPS's own
 
 
@@ -26,14 +28,18 @@ class QuadraticSettings:
     - `damping`: added to the diagonal, relative to its mean.
     - `target_shift`: how far the layer's target goes from its own weight, 0, to the one with which
       it makes of its pruned inputs what the dense layer makes of the dense ones, 1.
+    - `guided`: in how many groups of rows tokens count as the loss hears them; 0: all alike.
     """
 
     damping: float = USUAL_DAMPING
     target_shift: float = 0.0
+    guided: int = 0
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> "QuadraticSettings":
         """Those of a mapping that says more."""
+        if said.get("name") == GUIDED:
+            said = {**said, "guided": said.get("groups", 1)}
         return cls(**{key: said[key] for key in QUADRATIC_KEYS if key in said})
 
     def but(self, said: Mapping[str, Any]) -> "QuadraticSettings":
@@ -49,7 +55,7 @@ class QuadraticSettings:
     @property
     def as_numbers(self) -> "QuadraticSettings":
         """1 and 1.0 are one damping."""
-        return QuadraticSettings(float(self.damping), float(self.target_shift))
+        return QuadraticSettings(float(self.damping), float(self.target_shift), self.guided)
 
     def to_json(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in QUADRATIC_KEYS}
@@ -61,6 +67,7 @@ class QuadraticSettings:
             value = said.get(key, 0)
             if not _is_number(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{where}: {key} is {value!r}, expected {about} in [0, 1].")
+        _check_groups("guided", said.get("guided", 0), 0, where)
 
 
 USUAL = QuadraticSettings()
@@ -69,6 +76,9 @@ _RANGES = {
     "damping": "a fraction of the mean diagonal",
     "target_shift": "a share of the whole shift",
 }
+
+
+_OWN: dict[str, set[str]] = {MOONSHOT: {"lambda"}, GUIDED: {"groups"}}
 
 
 def canonical_quadratic(
@@ -86,10 +96,12 @@ def canonical_lambdas(lambdas: Mapping[str, float]) -> dict[str, float]:
 
 def quadratic_spec(lambdas: Mapping[str, float], settings: QuadraticSettings) -> dict[str, Any]:
     """As files say it."""
-    spec: dict[str, Any] = {"name": MOONSHOT if lambdas else RECONSTRUCTION}
+    unusual = settings.unusual
     if lambdas:
-        spec["lambda"] = dict(lambdas)
-    return spec | settings.unusual
+        return {"name": MOONSHOT, "lambda": dict(lambdas), **unusual}
+    if groups := unusual.pop("guided", 0):
+        return {"name": GUIDED, "groups": groups, **unusual}
+    return {"name": RECONSTRUCTION, **unusual}
 
 
 def check_quadratic(spec: Mapping[str, Any], where: str, layers: Iterable[str] = ()) -> None:
@@ -97,18 +109,23 @@ def check_quadratic(spec: Mapping[str, Any], where: str, layers: Iterable[str] =
 
     `layers`, where given, are the names that `lambda` may use.
     """
-    name, names = spec.get("name"), (RECONSTRUCTION, MOONSHOT)
+    name, names = spec.get("name"), (RECONSTRUCTION, GUIDED, MOONSHOT)
     if name not in names:
         raise ConfigError(
             f"{where}: no quadratic is called {name!r}.{did_you_mean(str(name), names)} "
             f"There are: {', '.join(names)}."
         )
-    settings = (
-        ("name", *QUADRATIC_KEYS) if name == RECONSTRUCTION else ("name", "lambda", *QUADRATIC_KEYS)
-    )
+    if name == MOONSHOT and spec.get("guided"):
+        raise ConfigError(
+            f"{where}: is guided, and mixes a Taylor loss in, which is of the same gradients. "
+            f"Leave one of them out."
+        )
+    settings = {"name", *QUADRATIC_KEYS} - {"guided"} | _OWN.get(name, set())
     for key in spec:
         if key not in settings:
             raise ConfigError(f"{where}: {name!r} has no setting {key!r}.")
+    if name == GUIDED:
+        _check_groups("groups", spec.get("groups", 1), 1, where)
     QuadraticSettings.check(spec, where)
     lambdas = spec.get("lambda", {})
     if not isinstance(lambdas, Mapping):
@@ -148,6 +165,14 @@ def blended_layers(layout: ModelLayout, roles: str | Sequence[str]) -> list[str]
             f"{', '.join(layout.roles)}."
         )
     return [layer.name for layer in layout.layers if layer.role in chosen]
+
+
+def _check_groups(key: str, value: Any, least: int, where: str) -> None:
+    if type(value) is not int or not least <= value <= MOST_GROUPS:
+        raise ConfigError(
+            f"{where}: {key} is {value!r}, expected a number of row groups, {least} to "
+            f"{MOST_GROUPS}."
+        )
 
 
 def _is_number(value: Any) -> bool:

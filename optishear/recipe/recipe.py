@@ -110,6 +110,11 @@ class Recipe:
         """Whether the Taylor loss, which reads gradients, has a part in any layer."""
         return bool(self.lambdas)
 
+    def row_groups(self, layers: Sequence[Layer]) -> dict[Layer, int]:
+        """In how many row groups each of these layers is guided, those that are."""
+        found = {layer: self.at(layer).quadratic.guided for layer in layers}
+        return {layer: groups for layer, groups in found.items() if groups}
+
     @property
     def only_by_block(self) -> list[str]:
         """What it says that has no meaning where every layer is pruned with what it reads of the
@@ -221,6 +226,11 @@ class Recipe:
                     f"{did_you_mean(name, layout.by_name)} Was it made for another model?"
                 )
             layer = layout.by_name[name]
+            if name in self.lambdas and self.at(layer).quadratic.guided:
+                raise ConfigError(
+                    f"{name}: is guided, and a lambda mixes its Taylor loss in as well: both are "
+                    f"of the same gradients. Leave one of them out."
+                )
             pattern = self.at(layer).pattern
             pattern.check(layer)
             if drop > pattern.most(layer) or drop % pattern.step(layer):

@@ -6,6 +6,7 @@ from typing import Any
 
 from optishear.allocation import UNIFORM
 from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
+from optishear.calibration.statistics import summed
 from optishear.config.baselines import parse_baseline
 from optishear.evaluation.perplexity import HeldOut, held_out
 from optishear.models.weights import WorkingWeights, working_weights
@@ -146,11 +147,15 @@ class _Bench:
                 recipe,
                 calibrated.batches,
                 gradients=calibrated.data.gradients,
+                guide=calibrated.guide(recipe, self.watcher.stage),
                 progress=self.watcher.pruned,
                 prune_layers=prune_layers,
             )
         else:
             layers, data = calibrated.layout.layers, calibrated.data
+            if recipe.row_groups(layers):
+                guide = calibrated.guide(recipe, self.watcher.stage)
+                data = calibrated.calibrate(summed(needs_of(recipe)), guide=guide).data
             apply(layers, working, data, recipe, prune_layers)
 
 

@@ -31,8 +31,9 @@ from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.placement import kind_of_device, refuse_offloaded
 from optishear.models.weights import read
 from optishear.pruning.calibration_data import CalibrationData
-from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
+from optishear.recipe.recipe import Recipe
 from optishear.recipe.rule_settings import parse_rule
 from optishear.records.atomic import replace_file
 from optishear.records.cache import OTHER_CACHE, code_of, kept
@@ -106,13 +107,13 @@ class Prepared:
 
     def guide(
         self,
-        groups: Mapping[Layer, int],
+        recipe: Recipe,
         notice: Callable[[str], None] | None = None,
         collect: CollectSquares | None = None,
     ) -> Guide:
-        """The token weights of layers that are guided by so many row groups each, from the dense
-        model or the cache. `collect` None takes them in this process."""
-        found = {}
+        """The token weights of the layers that this recipe guides, from the dense model or the
+        cache. `collect` None takes them in this process."""
+        groups, found = recipe.row_groups(self.layout.layers), {}
         for number in sorted(set(groups.values())):
             place = token_weights_key(self, number).path
             if notice is not None and not place.exists():

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import STATISTICS, Cross, Gram, InputSq, Need
+from optishear.calibration.statistics import STATISTICS, Cross, Gram, InputSq, Need, summed
+from optishear.calibration.token_weights import TokenWeights
 from optishear.errors import ConfigError
 from optishear.metrics import Metric, make_metric
 from optishear.metrics.base import metric_from
@@ -232,4 +233,6 @@ def needs_of_parts(parts: Parts, mixed: bool) -> frozenset[Need]:
         needs |= {InputSq, Gram, LayerGradients}  # the normalisers read both terms
     if parts.quadratic.target_shift:
         needs |= {Gram, Cross}
+    if parts.quadratic.guided and summed(needs):
+        needs |= {TokenWeights}
     return needs

@@ -28,7 +28,7 @@ from optishear.solvers.quadratic import Quadratic, QuadraticRows
 
 
 def shifted(
-    problem: LayerProblem, cross: Float[Tensor, "in in"], alpha: float, share: float = 1.0
+    problem: LayerProblem, cross: Float[Tensor, "*groups in in"], alpha: float, share: float = 1.0
 ) -> LayerProblem:
     """The same problem with the shifted target in the place of the weight: a mask keeps of it, a
     metric scores it, a solver starts from it, and costs are of what differs from it. The arguments

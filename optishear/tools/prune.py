@@ -99,10 +99,11 @@ def apply_to(
     what the files hold; collects what that needs."""
     needs, layout = needs_of(recipe), prepared.layout
     prune_layers = rounded(prune_layers, stored_dtypes(prepared))
+    guide = prepared.guide(recipe, watcher.stage)
     if not sequential:
         refuse_one_shot(recipe)
         watcher.stage("collecting statistics")
-        calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage)
+        calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage, guide=guide)
         data = calibrated.data.with_masks(given or {})
         watcher.stage("pruning layer by layer")
         return apply(layout.layers, working, data, recipe, prune_layers)
@@ -114,6 +115,7 @@ def apply_to(
         prepared.batches,
         gradients=dense.data.gradients,
         given=given,
+        guide=guide,
         progress=watcher.pruned,
         prune_layers=prune_layers,
     )

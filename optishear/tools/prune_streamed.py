@@ -99,14 +99,14 @@ def _prune_streamed(
             for part in half.outside:
                 half.write(part)
         stack = _proved(streamed, _probe(prepared))
+        backward = BlockByBlock(streamed, stack, layout, half.state_folder / "gradients")
         dense = prepared.calibrate(
             needs_of(recipe) & {LayerGradients},
             how.gradient_sequences,
             watcher.stage,
-            collect_gradients=BlockByBlock(
-                streamed, stack, layout, half.state_folder / "gradients"
-            ),
+            collect_gradients=backward,
         )
+        guide = prepared.guide(recipe, watcher.stage, backward.squares)
         done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
         watcher.stage(f"pruning block by block{done}")
         with pruning_with(how.workers, watcher.stage) as prune_layers:
@@ -118,6 +118,7 @@ def _prune_streamed(
                 prepared.batches,
                 sequential=how.sequential,
                 gradients=dense.data.gradients,
+                guide=guide,
                 progress=watcher.pruned,
                 prune_layers=made,
             )

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from tiny_folders import tiny_folder
 from tiny_models import TINY, tokens
 
-from optishear.calibration import token_weight_store
 from optishear.calibration.streamed_gradients import BlockByBlock
 from optishear.calibration.token_weight_store import load_or_collect_weights
 from optishear.calibration.token_weights import (
@@ -216,7 +215,3 @@ def test_block_by_block_from_files_they_are_the_same_bit_for_bit(kind, tmp_path)
     assert got.keys() == want.keys()
     assert all(torch.equal(got[name].squares, want[name].squares) for name in want)
     assert not (tmp_path / "hidden").exists()
-
-
-def test_the_number_of_groups_is_bounded():
-    assert token_weight_store.MOST_GROUPS == 4
