@@ -87,11 +87,11 @@ class Quadratic:
 
     def part(self, rows: slice) -> "QuadraticRows":
         """Some rows that have one H, with their row terms in memory."""
-        before = sum(first <= rows.start for first, _ in self.beyond)
-        hessian = self.hessians[before]
+        group = sum(first <= rows.start for first, _ in self.beyond)
+        hessian = self.hessians[group]
         device = hessian.matrix.device
         term = None if self.row_term is None else self.row_term.rows(rows, device)
-        return QuadraticRows(rows, hessian, term)
+        return QuadraticRows(rows, hessian, term, group)
 
     def cost(self, change: Float[Tensor, "out in"]) -> float:
         """The cost of a change of the whole layer, summed in fp64."""
@@ -102,11 +102,15 @@ class Quadratic:
 
 @dataclass(frozen=True, eq=False)
 class QuadraticRows:
-    """Rows of a layer and their quadratics, with their row terms in memory."""
+    """Rows of a layer and their quadratics, with their row terms in memory.
+
+    - `group`: of rows, which they are of.
+    """
 
     rows: slice
     shared: Hessian
     term: Float[Tensor, "rows samples in"] | None
+    group: int = 0
 
     def times(
         self,

@@ -10,8 +10,9 @@ is for row r the quadratic 1/2 (v - t) H_r (v - t)^T + const around
     t_r = w_r + alpha share w_r C H_r^-1,   C = mean of (x - x') x'^T,
 
 H_r being all that the layer's quadratic sums up: the reconstruction, its damping and, under
-MOONSHOT, the Taylor term, both of which stay measured from W. So every solver runs unchanged with t
-in the place of w. alpha = 0 is the plain method, and so is an input that has not moved (C = 0).
+MOONSHOT, the Taylor term, both of which stay measured from W; where tokens are weighed in H_r, they
+are in C. So every solver runs unchanged with t in the place of w. alpha = 0 is the plain method,
+and so is an input that has not moved (C = 0).
 GPTAQ (Li et al., ICML 2025) has this correction with alpha = 1 in quantisation, DuoGPT (NeurIPS
 2025) in pruning; alpha between them is ours.
 """
@@ -47,14 +48,14 @@ def shifted(
 @torch.no_grad()
 def shifted_target(
     weight: Float[Tensor, "out in"],
-    cross: Float[Tensor, "in in"],
+    cross: Float[Tensor, "*groups in in"],
     alpha: float,
     quadratic: Quadratic,
     share: float = 1.0,
 ) -> Float[Tensor, "out in"]:
     """The target in fp32, or the weight itself where nothing is shifted.
 
-    - `cross`: C, per token (`stats.per_token(Cross)`).
+    - `cross`: C, per token (`stats.per_token(Cross)`); one for each row group of a guided layer.
     - `quadratic`: of this layer, damping included.
     - `share`: of the reconstruction in it: MOONSHOT's lambda.
 
@@ -66,7 +67,8 @@ def shifted_target(
     moved = alpha * share * cross.double()
     for part in quadratic.chunks(len(weight)):
         dense = weight[part.rows].double()
-        target[part.rows] = (dense + _times_inverse(part, dense @ moved)).float()
+        own = moved[part.group] if moved.ndim == 3 else moved
+        target[part.rows] = (dense + _times_inverse(part, dense @ own)).float()
     if not target.isfinite().all():
         raise NumericalError(
             "The shifted target is nan or inf. Use more calibration tokens or a larger damping."

@@ -14,6 +14,7 @@ from optishear.solvers.guided import guided, guided_stats
 from optishear.solvers.moonshot import reconstruction
 from optishear.solvers.refit import Refit
 from optishear.solvers.sparsegpt import SparseGPT
+from optishear.solvers.target import shifted_target
 
 
 WANDA = make_metric({"name": "wanda"}, "metric")
@@ -154,3 +155,24 @@ def test_notes_and_damping_are_those_of_all_groups():
     assert quadratic.damping > 0
     assert len(quadratic.notes) >= 1
     assert all("damping raised" in note for note in quadratic.notes)
+
+
+def test_a_shifted_target_weighs_tokens_as_the_quadratic_does():
+    """Each row by least squares over its group's weighted tokens, damping included, in fp64."""
+    layer = GuidedLayer()
+    pruned, alpha = layer.x.double(), 0.5
+    noise = torch.randn(pruned.shape, generator=torch.Generator().manual_seed(3)).double()
+    dense = pruned + 0.3 * noise * pruned.square().mean(0).sqrt()
+    s, tokens = layer.s.double(), len(pruned)
+    cross = torch.stack([(w[:, None] * (dense - pruned)).T @ pruned / tokens for w in s.T])
+    quadratic = guided(layer.groups, len(layer.weight))
+    found = shifted_target(layer.weight, cross.float(), alpha, quadratic).double()
+    for number, run in enumerate(layer.runs):
+        root = (s[:, number, None] / tokens).sqrt()
+        damping = torch.eye(pruned.shape[1]).double() * quadratic.hessians[number].added ** 0.5
+        left = torch.cat([root * pruned, damping])
+        aim = torch.cat([root * (pruned + alpha * (dense - pruned)), damping])
+        weight = layer.weight[run].double()
+        want = torch.linalg.lstsq(left, aim @ weight.T, driver="gelsd").solution.T
+        assert (want - weight).abs().max() > 0.01
+        torch.testing.assert_close(found[run], want, rtol=1e-3, atol=1e-3)
