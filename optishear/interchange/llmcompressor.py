@@ -197,6 +197,8 @@ def _lost(recipe: Recipe, layout: ModelLayout, modifier: str) -> Iterator[str]:
         yield from (f"{of[parts]}{sentence}" for sentence in _lost_of(parts, modifier))
     if recipe.mixed:
         yield "the quadratic is MOONSHOT's mix of reconstruction and Taylor loss; plain here"
+    if any(parts.quadratic.guided for parts in recipe.every):
+        yield "the quadratic weighs tokens as the loss hears them; plain here"
     yield from (f"the recipe has {said}; none here" for said in recipe.only_by_block)
     own = Row() if modifier == WANDA else Block(BLOCK)
     for parts, layers in alike.items():

@@ -125,6 +125,7 @@ def test_sparsegpt_takes_its_damping_along():
         ({"metric": OWN, "solver": {"name": "alps"}}, "the solver is alps; SparseGPT"),
         ({"metric": OWN, "solver": {"name": "sparsegpt"}}, "goes on with the identity"),
         ({"quadratic": {"name": "moonshot", "lambda": {"blocks.0.attn.q": 0.5}}}, "MOONSHOT"),
+        ({"quadratic": {"name": "guided", "groups": 2}}, "weighs tokens as the loss hears"),
         (
             {"quadratic": {"name": "reconstruction", "target_shift": 0.5}},
             "has a target shift; none",
