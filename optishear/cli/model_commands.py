@@ -9,6 +9,7 @@ import typer
 from optishear.cli.console import JsonFlag, TextField, note, say, say_json, speaking
 from optishear.cli.prune_options import (
     calibration_asked,
+    reconstructing,
     refuse_contradictions,
     refuse_gradients,
     refuse_idle,
@@ -91,6 +92,14 @@ def prune(
         typer.Option(
             help="In which the layers of a block are solved: block (all at once, if left out) or "
             "site (as data flow, each after those that it reads of)."
+        ),
+    ] = None,
+    reconstruct: Annotated[
+        str | None,
+        typer.Option(
+            help="Then move the kept weights of each block, or of each half of one, until it does "
+            "what the dense one did: none (if left out, or the recipe's), block, half; with "
+            "settings as in block:epochs=10:learning_rate=1e-3:inputs=dense."
         ),
     ] = None,
     one_shot: Annotated[
@@ -195,11 +204,12 @@ def prune(
     from optishear.runs.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.solvers.methods import check_parts, needs_of
     from optishear.tools.named import NamedMethod, roles_asked
-    from optishear.tools.prune import How, prune_to, workers_for
+    from optishear.tools.prune import How, as_it_is, prune_to, workers_for
     from optishear.tools.prune_streamed import prune_streamed, room_note
 
     if ready is not None:
         check_parts(ready, str(recipe))
+    amended = as_it_is if reconstruct is None else reconstructing(reconstruct)
     recipe_for = None if ready is None else lambda _prepared: ready
     reads_gradients = ready is not None and LayerGradients in needs_of(ready)
     if method is not None:
@@ -235,12 +245,12 @@ def prune(
         workers_for(workers, device, ray_address),
     )
     if stream and recipe_for is not None:
-        checked, written = prune_streamed(model, recipe_for, to, how, Stages())
+        checked, written = prune_streamed(model, recipe_for, to, how, Stages(), amended)
     else:
         if (large := room_note(model, dtype, device)) is not None:
             note(large)
         given = None if mask_from is None else (mask_from, refit)
-        checked, written = prune_to(model, recipe_for, to, how, given, Stages(), any_model)
+        checked, written = prune_to(model, recipe_for, to, how, given, Stages(), any_model, amended)
     if json_:
         data = {**asdict(checked), "folder": str(checked.folder), "written": written}
         say_json(data)

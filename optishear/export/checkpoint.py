@@ -24,6 +24,7 @@ from optishear.models.finite import not_finite
 from optishear.models.load import LoadedModel, load
 from optishear.models.stored import StoredTensors
 from optishear.models.weights import read
+from optishear.pruning.reconstruction import WindowReport, notes_of
 from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 REPORT_FILE = "optishear_layers.json"
+WINDOWS_FILE = "optishear_windows.json"
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -62,12 +64,14 @@ class Checked:
         dtype: str,
         reports: Sequence[LayerReport] = (),
         notes: Sequence[str] = (),
+        windows: Sequence[WindowReport] = (),
     ) -> "Checked":
         """A folder whose checks were passed, with its size."""
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         told = (f"{report.name}: {note}" for report in reports for note in report.notes)
         layers = len(layout.layers)
-        return cls(folder, layout.sparsity(recipe.drop), dtype, layers, size, (*told, *notes))
+        gained = (*told, *notes_of(windows), *notes)
+        return cls(folder, layout.sparsity(recipe.drop), dtype, layers, size, gained)
 
     def with_note(self, note: str | None) -> "Checked":
         """The same with a note before the others; None is none."""
@@ -83,20 +87,21 @@ def write_checkpoint(
     origin: Origin,
     probe: Batch,
     reports: Sequence[LayerReport] = (),
+    windows: Sequence[WindowReport] = (),
 ) -> Checked:
     """Saves the model as it is now, then reopens it and compares; half a checkpoint is never left.
 
     What is written is what `Rewritten` says. `probe`: samples on which the logits of both must be
     equal. `reports` are written beside it: what each layer lost, at which cost and damping, and why
-    it was raised.
+    it was raised; and what reconstructions of `windows` gained.
     """
     with whole_folder(folder.resolve(), ANOTHER) as half:
         notes = _save(rewritten, half)
-        write_reports(half, reports)
+        write_reports(half, reports, windows)
         _check(loaded, layout, recipe, half, probe)
         seal(half)
         write_recipe(half / RECIPE_FILE, recipe, origin)
-    return Checked.of(folder, layout, recipe, dtype_text(rewritten.dtype), reports, notes)
+    return Checked.of(folder, layout, recipe, dtype_text(rewritten.dtype), reports, notes, windows)
 
 
 def rewritten_of(loaded: LoadedModel, layout: ModelLayout) -> Rewritten:
@@ -105,9 +110,12 @@ def rewritten_of(loaded: LoadedModel, layout: ModelLayout) -> Rewritten:
     return Rewritten(model, layout, StoredTensors.of(loaded.folder), loaded.saved_as)
 
 
-def write_reports(folder: Path, reports: Sequence[LayerReport]) -> None:
-    if reports:
-        write_json(folder / REPORT_FILE, [asdict(report) for report in reports])
+def write_reports(
+    folder: Path, reports: Sequence[LayerReport], windows: Sequence[WindowReport]
+) -> None:
+    for name, found in ((REPORT_FILE, reports), (WINDOWS_FILE, windows)):
+        if found:
+            write_json(folder / name, [asdict(report) for report in found])
 
 
 def dtype_text(dtype: torch.dtype) -> str:
@@ -121,7 +129,7 @@ def write_beside(rewritten: Rewritten, folder: Path) -> list[str]:
         stored.folder,
         folder,
         stored.files,
-        (RECIPE_FILE, REPORT_FILE, HASHES_FILE),
+        (RECIPE_FILE, REPORT_FILE, WINDOWS_FILE, HASHES_FILE),
         rewritten.dtype,
         rewritten.saved_as,
     )

@@ -26,6 +26,7 @@ from optishear.export.checkpoint import (
 )
 from optishear.export.place import ANOTHER, STATE_FOLDER
 from optishear.export.rewritten import Rewritten
+from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.reading.json_data import json_in
 from optishear.reading.shapes import Shape, shaped
@@ -41,7 +42,7 @@ class HalfDone:
     """The state of one folder; use `half_done` to get it.
 
     - `block`: the first decoder block that is not done.
-    - `reports`: of the layers of those that are.
+    - `reports`: of the layers of those that are; `windows`: of their reconstructions.
     - `parts`: those that are written.
     """
 
@@ -54,6 +55,7 @@ class HalfDone:
         self._files = {part: shard_name(n, len(self._keys)) for n, part in enumerate(self._keys)}
         self.block = 0
         self.reports: list[LayerReport] = []
+        self.windows: list[WindowReport] = []
         self.parts: list[str] = []
         if self._state.exists():
             mend = f"Empty {folder} and begin again."
@@ -76,16 +78,22 @@ class HalfDone:
         if part not in self.parts:
             self.parts.append(part)
 
-    def done(self, block: int, reports: Sequence[LayerReport]) -> None:
+    def done(
+        self,
+        block: int,
+        reports: Sequence[LayerReport],
+        windows: Sequence[WindowReport] = (),
+    ) -> None:
         """All before decoder block `block` is written, with these reports since the last time."""
         self.block = block
         self.reports += reports
+        self.windows += windows
         self._commit()
 
     def finish(self) -> list[str]:
         """All that a checkpoint has but its recipe: index, what lies beside; notes on that."""
         with storage_errors(self.folder, AGAIN):
-            write_reports(self.folder, self.reports)
+            write_reports(self.folder, self.reports, self.windows)
             notes = write_beside(self.rewritten, self.folder)
             write_index(self.folder, self._files.values())
         return notes
@@ -107,6 +115,10 @@ class HalfDone:
             LayerReport(**{**report.model_dump(), "notes": tuple(report.notes)})
             for report in state.reports
         ]
+        self.windows = [
+            WindowReport(**{**w.model_dump(), "losses": tuple(w.losses), "notes": tuple(w.notes)})
+            for w in state.windows
+        ]
         self.parts = list(state.parts)
         for part in self.parts:
             if part not in self._files:
@@ -122,6 +134,7 @@ class HalfDone:
             "identity": self._identity,
             "block": self.block,
             "reports": [asdict(report) for report in self.reports],
+            "windows": [asdict(window) for window in self.windows],
             "parts": self.parts,
         }
         write_json(self._state, state)
@@ -139,10 +152,24 @@ class _Report(Shape):
     taylor: float | None
 
 
+class _Window(Shape):
+    """A `WindowReport` as the state has it."""
+
+    window: str
+    before: float
+    after: float
+    learned: int
+    decided: int
+    best: int
+    losses: list[float]
+    notes: list[str]
+
+
 class _State(Shape):
     identity: dict[str, Any]
     block: int = Field(ge=0)
     reports: list[_Report]
+    windows: list[_Window]
     parts: list[str]
 
 

@@ -8,6 +8,7 @@ half-pruned model.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from copy import copy
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -199,6 +200,12 @@ class BlockRunner:
         self.stack = stack or proved(
             model, batches[0][:1], refused="pruned", instead="Prune it with `--one-shot`."
         )
+
+    @property
+    def handed(self) -> Handed:
+        """What goes into the next block, by batch; it stays that when the runner has gone on, as
+        long as the next block is not done."""
+        return copy(self._handed)
 
     def run(self, index: int) -> Hidden:
         """What the next block makes of one batch."""

@@ -18,8 +18,8 @@ class HiddenFiles:
     moves on to the next block. Nothing is deleted before `tidy`, so whoever is killed begins the
     block again with what went into it.
 
-    With `step` -1 they are gradients on their way back, those of what goes into `block`, and what
-    is set is of the block before it.
+    With `step` 0 what is set is what is got, whatever the block. With -1 they are gradients on
+    their way back, those of what goes into `block`, and what is set is of the block before it.
     """
 
     def __init__(self, folder: Path, block: int, device: torch.device, step: int = 1) -> None:

@@ -125,6 +125,10 @@ class WorkingWeights:
         view = self._views[name]
         return view.view(self._working[view.key])
 
+    def place(self, name: str) -> WeightView:
+        """Where the layer's working weight lies in the model."""
+        return self._views[name]
+
     def write(self, name: str, weight: Float[Tensor, "out in"]) -> None:
         """Give the layer another weight; cast to the model's dtype on the way."""
         target = self.view(name)

@@ -13,13 +13,15 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Kinds, summed
+from optishear.calibration.statistics import summed
 from optishear.calibration.token_weights import UNGUIDED, Guide
-from optishear.models.blocks import BlockRunner, BlockStack
+from optishear.models.blocks import BlockRunner, BlockStack, Handed
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.data_flow import Steps, flow_of
 from optishear.pruning.oneshot import PruneLayers, apply, prune, refuse_one_shot
+from optishear.pruning.reconstructing import Dtypes, Reconstruction
+from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.pruning.streams import Streams, both_streams
 from optishear.recipe.layout import Layer, ModelLayout
@@ -56,19 +58,28 @@ class BlockSource(ABC):
         an error once it is pruned and every stream has gone through it."""
 
     @abstractmethod
-    def done(self, block: int, reports: Sequence[LayerReport]) -> None:
+    def done(
+        self, block: int, reports: Sequence[LayerReport], windows: Sequence[WindowReport]
+    ) -> None:
         """All of this block is done, and its weights are given back."""
+
+    @abstractmethod
+    def states(self, name: str) -> Handed:
+        """A place for hidden states that are of one block at a time."""
 
 
 class InMemory(BlockSource):
     """Blocks of a model that is in memory as a whole, with working weights of all its layers.
 
     The working weights begin dense, whatever was in them, and end pruned.
+
+    - `windows`: what reconstructions gained so far.
     """
 
     def __init__(self, model: nn.Module, working: WorkingWeights, layout: ModelLayout) -> None:
         self.model, self.working, self.layout = model, working, layout
         self.blocks = layout.blocks
+        self.windows: list[WindowReport] = []
         self._stack: BlockStack | None = None
         working.restore()
 
@@ -82,8 +93,14 @@ class InMemory(BlockSource):
     ) -> AbstractContextManager[WorkingWeights]:
         return nullcontext(self.working)
 
-    def done(self, block: int, reports: Sequence[LayerReport]) -> None:
+    def done(
+        self, block: int, reports: Sequence[LayerReport], windows: Sequence[WindowReport]
+    ) -> None:
         """The working weights are where the block stays."""
+        self.windows += windows
+
+    def states(self, name: str) -> Handed:
+        return {}
 
 
 def apply_by_block(
@@ -97,6 +114,7 @@ def apply_by_block(
     guide: Guide = UNGUIDED,
     progress: Callable[[int, int], None] | None = None,
     prune_layers: PruneLayers = prune,
+    dtypes: Dtypes | None = None,
 ) -> list[LayerReport]:
     """Writes the recipe's weights into the blocks of `source` that are not done; their reports.
 
@@ -106,6 +124,8 @@ def apply_by_block(
     of a block are summed up and solved in steps, as data flow, and read what those before them make
     when pruned. Where a recipe needs no statistics nothing is run at all; where one of them reads
     the dense model's inputs too, the dense hidden states go through each block beside the others.
+    So they do where the recipe has a local reconstruction, which moves what is kept of a block when
+    its layers are solved.
 
     - `sequential`: as the papers do it. If not, what a block hands on is what it made while it was
       dense: one-shot pruning of a model that is not in memory as a whole.
@@ -113,6 +133,8 @@ def apply_by_block(
     - `guide`: token weights of the dense model, for guided layers; likewise.
     - `progress`: told (blocks done, blocks).
     - `prune_layers`: solves and writes the layers of a block.
+    - `dtypes`: by layer, the types in which reconstructed weights are written; None is that in
+      which they are.
 
     Memory beside the model: the hidden states of all calibration tokens (twice with two streams)
     and one block's statistics.
@@ -122,13 +144,15 @@ def apply_by_block(
     if not sequential:
         refuse_one_shot(recipe)
     flows = _Flows(recipe.order)
-    streams = _streams(source, batches, summed(needs_of(recipe)), sequential, guide)
+    streams = _streams(source, batches, recipe, sequential, guide)
+    moving = _reconstruction(source, streams, recipe, dtypes or {})
     places = {layer.name: place for place, layer in enumerate(layout.layers)}
     found = []
     for block in range(source.first, source.blocks):
         layers = [layer for layer in layout.layers if layer.block == block]
         last = block == source.blocks - 1
         with source.at_work(block, layers) as working:
+            looked = None if moving is None else moving.look(layers)
             steps = flows.of(layers, working, streams.pruned)
             reports: list[LayerReport] = []
             done: list[str] = []  # of this block
@@ -144,10 +168,15 @@ def apply_by_block(
                 reports += apply(step, working, data, recipe, prune_layers)
                 del stats, data  # with its factors: gone before the next ones are collected
                 done += [layer.name for layer in step]
+            windows: list[WindowReport] = []
+            if moving is not None and looked is not None:
+                windows = moving.run(looked, layers, working)
+                if not last and not streams.moves_dense:
+                    moving.follow(looked)
             if not last and sequential:
                 streams.advance()
         reports.sort(key=lambda report: places[report.name])
-        source.done(block, reports)
+        source.done(block, reports, windows)
         found += reports
         if progress is not None:
             progress(block + 1, source.blocks)
@@ -176,10 +205,20 @@ class _Flows:
 
 
 def _streams(
-    source: BlockSource, batches: Batches, kinds: Kinds, sequential: bool, guide: Guide
+    source: BlockSource, batches: Batches, recipe: Recipe, sequential: bool, guide: Guide
 ) -> Streams:
-    if not kinds:
+    kinds = summed(needs_of(recipe))
+    if not kinds and recipe.reconstruct is None:
         return Streams(kinds, None)
     pruned = source.runner(batches, "hidden")
-    dense = source.runner(batches, "dense") if both_streams(kinds, sequential) else None
-    return Streams(kinds, pruned, dense, guide)
+    beside = both_streams(kinds, sequential) or recipe.reconstruct is not None
+    return Streams(kinds, pruned, source.runner(batches, "dense") if beside else None, guide)
+
+
+def _reconstruction(
+    source: BlockSource, streams: Streams, recipe: Recipe, dtypes: Dtypes
+) -> Reconstruction | None:
+    settings, pruned, dense = recipe.reconstruct, streams.pruned, streams.dense
+    if settings is None or pruned is None or dense is None:
+        return None
+    return Reconstruction(settings, pruned, dense, source.states, dtypes)

@@ -117,6 +117,22 @@ def reconstruct(
     )
 
 
+def notes_of(windows: Sequence[WindowReport]) -> list[str]:
+    """What the user should know of all of them: what they gained, and where that is nothing."""
+    if not windows:
+        return []
+    first, better = windows[0], [window for window in windows if window.best]
+    told = f"reconstruction: {len(better)} of {len(windows)} windows are nearer to the dense model"
+    if better:
+        before = math.fsum(window.before for window in better) / len(better)
+        after = math.fsum(window.after for window in better) / len(better)
+        told += (
+            f", their error on {first.decided} sequences that decide {after:.3g} instead of "
+            f"{before:.3g} on average"
+        )
+    return [told, *(f"{window.window}: {note}" for window in windows for note in window.notes)]
+
+
 def split(sequences: int, held_back: float, seed: int) -> tuple[list[int], list[int]]:
     """(those that are learned from, those that decide), rising; the same ones if none are held
     back."""

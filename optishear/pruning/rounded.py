@@ -1,9 +1,10 @@
 """Rounding of what solvers change to the type of the files, so that memory and file are equal."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 
 import torch
+from torch import Tensor
 
 from optishear.errors import ConfigError
 from optishear.models.weights import WorkingWeights
@@ -32,6 +33,13 @@ def rounded(
                 yield layer, solution
 
     return prune_rounded
+
+
+def nearest(numbers: Tensor, dtypes: Iterable[torch.dtype]) -> Tensor:
+    """The numbers of all these types that are nearest."""
+    for dtype in dtypes:
+        numbers = numbers.to(dtype).to(numbers.dtype)
+    return numbers
 
 
 @torch.no_grad()

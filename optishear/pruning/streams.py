@@ -16,9 +16,10 @@ from optishear.recipe.layout import Layer
 
 
 class Streams:
-    """One or two streams, or none where nobody asks for a statistic; each stands at one block.
+    """One or two streams, or none where nobody asks for them; each stands at one block.
 
-    - `kinds`: the statistics that are asked for.
+    - `kinds`: the statistics that are asked for. Where none of them reads the dense stream, that is
+      left for others to move.
     - `pruned`, `dense`: of the same model and batches; `dense` None makes do with one.
     - `guide`: the token weights of guided layers.
     """
@@ -45,8 +46,8 @@ class Streams:
           after it.
         - `dense_again`: makes the block dense for the dense stream, where layers of it are pruned.
         """
-        runner, dense = self.pruned, self.dense
-        if runner is None or not layers:
+        runner, dense = self.pruned, self.dense if self.moves_dense else None
+        if runner is None or not layers or not self.kinds:
             found = unread(layers)
             if dense is not None and leave:
                 with dense_again():
@@ -66,6 +67,11 @@ class Streams:
         if leave:
             dense.turn()
         return collected.stats(sequences)
+
+    @property
+    def moves_dense(self) -> bool:
+        """Whether statistics take the dense stream along."""
+        return self.dense is not None and reads_dense(self.kinds)
 
     def advance(self) -> None:
         """The pruned stream goes through the block as it is now."""

@@ -18,7 +18,7 @@ def features(recipe: Recipe, layout: ModelLayout) -> dict[str, Feature]:
     - `metric`, `metric.SETTING`, `pattern`, `solver`, `solver.SETTING`, `damping`, and
       what else of the quadratic is not the usual; where roles have parts of their own one for each
       of the model's roles, as `metric.SETTING.role.ROLE`.
-    - `order`: where it is not by block.
+    - `order`: where it is not by block. `reconstruct`, `reconstruct.SETTING`: where there is one.
     - `sparsity.block.B`, `sparsity.role.ROLE`: fraction of those weights that is dropped.
     - `lambda.block.B`, `lambda.role.ROLE`: mean over those weights; only where λ is mixed.
 
@@ -32,6 +32,8 @@ def features(recipe: Recipe, layout: ModelLayout) -> dict[str, Feature]:
         row |= {f"{k}{OF_ROLE}{role}": v for role, own in by_role.items() for k, v in own.items()}
     if recipe.order != BY_BLOCK:
         row["order"] = recipe.order
+    if recipe.reconstruct is not None:
+        row |= _settings("reconstruct", recipe.reconstruct.to_json())
     digits = len(str(layout.blocks - 1))
     groups = {f"block.{b:0{digits}d}": [] for b in range(layout.blocks)}
     groups |= {f"role.{role}": [] for role in layout.roles}
@@ -68,6 +70,8 @@ def _usual(name: str) -> Feature | None:
     """What a recipe has that does not say this; None for what all of them say, or only some can."""
     if name == "order":
         return BY_BLOCK
+    if name == "reconstruct":
+        return "none"
     return QuadraticSettings().to_json().get(name.split(OF_ROLE)[0])
 
 

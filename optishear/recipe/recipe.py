@@ -23,6 +23,7 @@ from optishear.recipe.quadratic import (
     check_quadratic,
     quadratic_spec,
 )
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.recipe.solver_settings import SETTINGS, check_settings, without_usual
 
 
@@ -45,6 +46,8 @@ class Recipe:
     - `order`: in which the layers of a block are solved: all at once, with what they read while it
       is dense (`block`), or in the order in which data flow through them (`site`), each with what
       it reads of those before it that are pruned.
+    - `reconstruct`: how the kept weights of a block are moved once its layers are solved; None
+      leaves them.
     """
 
     default: Parts
@@ -52,6 +55,7 @@ class Recipe:
     lambdas: Mapping[str, float] = field(default_factory=dict)
     roles: tuple[tuple[str, Parts], ...] = ()
     order: str = BY_BLOCK
+    reconstruct: ReconstructionSettings | None = None
 
     @classmethod
     def of(
@@ -63,6 +67,7 @@ class Recipe:
         quadratic: Mapping[str, Any] | None = None,
         roles: Sequence[tuple[str, Mapping[str, Any]]] = (),
         order: str = BY_BLOCK,
+        reconstruct: ReconstructionSettings | None = None,
     ) -> "Recipe":
         """As files say it: one metric, pattern, solver and quadratic for all layers, and what some
         `roles` have otherwise. A `ConfigError` for what can be none."""
@@ -70,7 +75,7 @@ class Recipe:
         default = Parts.of(metric, pattern, solver, QuadraticSettings.of(quadratic))
         lambdas = {k: v for k, v in quadratic.get("lambda", {}).items() if v != 1}
         entries = [(match, default.but(said)) for match, said in roles]
-        return cls(default, drop, lambdas, simplest(default, entries), order)
+        return cls(default, drop, lambdas, simplest(default, entries), order, reconstruct)
 
     def at(self, layer: Layer) -> Parts:
         """How this layer is pruned."""
@@ -120,7 +125,8 @@ class Recipe:
         """What it says that has no meaning where every layer is pruned with what it reads of the
         dense model; so it is to be pruned block by block."""
         shifted = any(parts.quadratic.target_shift for parts in self.every)
-        return ["a target shift"] * shifted + ["an order by site"] * (self.order != BY_BLOCK)
+        said = ["a target shift"] * shifted + ["an order by site"] * (self.order != BY_BLOCK)
+        return said + ["a local reconstruction"] * (self.reconstruct is not None)
 
     def with_drop(self, drop: Mapping[str, int]) -> "Recipe":
         return replace(self, drop=drop)
@@ -157,13 +163,17 @@ class Recipe:
         }
         if data["quadratic"] == {"name": RECONSTRUCTION}:
             del data["quadratic"]
-        return data if self.order == BY_BLOCK else {**data, "order": self.order}
+        if self.order != BY_BLOCK:
+            data["order"] = self.order
+        if self.reconstruct is not None:
+            data["reconstruct"] = self.reconstruct.to_json()
+        return data
 
     @classmethod
     def from_json(cls, data: Any, where: str = "recipe") -> "Recipe":
         """A checked recipe; `where` names the file in the sentence of a `ConfigError`."""
         parts = ("metric", "pattern", "solver", "quadratic", "drop")
-        fields = ("format", *parts, "roles", "order", MADE_WITH)
+        fields = ("format", *parts, "roles", "order", "reconstruct", MADE_WITH)
         if not isinstance(data, dict):
             raise ConfigError(f"{where}: a recipe is a JSON object, found {type(data).__name__}.")
         for key in data:
@@ -188,7 +198,8 @@ class Recipe:
             solver, roles = checked_solver(data["solver"]), roles_of(data.get("roles", []))
             order = checked_order(data.get("order", BY_BLOCK), "order")
             metric, drop, pattern = data["metric"], data["drop"], data["pattern"]
-            return cls.of(metric, drop, pattern, solver, quadratic, roles, order)
+            moved = reconstruction_of(data["reconstruct"]) if "reconstruct" in data else None
+            return cls.of(metric, drop, pattern, solver, quadratic, roles, order, moved)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
 
@@ -245,6 +256,13 @@ def checked_order(order: Any, where: str) -> str:
     if order not in ORDERS:
         raise ConfigError(f"{where}: is {order!r}, expected one of {', '.join(ORDERS)}.")
     return order
+
+
+def reconstruction_of(said: Any) -> ReconstructionSettings:
+    """As a recipe file has it, checked."""
+    if not isinstance(said, dict):
+        raise ConfigError(f"reconstruct: is {said!r}, expected an object with a name.")
+    return ReconstructionSettings.of(said)
 
 
 def checked_solver(said: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,6 @@ class ReconstructionSettings:
       epoch's weights are kept. With none of them, those that are learned from say it.
     - `inputs`: what goes into a window: what the blocks before make as they are `pruned`, so that
       it also corrects what they lost, or what they made while they were `dense`.
-    - `norms`: whether weights of norms and biases inside a window move along.
     - `seed`: of the choice of sequences that are held back, and of their order in an epoch.
     """
 
@@ -41,7 +40,6 @@ class ReconstructionSettings:
     batch: int = 1
     held_back: float = 0.125
     inputs: str = PRUNED
-    norms: bool = False
     seed: int = 0
 
     @classmethod
@@ -66,6 +64,16 @@ class ReconstructionSettings:
         numbers = {key: value for key, value in said.items() if key != "name"}
         return cls(str(name), **numbers)
 
+    @classmethod
+    def parsed(cls, text: str, where: str) -> "ReconstructionSettings":
+        """`block:epochs=10:inputs=dense`, as command lines say it."""
+        name, *words = text.split(":")
+        pairs = [word.partition("=") for word in words]
+        said = {key: _read(value) for key, _, value in pairs}
+        if len(said) < len(words):
+            raise ConfigError(f"{where}: {text!r} says a setting twice. Leave one of them out.")
+        return cls.of({"name": name, **said}, where)
+
     def to_json(self) -> dict[str, Any]:
         """As recipes say it: what is not as usual."""
         usual = asdict(ReconstructionSettings())
@@ -82,13 +90,21 @@ NUMBERS = {
 }
 
 
+def _read(value: str) -> Any:
+    """A number, or the text itself, for others to refuse."""
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
+
+
 def _check(key: str, value: Any, where: str) -> None:
     if key == "inputs" and value not in INPUTS:
         raise ConfigError(
             f"{where} is {value!r}.{did_you_mean(str(value), INPUTS)} There are: "
             f"{', '.join(INPUTS)}."
         )
-    if key == "norms" and not isinstance(value, bool):
-        raise ConfigError(f"{where} is {value!r}, expected true or false.")
     if key in NUMBERS:
         NUMBERS[key].check(value, where)

@@ -20,6 +20,7 @@ from optishear.models.stored import StoredTensors, dtypes_of
 from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.oneshot import PruneLayers, apply, prune, refuse_one_shot
+from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.pruning.rounded import rounded
 from optishear.recipe.recipe import Recipe
@@ -46,6 +47,13 @@ PROBE_TOKENS = 256  # of the calibration text: the reopened checkpoint must give
 SILENT = Silent()
 
 Masks = Mapping[str, Bool[Tensor, "out in"]]
+
+
+Amended = Callable[[Recipe], Recipe]
+
+
+def as_it_is(recipe: Recipe) -> Recipe:
+    return recipe
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,14 @@ class How:
     workers: Workers = field(default_factory=lambda: Workers.of(1))
 
 
+@dataclass(frozen=True)
+class Applied:
+    """What became of a recipe's layers, and what reconstructions gained."""
+
+    reports: list[LayerReport]
+    windows: list[WindowReport] = field(default_factory=list)
+
+
 def workers_for(number: int, device: str, address: str) -> Workers:
     """So many for a prune: each with its share of the cores, but no more than this process uses."""
     if address and number == 1:
@@ -94,11 +110,11 @@ def apply_to(
     given: Masks | None = None,
     watcher: Watcher = SILENT,
     prune_layers: PruneLayers = prune,
-) -> list[LayerReport]:
+) -> Applied:
     """Writes the recipe's weights into the model's working weights, those that change rounded to
     what the files hold; collects what that needs."""
-    needs, layout = needs_of(recipe), prepared.layout
-    prune_layers = rounded(prune_layers, stored_dtypes(prepared))
+    needs, layout, dtypes = needs_of(recipe), prepared.layout, stored_dtypes(prepared)
+    prune_layers = rounded(prune_layers, dtypes)
     guide = prepared.guide(recipe, watcher.stage)
     if not sequential:
         refuse_one_shot(recipe)
@@ -106,11 +122,12 @@ def apply_to(
         calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage, guide=guide)
         data = calibrated.data.with_masks(given or {})
         watcher.stage("pruning layer by layer")
-        return apply(layout.layers, working, data, recipe, prune_layers)
+        return Applied(apply(layout.layers, working, data, recipe, prune_layers))
     dense = prepared.calibrate(needs & {LayerGradients}, gradient_sequences, watcher.stage)
     watcher.stage("pruning block by block")
-    return apply_by_block(
-        InMemory(prepared.loaded.model, working, layout),
+    source = InMemory(prepared.loaded.model, working, layout)
+    reports = apply_by_block(
+        source,
         recipe,
         prepared.batches,
         gradients=dense.data.gradients,
@@ -118,7 +135,9 @@ def apply_to(
         guide=guide,
         progress=watcher.pruned,
         prune_layers=prune_layers,
+        dtypes=dtypes,
     )
+    return Applied(reports, source.windows)
 
 
 def stored_dtypes(prepared: Prepared) -> dict[str, tuple[torch.dtype, ...]]:
@@ -138,14 +157,18 @@ def prune_to(
     mask_from: tuple[str, bool] | None = None,
     watcher: Watcher = SILENT,
     any_model: bool = False,
+    amended: Amended = as_it_is,
 ) -> tuple[Checked, bool]:
     """Writes the pruned checkpoint and checks it; False where the folder already held just this.
 
     Either `recipe_for`, or `mask_from`: another checkpoint or a mask file, and whether to refit its
-    mask. `any_model` takes a mask file that was made for another model.
+    mask. `any_model` takes a mask file that was made for another model. `amended` is what is said
+    beyond either.
     """
     with place_for(folder) as finished:
-        return _prune_to(model, recipe_for, folder, how, mask_from, watcher, any_model, finished)
+        return _prune_to(
+            model, recipe_for, folder, how, mask_from, watcher, any_model, amended, finished
+        )
 
 
 def _prune_to(
@@ -156,6 +179,7 @@ def _prune_to(
     mask_from: tuple[str, bool] | None,
     watcher: Watcher,
     any_model: bool,
+    amended: Amended,
     finished: bool,
 ) -> tuple[Checked, bool]:
     prepared = prepare(
@@ -175,6 +199,7 @@ def _prune_to(
         recipe = recipe_for(prepared)
     else:
         raise ValueError("Neither a recipe nor a mask was given.")
+    recipe = amended(recipe)
     recipe.check(prepared.layout)
     origin = origin_of(prepared, recipe, how)
     if finished:
@@ -188,7 +213,7 @@ def _prune_to(
         pruning_with(how.workers, watcher.stage) as prune_layers,
         working_weights(prepared.loaded.model, prepared.layout) as working,
     ):
-        reports = apply_to(
+        applied = apply_to(
             prepared,
             working,
             recipe,
@@ -200,7 +225,15 @@ def _prune_to(
         )
         watcher.stage("writing and checking the checkpoint")
         checked = write_checkpoint(
-            prepared.loaded, rewritten, prepared.layout, recipe, folder, origin, probe, reports
+            prepared.loaded,
+            rewritten,
+            prepared.layout,
+            recipe,
+            folder,
+            origin,
+            probe,
+            applied.reports,
+            applied.windows,
         )
     return checked.with_note(found_elsewhere(origin)), True
 

@@ -40,7 +40,9 @@ from optishear.tasks import Batch
 from optishear.tools.prune import (
     PROBE_TOKENS,
     SILENT,
+    Amended,
     How,
+    as_it_is,
     check_what_is_there,
     found_elsewhere,
     origin_of,
@@ -56,6 +58,7 @@ def prune_streamed(
     folder: Path,
     how: How,
     watcher: Watcher = SILENT,
+    amended: Amended = as_it_is,
 ) -> tuple[Checked, bool]:
     """What `prune_to` does, with one decoder block in memory at a time; the same numbers come out.
 
@@ -64,7 +67,7 @@ def prune_streamed(
     others it is a `ConfigError`.
     """
     with place_for(folder, STATE_FOLDER) as finished:
-        return _prune_streamed(model, recipe_for, folder, how, watcher, finished)
+        return _prune_streamed(model, recipe_for, folder, how, watcher, amended, finished)
 
 
 def _prune_streamed(
@@ -73,6 +76,7 @@ def _prune_streamed(
     folder: Path,
     how: How,
     watcher: Watcher,
+    amended: Amended,
     finished: bool,
 ) -> tuple[Checked, bool]:
     watcher.stage(f"reading {model} block by block")
@@ -81,7 +85,7 @@ def _prune_streamed(
     calibration = text_for(streamed.loaded, how.calibration)
     place = streamed.device.type
     prepared = Prepared(streamed.loaded, layout, calibration, how.batch_tokens, place=place)
-    recipe = recipe_for(prepared)
+    recipe = amended(recipe_for(prepared))
     recipe.check(layout)
     origin = origin_of(prepared, recipe, how)
     if finished:
@@ -110,7 +114,7 @@ def _prune_streamed(
         done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
         watcher.stage(f"pruning block by block{done}")
         with pruning_with(how.workers, watcher.stage) as prune_layers:
-            made = rounded(prune_layers, stored_dtypes(prepared))
+            dtypes = stored_dtypes(prepared)
             source = StreamedBlocks(streamed, stack, layout, half, _probe(prepared))
             apply_by_block(
                 source,
@@ -120,7 +124,8 @@ def _prune_streamed(
                 gradients=dense.data.gradients,
                 guide=guide,
                 progress=watcher.pruned,
-                prune_layers=made,
+                prune_layers=rounded(prune_layers, dtypes),
+                dtypes=dtypes,
             )
             want = source.logits()
         watcher.stage("checking the checkpoint")
@@ -130,7 +135,7 @@ def _prune_streamed(
         write_recipe(folder / RECIPE_FILE, recipe, origin)
     sweep(folder)
     stored = dtype_text(rewritten.dtype)
-    checked = Checked.of(folder, layout, recipe, stored, half.reports, notes)
+    checked = Checked.of(folder, layout, recipe, stored, half.reports, notes, half.windows)
     return checked.with_note(found_elsewhere(origin)), True
 
 

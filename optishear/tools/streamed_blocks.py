@@ -8,11 +8,12 @@ from torch import Tensor
 
 from optishear.export.checkpoint import logits_of
 from optishear.export.half_done import HalfDone
-from optishear.models.blocks import BlockRunner, BlockStack
+from optishear.models.blocks import BlockRunner, BlockStack, Handed
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
 from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import Batches, BlockSource
+from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.tasks import Batch
@@ -55,8 +56,13 @@ class StreamedBlocks(BlockSource):
             self._follows.advance()
             self.half.write(part)
 
-    def done(self, block: int, reports: Sequence[LayerReport]) -> None:
-        self.half.done(block + 1, reports)
+    def states(self, name: str) -> Handed:
+        return HiddenFiles(self.half.state_folder / name, 1, self.streamed.device, step=0)
+
+    def done(
+        self, block: int, reports: Sequence[LayerReport], windows: Sequence[WindowReport]
+    ) -> None:
+        self.half.done(block + 1, reports, windows)
         for files in self._files:
             files.turn()
             files.tidy()

@@ -168,7 +168,7 @@ def _beside_dense(
     tell(check_keys(opened, dense.unknown))
     solvers = recipe and {x.name: _solver(recipe.at(x)) for x in layout.layers}
     beside = compare(AsStored(folder.resolve(), stored.files), dense, layout)
-    tell(check_kept(beside, solvers))
+    tell(check_kept(beside, solvers, recipe is not None and recipe.reconstruct is not None))
     tell(check_others(beside))
     tell(check_tied(model, dense, stored))
     return ""

@@ -90,11 +90,11 @@ def test_zeros_stay_and_nothing_that_is_kept_becomes_one():
     for was, now in zip(before[:2], after[:2], strict=True):
         assert torch.equal(was == 0, now == 0)
         assert not torch.equal(was, now)
-    assert torch.equal(before[2], after[2])  # a norm stays unless it is asked for
+    assert torch.equal(before[2], after[2])  # a norm stays unless it is handed in
     assert not any(p.requires_grad or p.grad is not None for p in (window.a, window.b))
 
 
-def test_norms_move_where_they_are_asked_for():
+def test_what_is_no_mask_moves_as_a_whole():
     window = TwoMatrices()
     report = reconstruct(window, window.weights(norm=True), SETTINGS)
     alone = TwoMatrices()

@@ -23,7 +23,9 @@ from optishear.export.rewritten import Rewritten
 from optishear.metrics import METRICS
 from optishear.models.blocks import BlockStack, Entangled
 from optishear.models.hidden_files import HiddenFiles
+from optishear.pruning.reconstruction import WindowReport
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.runs.watcher import Silent
 from optishear.solvers.methods import METHODS, needs_of
 from optishear.text.sources import TextSpec
@@ -100,7 +102,7 @@ def test_every_architecture_writes_what_the_whole_model_would_be(kind, tmp_path)
     ("method", "how"),
     [
         (NamedMethod("wanda", pattern="2:4"), HOW),
-        (NamedMethod("wanda", 0.5, refit=True, damping=0.1), HOW),
+        (NamedMethod("wanda", 0.5, refit=True, quadratic={"damping": 0.1}), HOW),
         (NamedMethod("sparsegpt", 0.5), replace(HOW, sequential=False)),
         (NamedMethod("sparsegpt", 0.5), replace(HOW, dtype="bfloat16")),
         (NamedMethod("moonshot-sparsegpt", 0.5), replace(HOW, sequential=False)),
@@ -143,6 +145,38 @@ def test_a_metric_that_reads_both_streams(dense, tmp_path, monkeypatch):
     assert {path.name for path in (broken / STATE_FOLDER).iterdir()} >= {"hidden", "dense"}
     prune_streamed(str(dense), lambda _: recipe, broken, HOW)
     assert files_of(broken) == files_of(tmp_path / "streamed")
+
+
+MOVED = {"epochs": 2, "learning_rate": 2e-3, "batch": 4}
+
+
+@pytest.mark.parametrize(
+    ("said", "method"),
+    [
+        ({"name": "block"}, SPARSEGPT),
+        ({"name": "half", "inputs": "dense"}, NamedMethod("magnitude", 0.5).on),
+        ({"name": "half"}, NamedMethod("wanda", 0.5, quadratic={"target_shift": 0.5}).on),
+    ],
+    ids=["block", "dense halves without statistics", "halves beside a shift"],
+)
+def test_a_reconstruction_goes_the_same_way_bit_for_bit(said, method, dense, tmp_path, monkeypatch):
+    settings = ReconstructionSettings.of({**MOVED, **said})
+
+    def recipe_for(prepared):
+        return replace(method(prepared), reconstruct=settings)
+
+    checked = both(dense, recipe_for, tmp_path)
+    windows = json.loads((tmp_path / "whole" / "optishear_windows.json").read_text())
+    assert len(windows) == (3 if settings.window == "block" else 6)
+    assert all(window["after"] <= window["before"] for window in windows)
+    assert checked.notes[0].startswith("reconstruction: ")
+    for owner, name, count in ((WindowReport, "__init__", 3), (HalfDone, "done", 2)):
+        folder = tmp_path / name
+        prune_until(owner, name, count, dense, folder, monkeypatch, recipe_for)
+        prune_streamed(str(dense), recipe_for, folder, HOW)
+        assert files_of(folder) == files_of(tmp_path / "streamed")
+    checks = verify(tmp_path / "streamed", None, False, "cpu", Silent())
+    assert {check.name: check.found for check in checks if check.status == "failed"} == {}
 
 
 def test_a_streamed_folder_is_verified_and_pruned_anew_bit_for_bit(unbroken):
@@ -215,11 +249,11 @@ import os, signal, sys
 from optishear.cli import app
 from optishear.export.half_done import HalfDone
 done = HalfDone.done
-def struck(self, block, reports):
+def struck(self, block, *found):
     if block == 2:  # its shard and its hidden states are written, but not counted
         (self.state_folder / "model-00004-of-00005.safetensors.tmp").write_text("half a shard")
         os.kill(os.getpid(), signal.SIGKILL)
-    done(self, block, reports)
+    done(self, block, *found)
 HalfDone.done = struck
 app(sys.argv[1:])
 """
