@@ -99,22 +99,27 @@ def keys_by_name(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, list[
 
 
 def dtypes_of(
-    model: PreTrainedModel, layout: ModelLayout, stored: StoredTensors, saved_as: str
+    model: PreTrainedModel,
+    layout: ModelLayout,
+    stored: StoredTensors,
+    saved_as: str,
+    others: Sequence[str] = (),
 ) -> dict[str, tuple[torch.dtype, ...]]:
-    """For each layer the types in which the numbers of its weight are written.
+    """For each layer, and each of the `others`, which are names of parameters, the types in which
+    its numbers are written.
 
-    A `ConfigError` where the files do not say which of their tensors the layer is.
+    A `ConfigError` where the files do not say which of their tensors it is.
     """
     if saved_as != AS_STORED:
-        return dict.fromkeys(layout.sizes, (DTYPES[saved_as],))
+        return dict.fromkeys([*layout.sizes, *others], (DTYPES[saved_as],))
     keys_of = keys_by_name(model, stored.file_of)
+    names = {layer.name: parameter_of(model, layer.name) for layer in layout.layers}
     found = {}
-    for layer in layout.layers:
-        name = parameter_of(model, layer.name)
+    for told, name in (names | {name: name for name in others}).items():
         if name not in keys_of:
             raise unknown_place(stored, name)
         dtypes = {stored.dtype(key) for key in keys_of[name]}
-        found[layer.name] = tuple(sorted((d for d in dtypes if d is not None), key=str))
+        found[told] = tuple(sorted((d for d in dtypes if d is not None), key=str))
     return found
 
 

@@ -110,8 +110,10 @@ class WorkingWeights:
         views: Mapping[str, WeightView],
         dense: Mapping[tuple[int, str], Callable[[], Tensor]],
         working: Mapping[tuple[int, str], Tensor],
+        lent: ExitStack | None = None,
     ) -> None:
-        self._views, self._dense, self._working = views, dense, working
+        self._views, self._dense, self._working = dict(views), dict(dense), dict(working)
+        self._lent = lent
 
     def dense(self, name: str) -> Float[Tensor, "out in"]:
         """The layer's weight as it was before, where the layer computes: look, do not
@@ -128,6 +130,17 @@ class WorkingWeights:
     def place(self, name: str) -> WeightView:
         """Where the layer's working weight lies in the model."""
         return self._views[name]
+
+    def also(self, model: nn.Module, name: str) -> nn.Parameter:
+        """Another parameter of the model, which may be written to as well from now on: it is a
+        copy, and its own values are given back with those of the layers."""
+        path, _, leaf = name.rpartition(".")
+        view = WeightView(model.get_submodule(path), leaf, None, False)
+        if view.key not in self._working:
+            assert self._lent is not None
+            lent = self._lent.enter_context(_swapped(view.parameter, view.offloaded))
+            self._dense[view.key], self._working[view.key] = lent
+        return view.parameter
 
     def write(self, name: str, weight: Float[Tensor, "out in"]) -> None:
         """Give the layer another weight; cast to the model's dtype on the way."""
@@ -179,7 +192,7 @@ def working_weights(model: nn.Module, layout: ModelLayout) -> Iterator[WorkingWe
     with ExitStack() as stack:
         for key, view in owners.items():
             dense[key], working[key] = stack.enter_context(_swapped(view.parameter, away[key]))
-        yield WorkingWeights(views, dense, working)
+        yield WorkingWeights(views, dense, working, stack)
 
 
 @contextmanager

@@ -133,7 +133,7 @@ def apply_by_block(
     - `guide`: token weights of the dense model, for guided layers; likewise.
     - `progress`: told (blocks done, blocks).
     - `prune_layers`: solves and writes the layers of a block.
-    - `dtypes`: by layer, the types in which reconstructed weights are written; None is that in
+    - `dtypes`: by name, the types in which reconstructed weights are written; None is that in
       which they are.
 
     Memory beside the model: the hidden states of all calibration tokens (twice with two streams)

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from optishear.errors import ConfigError
 from optishear.models.blocks import BlockRunner, Handed
+from optishear.models.norms import norms_of
 from optishear.models.placement import refuse_offloaded
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.movable import Movable
@@ -22,7 +24,8 @@ from optishear.recipe.layout import Layer
 from optishear.recipe.reconstruction import DENSE, HALF, ReconstructionSettings
 
 
-Dtypes = Mapping[str, tuple[torch.dtype, ...]]  # of each layer, those in which it is written
+# By name of a layer or another parameter, those in which it is written.
+Dtypes = Mapping[str, tuple[torch.dtype, ...]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,9 @@ class Reconstruction:
         self, window: StackWindow, layers: Sequence[Layer], working: WorkingWeights, number: int
     ) -> WindowReport:
         weights = [self._movable(layer, working) for layer in layers]
+        if self.settings.norms:
+            names = norms_of(self.pruned.model, self.pruned.block)
+            weights += [self._norm(name, working) for name in names]
         try:
             return reconstruct(window, weights, self.settings, number)
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -134,5 +140,11 @@ class Reconstruction:
 
     def _movable(self, layer: Layer, working: WorkingWeights) -> Movable:
         place = working.place(layer.name)
-        near = partial(nearest, dtypes=self.dtypes.get(layer.name, ()))
-        return Movable(layer.name, place.parameter, place.view, near)
+        return Movable(layer.name, place.parameter, place.view, self._nearest(layer.name))
+
+    def _norm(self, name: str, working: WorkingWeights) -> Movable:
+        parameter = working.also(self.pruned.model, name)
+        return Movable(name, parameter, lambda whole: whole, self._nearest(name), zeros_stay=False)
+
+    def _nearest(self, name: str) -> Callable[[Tensor], Tensor]:
+        return partial(nearest, dtypes=self.dtypes.get(name, ()))

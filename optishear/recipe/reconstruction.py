@@ -31,6 +31,7 @@ class ReconstructionSettings:
       epoch's weights are kept. With none of them, those that are learned from say it.
     - `inputs`: what goes into a window: what the blocks before make as they are `pruned`, so that
       it also corrects what they lost, or what they made while they were `dense`.
+    - `norms`: whether the weights of norms and biases in a window move along.
     - `seed`: of the choice of sequences that are held back, and of their order in an epoch.
     """
 
@@ -40,6 +41,7 @@ class ReconstructionSettings:
     batch: int = 1
     held_back: float = 0.125
     inputs: str = PRUNED
+    norms: bool = False
     seed: int = 0
 
     @classmethod
@@ -91,7 +93,9 @@ NUMBERS = {
 
 
 def _read(value: str) -> Any:
-    """A number, or the text itself, for others to refuse."""
+    """A number or a truth value, or the text itself, for others to refuse."""
+    if value in ("true", "false"):
+        return value == "true"
     for kind in (int, float):
         try:
             return kind(value)
@@ -106,5 +110,7 @@ def _check(key: str, value: Any, where: str) -> None:
             f"{where} is {value!r}.{did_you_mean(str(value), INPUTS)} There are: "
             f"{', '.join(INPUTS)}."
         )
+    if key == "norms" and not isinstance(value, bool):
+        raise ConfigError(f"{where} is {value!r}, expected true or false.")
     if key in NUMBERS:
         NUMBERS[key].check(value, where)

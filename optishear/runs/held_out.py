@@ -152,6 +152,7 @@ class _Bench:
                 prune_layers=prune_layers,
             )
         else:
+            working.restore()  # norms, which a reconstruction may have moved
             layers, data = calibrated.layout.layers, calibrated.data
             if recipe.row_groups(layers):
                 guide = calibrated.guide(recipe, self.watcher.stage)

@@ -16,6 +16,7 @@ from optishear.errors import ConfigError
 from optishear.export.checkpoint import Checked, dtype_text, rewritten_of, write_checkpoint
 from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refuse_filled
 from optishear.models.load import AS_STORED, LoadedModel, load
+from optishear.models.norms import norms_of
 from optishear.models.stored import StoredTensors, dtypes_of
 from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import InMemory, apply_by_block
@@ -113,7 +114,7 @@ def apply_to(
 ) -> Applied:
     """Writes the recipe's weights into the model's working weights, those that change rounded to
     what the files hold; collects what that needs."""
-    needs, layout, dtypes = needs_of(recipe), prepared.layout, stored_dtypes(prepared)
+    needs, layout, dtypes = needs_of(recipe), prepared.layout, stored_dtypes(prepared, recipe)
     prune_layers = rounded(prune_layers, dtypes)
     guide = prepared.guide(recipe, watcher.stage)
     if not sequential:
@@ -140,13 +141,15 @@ def apply_to(
     return Applied(reports, source.windows)
 
 
-def stored_dtypes(prepared: Prepared) -> dict[str, tuple[torch.dtype, ...]]:
-    """By layer the types in which its weight is written."""
-    loaded = prepared.loaded
-    stored = StoredTensors.of(loaded.folder)
-    return dtypes_of(
-        cast("PreTrainedModel", loaded.model), prepared.layout, stored, loaded.saved_as
-    )
+def stored_dtypes(prepared: Prepared, recipe: Recipe) -> dict[str, tuple[torch.dtype, ...]]:
+    """By layer the types in which its weight is written; and by name of other parameters that the
+    recipe moves."""
+    loaded, settings = prepared.loaded, recipe.reconstruct
+    model, stored = cast("PreTrainedModel", loaded.model), StoredTensors.of(loaded.folder)
+    others: list[str] = []
+    if settings is not None and settings.norms:
+        others = [n for block in range(prepared.layout.blocks) for n in norms_of(model, block)]
+    return dtypes_of(model, prepared.layout, stored, loaded.saved_as, others)
 
 
 def prune_to(

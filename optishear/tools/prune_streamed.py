@@ -114,7 +114,7 @@ def _prune_streamed(
         done = f", {half.block} of {len(streamed.blocks)} are done" if half.block else ""
         watcher.stage(f"pruning block by block{done}")
         with pruning_with(how.workers, watcher.stage) as prune_layers:
-            dtypes = stored_dtypes(prepared)
+            dtypes = stored_dtypes(prepared, recipe)
             source = StreamedBlocks(streamed, stack, layout, half, _probe(prepared))
             apply_by_block(
                 source,

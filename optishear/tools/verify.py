@@ -37,6 +37,7 @@ from optishear.models.as_stored import AsStored
 from optishear.models.discover import layout_of
 from optishear.models.folder import ModelFolder
 from optishear.models.load import AS_STORED
+from optishear.models.norms import norms_of
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import GIVEN
@@ -167,8 +168,12 @@ def _beside_dense(
     tell(check_dtype(stored, config, origin.save_dtype, dense.files))
     tell(check_keys(opened, dense.unknown))
     solvers = recipe and {x.name: _solver(recipe.at(x)) for x in layout.layers}
-    beside = compare(AsStored(folder.resolve(), stored.files), dense, layout)
-    tell(check_kept(beside, solvers, recipe is not None and recipe.reconstruct is not None))
+    moving = None if recipe is None else recipe.reconstruct
+    norms: list[str] = []
+    if moving is not None and moving.norms:
+        norms = [name for block in range(layout.blocks) for name in norms_of(model, block)]
+    beside = compare(AsStored(folder.resolve(), stored.files), dense, layout, norms)
+    tell(check_kept(beside, solvers, moving is not None))
     tell(check_others(beside))
     tell(check_tied(model, dense, stored))
     return ""

@@ -9,6 +9,7 @@ from tiny_models import GATED, TINY, make, tokens
 from optishear.errors import ConfigError
 from optishear.models.blocks import hidden_of
 from optishear.models.discover import decoder_blocks, layout_of
+from optishear.models.norms import norms_of
 from optishear.models.weights import working_weights
 from optishear.pruning import reconstructing
 from optishear.pruning.block_loop import InMemory, apply_by_block
@@ -96,6 +97,24 @@ def test_a_mask_is_what_it_was_solved_as_and_the_model_comes_back(model):
     assert all(torch.equal(a, b) for a, b in zip(dense, made_by_blocks(model), strict=True))
     assert [p.requires_grad for p in model.parameters()] == flags
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_norms_and_biases_move_where_that_is_asked_for_and_come_back(model):
+    dense, plain = made_by_blocks(model), applied(model, recipe_of(model, BLOCK))[2]
+    recipe = recipe_of(model, replace(BLOCK, norms=True))
+    layout, moved = layout_of(model), set()
+    names = [n for block in range(layout.blocks) for n in norms_of(model, block)]
+    before = {name: model.get_parameter(name).detach().clone() for name in names}
+    with working_weights(model, layout) as working:
+        source = InMemory(model, working, layout)
+        apply_by_block(source, recipe, BATCHES)
+        moved = {n for n in names if not torch.equal(before[n], model.get_parameter(n))}
+        again = InMemory(model, working, layout)  # begins dense, norms and all
+        apply_by_block(again, recipe_of(model, BLOCK), BATCHES)
+    assert moved >= set(norms_of(model, 0))  # a later block may be best as it was solved
+    assert source.windows[0].after < plain[0].after
+    assert again.windows == plain
+    assert all(torch.equal(a, b) for a, b in zip(dense, made_by_blocks(model), strict=True))
 
 
 @pytest.mark.parametrize("window", ["block", "half"])

@@ -29,6 +29,7 @@ def test_what_is_said_is_read_again():
         "batch": 2,
         "held_back": 0.3,
         "inputs": "dense",
+        "norms": True,
         "seed": 7,
     }
     settings = ReconstructionSettings.of(said)
@@ -49,6 +50,7 @@ def test_what_is_said_is_read_again():
         ({"name": "block", "held_back": 1.0}, "held_back is 1.0"),
         ({"name": "block", "held_back": True}, "held_back is True"),
         ({"name": "block", "inputs": "both"}, "inputs is 'both'. There are: pruned, dense."),
+        ({"name": "block", "norms": 1}, "norms is 1, expected true or false"),
         ({"name": "block", "seed": -1}, "seed is -1"),
     ],
 )
@@ -60,8 +62,8 @@ def test_what_cannot_be_is_refused_in_a_sentence(said, told):
 
 
 def test_a_command_line_says_it_as_it_says_rules():
-    settings = ReconstructionSettings.parsed("half:epochs=4:learning_rate=1e-3:inputs=dense", "-r")
-    assert settings == ReconstructionSettings("half", 4, 1e-3, inputs="dense")
+    settings = ReconstructionSettings.parsed("half:epochs=4:learning_rate=1e-3:norms=true", "-r")
+    assert settings == ReconstructionSettings("half", 4, 1e-3, norms=True)
     assert ReconstructionSettings.parsed("block", "-r") == ReconstructionSettings()
     for text, told in {
         "block:epochs": "epochs is '', expected a whole number",

@@ -1,6 +1,6 @@
 """A pruned model beside the dense one: what may have changed, what must not have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ class Beside:
     - `change`, `changed`: by layer, of its weights that are not zero: ‖new − dense‖ / ‖dense‖, and
       how many are another number.
     - `wrong`: sentences about other tensors. `others`: how many of them there are.
+    - `moved`: how many other tensors were not held against the dense ones.
     - `rounded`: types that hold less than the dense files' did, which were compared rounded.
     """
 
@@ -35,6 +36,7 @@ class Beside:
     wrong: list[str]
     others: int
     rounded: tuple[str, ...]
+    moved: int = 0
 
     @property
     def how(self) -> str:
@@ -64,13 +66,18 @@ def _other_layers(why: str) -> Check:
     return Check("dense model", FAILED, f"Its layers are not the dense model's: {why}.")
 
 
-def compare(ours: AsStored, dense: AsStored, layout: ModelLayout) -> Beside:
-    """Of two checkpoints of one architecture, as their files hold them."""
+def compare(
+    ours: AsStored, dense: AsStored, layout: ModelLayout, moved: Collection[str] = ()
+) -> Beside:
+    """Of two checkpoints of one architecture, as their files hold them.
+
+    `moved`: names of tensors that are not pruned and may be other ones all the same.
+    """
     change: dict[str, float] = {}
     changed: dict[str, int] = {}
     wrong: list[str] = []
     rounded: set[str] = set()
-    others = 0
+    others = let = 0
     layers: dict[str, list[Layer]] = {}
     for layer in layout.layers:
         layers.setdefault(parameter_of(dense.model, layer.name), []).append(layer)
@@ -83,7 +90,9 @@ def compare(ours: AsStored, dense: AsStored, layout: ModelLayout) -> Beside:
                     change[layer.name], changed[layer.name] = _moved(
                         read(ours.model, layer), read(dense.model, layer)
                     )
-                if name not in layers:
+                if name in moved:
+                    let += 1
+                elif name not in layers:
                     others += 1
                     wrong += _apart(name, new[name], old[name])
                 rounded |= _rounded(new[name], old[name])
@@ -96,7 +105,7 @@ def compare(ours: AsStored, dense: AsStored, layout: ModelLayout) -> Beside:
             rounded |= _rounded(new, old)
         else:
             wrong.append(f"{key}: is not there")
-    return Beside(change, changed, wrong, others, tuple(sorted(rounded)))
+    return Beside(change, changed, wrong, others, tuple(sorted(rounded)), let)
 
 
 def check_kept(
@@ -142,7 +151,9 @@ def check_others(beside: Beside) -> Check:
             f"dense."
         )
         return Check("other tensors", FAILED, found, tuple(beside.wrong))
-    return Check("other tensors", OK, f"All {beside.others} are the dense ones {beside.how}.")
+    moved = f"; {beside.moved} norms and biases were moved with the weights" if beside.moved else ""
+    told = f"All {beside.others} are the dense ones {beside.how}{moved}."
+    return Check("other tensors", OK, told)
 
 
 def _moved(new: Tensor, old: Tensor) -> tuple[float, int]:
