@@ -37,7 +37,7 @@ class ReconstructionSettings:
 
     window: str = BLOCK
     epochs: int = 5
-    learning_rate: float = 2e-4
+    learning_rate: float = 5e-4
     batch: int = 1
     held_back: float = 0.125
     inputs: str = PRUNED
@@ -78,17 +78,18 @@ class ReconstructionSettings:
 
     def to_json(self) -> dict[str, Any]:
         """As recipes say it: what is not as usual."""
-        usual = asdict(ReconstructionSettings())
+        usual = asdict(USUAL)
         said = {k: v for k, v in asdict(self).items() if k != "window" and v != usual[k]}
         return {"name": self.window, **said}
 
 
+USUAL = ReconstructionSettings()
 NUMBERS = {
-    "epochs": Setting(5, 1, 10_000, "passes over the sequences that are learned from"),
-    "learning_rate": Setting(2e-4, 1e-9, 1.0, "of AdamW at the first step"),
-    "batch": Setting(1, 1, 65_536, "sequences a step"),
-    "held_back": Setting(0.125, 0.0, 0.9, "share of the sequences that say which epoch is kept"),
-    "seed": Setting(0, 0, 2**63 - 1, "of the sequences held back and the order of the others"),
+    "epochs": Setting(USUAL.epochs, 1, 10_000, "passes over the sequences that are learned from"),
+    "learning_rate": Setting(USUAL.learning_rate, 1e-9, 1.0, "of AdamW at the first step"),
+    "batch": Setting(USUAL.batch, 1, 65_536, "sequences a step"),
+    "held_back": Setting(USUAL.held_back, 0.0, 0.9, "share of the sequences that decide"),
+    "seed": Setting(USUAL.seed, 0, 2**63 - 1, "of what is held back, and of the others' order"),
 }
 
 
