@@ -114,8 +114,13 @@ class RunningSums:
 
     def stats(self, sequences: int) -> dict[str, LayerStats]:
         """The sums by input site, now that `sequences` were run. Checked: all seen, all finite."""
-        found = self.sums(sequences)
+        found = self.of_part(sequences)
         check(found)
+        return found
+
+    def of_part(self, sequences: int) -> dict[str, LayerStats]:
+        """The same of a part of the tokens, of which an expert may have seen none."""
+        found = self.sums(sequences)
         most = max(total.tokens for total in found.values())
         for site, total in self._sums.items():
             if total.waiting is not None and total.tokens < most:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from itertools import pairwise
-from operator import add
+from itertools import islice, pairwise
 
 from torch import nn
 
 from optishear.calibration.collect import check, sums_of
+from optishear.calibration.held_back import at_once, joined
 from optishear.calibration.statistics import Kinds, LayerStats
 from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.recipe.layout import ModelLayout
@@ -21,6 +21,8 @@ CollectParts = Callable[[Sequence[Batches], Kinds, Guide], Iterable[dict[str, La
 
 def parts_of(batches: Batches, number: int) -> list[Batches]:
     """So many runs of neighbours, of as equal length as can be; never an empty one."""
+    if not batches:
+        return []
     number = min(number, len(batches))
     ends = [len(batches) * part // number for part in range(number + 1)]
     return [batches[begin:end] for begin, end in pairwise(ends)]
@@ -45,12 +47,26 @@ def guides_of(guide: Guide, parts: Sequence[Batches]) -> list[Guide]:
 
 
 def collect_in_parts(
-    collect: CollectParts, parts: Sequence[Batches], needs: Kinds, guide: Guide = UNGUIDED
+    collect: CollectParts,
+    parts: Sequence[Batches],
+    needs: Kinds,
+    guide: Guide = UNGUIDED,
+    held_back: Sequence[Batches] = (),
 ) -> dict[str, LayerStats]:
-    """The sums over all parts, added in their order. Checked: all inputs seen, all finite."""
-    total = reduce(
-        lambda one, other: {site: add(one[site], other[site]) for site in one},
-        collect(parts, needs, guide),
-    )
+    """The sums over all parts, added in their order. Checked: all inputs seen, all finite.
+
+    `held_back`: the parts of `held_back.cut`, which come last.
+    """
+    if bool(held_back) != any(kind.held_back_of is not None for kind in needs):
+        raise ValueError(f"{len(held_back)} parts are held back for {sorted(map(str, needs))}.")
+    each = iter(collect([*parts, *held_back], at_once(needs), guide))
+    total = reduce(_added, islice(each, len(parts)))
+    if held_back:
+        apart = reduce(_added, each)
+        total = {site: joined(total[site], apart[site], needs) for site in total}
     check(total)
     return total
+
+
+def _added(one: dict[str, LayerStats], other: dict[str, LayerStats]) -> dict[str, LayerStats]:
+    return {site: one[site] + other[site] for site in one}

@@ -29,6 +29,8 @@ class Statistic(ABC):
     - `words`: what `optishear methods` calls it.
     - `reads_dense`: whether it reads what the dense model's layer read of the same tokens, too.
       Then block by block the dense model's hidden states are carried along beside the pruned ones.
+    - `held_back_of`: the kind that it is of the held-back sequences alone (`held_back.cut`); None
+      for sums over all sequences, those among them.
     - `summed_in`: the type of the running sum.
     - `quadratic`: whether it sums products of two entries of a token's rows: then a token weighs s
       times as much where its rows are scaled by the root of s, as for guided layers they are.
@@ -37,6 +39,7 @@ class Statistic(ABC):
     name: ClassVar[str]
     words: ClassVar[str]
     reads_dense: ClassVar[bool] = False
+    held_back_of: "ClassVar[type[Statistic] | None]" = None
     summed_in: ClassVar[torch.dtype] = torch.float32
     quadratic: ClassVar[bool] = False
 
@@ -97,10 +100,9 @@ class InputSq(Statistic):
         total += x.square().sum(0, dtype=total.dtype)
 
 
-class Gram(Statistic):
-    """sum of x x^T: the Hessian of the reconstruction error. In fp32, for its size matters."""
+class _Gram(Statistic):
+    """sum of x x^T. In fp32, for its size matters."""
 
-    name, words = "gram", "Gram matrices"
     quadratic = True
 
     @staticmethod
@@ -114,6 +116,20 @@ class Gram(Statistic):
     @property
     def finite(self) -> bool:
         return bool(self.total.diagonal().isfinite().all())  # no entry is larger than these
+
+
+class Gram(_Gram):
+    """sum of x x^T: the Hessian of the reconstruction error."""
+
+    name, words = "gram", "Gram matrices"
+
+
+class HeldBackGram(_Gram):
+    """sum of x x^T over the held-back sequences: how far a layer errs on what it was not fitted
+    to."""
+
+    name, words = "held_back_gram", "held-back Gram matrices"
+    held_back_of = Gram
 
 
 class Mean(Statistic):
@@ -131,11 +147,9 @@ class Mean(Statistic):
         total += x.sum(0, dtype=total.dtype)
 
 
-class Cross(Statistic):
-    """sum of (x - x') x'^T, x of the dense model and x' of the pruned one: how far, seen from what
-    the layer reads now, its input has moved. Exactly zero where it has not."""
+class _Cross(Statistic):
+    """sum of (x - x') x'^T, x of the dense model and x' of the pruned one."""
 
-    name, words = "cross", "dense against pruned inputs"
     reads_dense = True
     quadratic = True
 
@@ -148,7 +162,23 @@ class Cross(Statistic):
         total.addmm_((dense - x).T, x)
 
 
-STATISTICS: dict[str, type[Statistic]] = {kind.name: kind for kind in (InputSq, Gram, Mean, Cross)}
+class Cross(_Cross):
+    """sum of (x - x') x'^T, x of the dense model and x' of the pruned one: how far, seen from what
+    the layer reads now, its input has moved. Exactly zero where it has not."""
+
+    name, words = "cross", "dense against pruned inputs"
+
+
+class HeldBackCross(_Cross):
+    """The same over the held-back sequences."""
+
+    name, words = "held_back_cross", "held-back dense against pruned inputs"
+    held_back_of = Cross
+
+
+STATISTICS: dict[str, type[Statistic]] = {
+    kind.name: kind for kind in (InputSq, Gram, Mean, Cross, HeldBackGram, HeldBackCross)
+}
 
 # What can be asked of calibration: kinds of sums, and gradients per sequence, which are no sum and
 # are kept apart, for they are far larger; token weights weigh the sums of guided layers.

@@ -44,6 +44,7 @@ def load_or_collect(
     needs: Kinds,
     collect: CollectParts | None = None,
     guide: Guide = UNGUIDED,
+    held_back: Sequence[Batches] = (),
 ) -> dict[str, LayerStats]:
     """`collect_in_parts` with these arguments, from the file `path` where it was done before.
 
@@ -52,11 +53,11 @@ def load_or_collect(
     """
     collect = collect or one_after_the_other(model, layout)
     if path is None:
-        return collect_in_parts(collect, parts, needs, guide)
+        return collect_in_parts(collect, parts, needs, guide, held_back)
     read = partial(_load, layout=layout, kinds=needs, guided=guide.groups)
     if (stats := kept(path, read, SafetensorError)) is not None:
         return {site: found.to(view_of(model, site).device) for site, found in stats.items()}
-    stats = collect_in_parts(collect, parts, needs, guide)
+    stats = collect_in_parts(collect, parts, needs, guide, held_back)
     _save(path, stats)
     return stats
 

@@ -9,6 +9,7 @@ import typer
 from optishear.cli.console import JsonFlag, TextField, note, say, say_json, speaking
 from optishear.cli.prune_options import (
     calibration_asked,
+    damping_asked,
     reconstructing,
     refuse_contradictions,
     refuse_gradients,
@@ -71,7 +72,11 @@ def prune(
         ),
     ] = None,
     damping: Annotated[
-        float | None, typer.Option(help="Of the Hessian's mean diagonal; 0.01 if left out.")
+        str | None,
+        typer.Option(
+            help="Of the Hessian's mean diagonal, 0.01 if left out; or auto: each layer's is "
+            "chosen by its error on calibration sequences that are held back."
+        ),
     ] = None,
     target_shift: Annotated[
         float | None,
@@ -213,7 +218,11 @@ def prune(
     recipe_for = None if ready is None else lambda _prepared: ready
     reads_gradients = ready is not None and LayerGradients in needs_of(ready)
     if method is not None:
-        quadratic = {"damping": damping, "target_shift": target_shift, "guided": guided}
+        quadratic = {
+            "damping": damping_asked(damping),
+            "target_shift": target_shift,
+            "guided": guided,
+        }
         named = NamedMethod(
             method,
             sparsity,

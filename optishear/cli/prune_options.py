@@ -87,6 +87,16 @@ def refuse_gradients(samples: int, reads_gradients: bool, calibration: "TextSpec
         )
 
 
+def damping_asked(text: str | None) -> float | str | None:
+    """`auto`, or a number; whether it can be one is for others to say."""
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
 def calibration_asked(
     model: str,
     text: str | None,

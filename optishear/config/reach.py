@@ -1,6 +1,7 @@
 """What a search space may ask of metrics, solvers and calibration: known names, statistics read."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from optishear.calibration.statistics import InputSq, Need
 from optishear.errors import ConfigError
@@ -8,6 +9,7 @@ from optishear.metrics import make_metric
 from optishear.recipe.canonical import metric_under
 from optishear.recipe.parts import Parts
 from optishear.recipe.pattern import parse_asked
+from optishear.recipe.quadratic import QuadraticSettings
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import PartSpec
 from optishear.search.template_genes import Template, first_of, variants_of
@@ -33,16 +35,17 @@ def needs_of_space(space: SpaceSpec) -> frozenset[Need]:
     """What calibration must collect for every recipe of the space."""
     needs: set[Need] = {InputSq}  # the rules of layer sparsities read it, whatever the metric
     for spec in space.every:
-        for parts in _variants(spec):
+        damping = space.damping if spec.damping is None else spec.damping
+        for parts in _variants(spec, QuadraticSettings(damping)):
             needs |= needs_of_parts(parts, space.moonshot is not None)
     return frozenset(needs)
 
 
-def _variants(spec: PartSpec) -> Iterator[Parts]:
+def _variants(spec: PartSpec, quadratic: QuadraticSettings) -> Iterator[Parts]:
     for template in spec.solvers:
         for solver in variants_of(template):
             for metric in (m for metrics in spec.metrics for m in variants_of(metrics)):
-                yield _parts(spec, metric, solver)
+                yield replace(_parts(spec, metric, solver), quadratic=quadratic)
 
 
 def _parts(spec: PartSpec, metric: Template, solver: Template) -> Parts:

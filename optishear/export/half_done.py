@@ -32,6 +32,7 @@ from optishear.reading.json_data import json_in
 from optishear.reading.shapes import Shape, shaped
 from optishear.records.atomic import storage_errors, whole_file
 from optishear.records.run_directory import write_json
+from optishear.solvers.quadratic import HeldBackError
 
 
 AGAIN = "name another --to; the same command goes on with what was written before"
@@ -111,10 +112,7 @@ class HalfDone:
                 f"the same arguments to go on with it, or name another --to."
             )
         self.block = state.block
-        self.reports = [
-            LayerReport(**{**report.model_dump(), "notes": tuple(report.notes)})
-            for report in state.reports
-        ]
+        self.reports = [report.read for report in state.reports]
         self.windows = [
             WindowReport(**{**w.model_dump(), "losses": tuple(w.losses), "notes": tuple(w.notes)})
             for w in state.windows
@@ -140,6 +138,11 @@ class HalfDone:
         write_json(self._state, state)
 
 
+class _Tried(Shape):
+    damping: float
+    error: float
+
+
 class _Report(Shape):
     """A `LayerReport` as the state has it."""
 
@@ -150,6 +153,13 @@ class _Report(Shape):
     damping: float | None
     notes: list[str]
     taylor: float | None
+    tried: list[_Tried] = Field(default_factory=list)
+
+    @property
+    def read(self) -> LayerReport:
+        tried = tuple(HeldBackError(each.damping, each.error) for each in self.tried)
+        said = self.model_dump() | {"notes": tuple(self.notes), "tried": tried}
+        return LayerReport(**said)
 
 
 class _Window(Shape):

@@ -26,6 +26,7 @@ from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.metric_forms import OWN
 from optishear.recipe.parts import Parts
 from optishear.recipe.pattern import Block, Pattern, Row
+from optishear.recipe.quadratic import USUAL_DAMPING
 from optishear.recipe.recipe import Recipe
 
 
@@ -106,12 +107,17 @@ def _groups(
         own = [layer for layer in layers if recipe.at(layer).pattern == pattern]
         m = _m_of(pattern, own)
         for layer in own:
-            damping = float(recipe.at(layer).quadratic.damping) if modifier == SPARSEGPT else 0.0
+            damping = _damping(recipe.at(layer)) if modifier == SPARSEGPT else 0.0
             alike.setdefault((m, damping), []).append(layer)
     for (m, damping), members in alike.items():
         members.sort(key=layers.index)
         extra = {"block_size": BLOCK, "dampening_frac": damping} if modifier == SPARSEGPT else {}
         yield from _groups_of(recipe, members, modifier, m, extra)
+
+
+def _damping(parts: Parts) -> float:
+    settings = parts.quadratic
+    return USUAL_DAMPING if settings.auto else float(settings.damping)
 
 
 def _groups_of(
@@ -214,8 +220,10 @@ def _lost(recipe: Recipe, layout: ModelLayout, modifier: str) -> Iterator[str]:
 
 
 def _lost_of(parts: Parts, modifier: str) -> Iterator[str]:
-    """Of metric and solver."""
+    """Of metric, solver and damping."""
     metric, solver = parts.metric, parts.solver
+    if modifier == SPARSEGPT and parts.quadratic.auto:
+        yield f"damping is chosen layer by layer by what is held back; {USUAL_DAMPING:g} here"
     if modifier == WANDA and metric != {"name": "wanda"}:
         yield f"the metric is {_spelt(metric)}; Wanda's takes its place"
     if modifier == SPARSEGPT and solver != {"name": "sparsegpt"}:

@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 
 from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.held_back import cut
 from optishear.calibration.statistics import summed
 from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.blocks import BlockRunner, BlockStack, Handed
@@ -210,9 +211,12 @@ def _streams(
     kinds = summed(needs_of(recipe))
     if not kinds and recipe.reconstruct is None:
         return Streams(kinds, None)
+    before, held_back = cut(batches, kinds)
+    batches = [*before, *held_back]
     pruned = source.runner(batches, "hidden")
     beside = both_streams(kinds, sequential) or recipe.reconstruct is not None
-    return Streams(kinds, pruned, source.runner(batches, "dense") if beside else None, guide)
+    dense = source.runner(batches, "dense") if beside else None
+    return Streams(kinds, pruned, dense, guide, len(held_back))
 
 
 def _reconstruction(

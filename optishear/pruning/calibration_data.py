@@ -10,15 +10,20 @@ from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Cross, LayerStats, stats_of
+from optishear.pruning.chosen_damping import tried_dampings
 from optishear.pruning.factored import Factored
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerProblem
+from optishear.solvers.damping import best
 from optishear.solvers.guided import guided, guided_stats
 from optishear.solvers.moonshot import blended, blended_stats, reconstruction
-from optishear.solvers.quadratic import Quadratic
+from optishear.solvers.quadratic import HeldBackError, Quadratic
 from optishear.solvers.ranks import RankCache
 from optishear.solvers.target import shifted
+
+
+TRIAL_BYTES = 2**29  # of Hessians of one site at all dampings: up to 1,900 inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +34,7 @@ class CalibrationData:
     - `given`: masks by layer from elsewhere, which take the place of the metric's choice.
     - `ranks`: how weights rank under metrics that came up before; it changes no result.
     - `factored`: plain quadratics, which layers of one site and all recipes share; the last few.
+    - `trials`: the same without the held-back sequences, for dampings that are chosen by these.
     """
 
     stats: Mapping[str, LayerStats]
@@ -36,11 +42,12 @@ class CalibrationData:
     given: Mapping[str, Bool[Tensor, "out in"]] = field(default_factory=dict)
     ranks: RankCache = field(default_factory=lambda: RankCache(0))
     factored: Factored = field(default_factory=Factored)
+    trials: Factored = field(default_factory=lambda: Factored(TRIAL_BYTES))
 
     def to(self, device: torch.device | str) -> "CalibrationData":
         """With statistics on this device; gradients stay where they are stored."""
         stats = {site: stats.to(device) for site, stats in self.stats.items()}
-        return replace(self, stats=stats, factored=self.factored.anew())
+        return replace(self, stats=stats, factored=self.factored.anew(), trials=self.trials.anew())
 
     def only(self, layers: Sequence[Layer]) -> "CalibrationData":
         """What these layers' problems are made of, with nothing factored yet."""
@@ -51,6 +58,7 @@ class CalibrationData:
             gradients={name: found for name, found in self.gradients.items() if name in names},
             given={name: keep for name, keep in self.given.items() if name in names},
             factored=self.factored.anew(),
+            trials=self.trials.anew(),
         )
 
     def with_masks(self, given: Mapping[str, Bool[Tensor, "out in"]]) -> "CalibrationData":
@@ -70,10 +78,14 @@ class CalibrationData:
         stats, lam, parts = stats_of(self.stats, layer), recipe.lambda_of(layer), recipe.at(layer)
         if (gradients := self.gradients.get(layer.name)) is not None:
             stats = stats.having(gradients)
-        damping, given = float(parts.quadratic.damping), self.given.get(layer.name)
+        damping, given = parts.quadratic.as_numbers.damping, self.given.get(layer.name)
         drop, pattern = recipe.drop[layer.name], parts.pattern
         groups: tuple[LayerStats, ...] = ()
-        if number := parts.quadratic.guided:
+        number = parts.quadratic.guided
+        if isinstance(damping, str):
+            tried = partial(tried_dampings, layer, weight, stats, parts, drop, given, self.trials)
+            make_stats, make_quadratic = lambda: stats, lambda: self._chosen(layer, tried())
+        elif number:
             groups = stats.row_groups(layer, number)
             make_stats = partial(guided_stats, stats, groups, layer.out_features)
             make_quadratic = partial(self._guided, layer, groups, damping)
@@ -96,6 +108,9 @@ class CalibrationData:
         make = partial(guided, groups, layer.out_features, damping)
         key = (layer.name, damping, len(groups))
         return self.factored.get(key, layer.in_features, make)
+
+    def _chosen(self, layer: Layer, tried: tuple[HeldBackError, ...]) -> Quadratic:
+        return replace(self._plain(layer, best(tried)), tried=tried)
 
     def _plain(self, layer: Layer, damping: float) -> Quadratic:
         make = partial(reconstruction, stats_of(self.stats, layer), damping)

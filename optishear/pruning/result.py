@@ -7,6 +7,7 @@ from optishear.pruning.solved import Stored
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.storage import Storage
 from optishear.solvers.base import LayerSolution
+from optishear.solvers.quadratic import HeldBackError
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class LayerReport:
 
     - `cost`: of the change under the layer's quadratic, where the solver had one.
     - `damping`: relative, as it was used in the end; `notes` say why it was raised.
+    - `tried`: the errors on held-back sequences by which it was chosen, if it was.
     - `taylor`: the loss that the change adds to second order, where it was asked for.
     """
 
@@ -25,6 +27,7 @@ class LayerReport:
     damping: float | None = None
     notes: tuple[str, ...] = ()
     taylor: float | None = None
+    tried: tuple[HeldBackError, ...] = ()
 
     @classmethod
     def of(
@@ -39,6 +42,7 @@ class LayerReport:
             solution.damping,
             solution.notes,
             taylor,
+            solution.tried,
         )
 
 

@@ -7,7 +7,7 @@ filed by what the solution depends on, not by a level's number.
 import json
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from optishear.recipe.layout import Layer
 from optishear.records.atomic import replace_file
 from optishear.records.cache import OTHER_CACHE, digest, kept
 from optishear.solvers.base import LayerSolution
+from optishear.solvers.quadratic import HeldBackError
 from optishear.solvers.ranks import BITS
 
 
@@ -37,7 +38,7 @@ class Stored:
 
     - `values`: the kept weights, in the dense weight's dtype; they may be zero, too.
     - `bits`: eight weights a byte, the first one lowest; 1 = kept.
-    - `cost`, `damping`, `notes`: the solution's.
+    - `cost`, `damping`, `notes`, `tried`: the solution's.
     """
 
     shape: tuple[int, int]
@@ -46,6 +47,7 @@ class Stored:
     cost: float | None
     damping: float | None
     notes: tuple[str, ...]
+    tried: tuple[HeldBackError, ...] = ()
 
     @classmethod
     def of(cls, name: str, solution: LayerSolution) -> "Stored":
@@ -61,6 +63,7 @@ class Stored:
             solution.cost,
             solution.damping,
             solution.notes,
+            solution.tried,
         )
 
     @property
@@ -200,6 +203,7 @@ def _packed(key: str, stored: Stored) -> bytes:
         "cost": stored.cost,
         "damping": stored.damping,
         "notes": stored.notes,
+        "tried": [asdict(each) for each in stored.tried],
     }
     tensors = {"values": stored.values, "bits": stored.bits}
     return save(tensors, {"solution": json.dumps(about)})
@@ -217,9 +221,9 @@ def _read(path: Path, key: str) -> Stored:
     rows, columns = about["shape"]
     if len(bits) != (rows * columns + 7) // 8:
         raise ValueError("its bits are not those of its shape")
-    return Stored(
-        (rows, columns), values, bits, about["cost"], about["damping"], tuple(about["notes"])
-    )
+    tried = tuple(HeldBackError(**each) for each in about.get("tried", ()))
+    notes = tuple(about["notes"])
+    return Stored((rows, columns), values, bits, about["cost"], about["damping"], notes, tried)
 
 
 def _size(path: Path) -> int:

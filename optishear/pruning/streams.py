@@ -8,7 +8,8 @@ only where a statistic asks for it, which then gets both rows of each token at o
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from optishear.calibration.collect import collecting
+from optishear.calibration.collect import check, collecting
+from optishear.calibration.held_back import at_once, joined
 from optishear.calibration.statistics import Kinds, LayerStats, reads_dense, unread
 from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.blocks import BlockRunner
@@ -22,6 +23,7 @@ class Streams:
       left for others to move.
     - `pruned`, `dense`: of the same model and batches; `dense` None makes do with one.
     - `guide`: the token weights of guided layers.
+    - `held_back`: so many of the batches, the last ones, are held back (`held_back.cut`).
     """
 
     def __init__(
@@ -30,8 +32,10 @@ class Streams:
         pruned: BlockRunner | None,
         dense: BlockRunner | None = None,
         guide: Guide = UNGUIDED,
+        held_back: int = 0,
     ) -> None:
-        self.kinds, self.pruned, self.dense, self.guide = kinds, pruned, dense, guide
+        self.kinds, self.pruned, self.dense = kinds, pruned, dense
+        self.guide, self.held_back = guide, held_back
 
     def statistics(
         self,
@@ -53,20 +57,40 @@ class Streams:
                 with dense_again():
                     dense.advance()
             return found
-        sequences = sum(len(batch) for batch in runner.batches)
-        with collecting(runner.model, layers, self.kinds, self.guide) as collected:
-            if dense is None:
-                runner.observe()
-                return collected.stats(sequences)
-            for index in range(len(runner.batches)):
-                with collected.dense_stream(), dense_again():
-                    made = dense.run(index)
-                if leave:
-                    dense.hand_on(index, made)
-                runner.run(index)
-        if leave:
+        last = len(runner.batches) - self.held_back
+        found = self._sums(runner, layers, range(last), leave, dense_again)
+        if self.held_back:
+            held_back = range(last, len(runner.batches))
+            apart = self._sums(runner, layers, held_back, leave, dense_again)
+            found = {site: joined(found[site], apart[site], self.kinds) for site in found}
+        check(found)
+        if dense is not None and leave:
             dense.turn()
-        return collected.stats(sequences)
+        return found
+
+    def _sums(
+        self,
+        runner: BlockRunner,
+        layers: Sequence[Layer],
+        batches: range,
+        leave: bool,
+        dense_again: Callable[[], AbstractContextManager[None]],
+    ) -> dict[str, LayerStats]:
+        """Of some batches, by input site."""
+        counts = [len(batch) for batch in runner.batches]
+        before, sequences = sum(counts[: batches.start]), sum(counts[i] for i in batches)
+        kinds, guide = at_once(self.kinds), self.guide.part(before, sequences)
+        with collecting(runner.model, layers, kinds, guide) as collected:
+            if self.dense is None:
+                runner.observe(batches)
+                return collected.of_part(sequences)
+            for index in batches:
+                with collected.dense_stream(), dense_again():
+                    made = self.dense.run(index)
+                if leave:
+                    self.dense.hand_on(index, made)
+                runner.run(index)
+        return collected.of_part(sequences)
 
     @property
     def moves_dense(self) -> bool:

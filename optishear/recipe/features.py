@@ -92,7 +92,7 @@ def _by_role(row: dict[str, Feature], layout: ModelLayout) -> dict[str, Feature]
 def _of_parts(parts: Parts) -> dict[str, Feature]:
     quadratic = {"damping": parts.quadratic.damping, **parts.quadratic.unusual}
     row: dict[str, Feature] = {"pattern": parts.pattern.text}
-    row |= {key: float(value) for key, value in quadratic.items()}
+    row |= {k: v if isinstance(v, str) else float(v) for k, v in quadratic.items()}
     return row | _settings("metric", parts.metric) | _settings("solver", parts.solver)
 
 

@@ -30,7 +30,7 @@ def _text(parts: Parts) -> str:
         parts.pattern.text,
         parts.metric.to_json(),
         parts.solver.to_json(),
-        float(parts.quadratic.damping),
+        parts.quadratic.as_numbers.damping,
     ]
     more = {k: v for k, v in parts.quadratic.unusual.items() if k != "damping"}
     if more:

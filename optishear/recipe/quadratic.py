@@ -19,19 +19,25 @@ from optishear.recipe.lookup import did_you_mean
 RECONSTRUCTION, GUIDED, MOONSHOT = "reconstruction", "guided", "moonshot"
 MOST_GROUPS = 4  # of a layer's rows that have a guided quadratic of their own
 USUAL_DAMPING = 0.01  # of the mean diagonal: SparseGPT's and ALPS's own
+AUTO = "auto"  # a damping that each layer is given by what was held back from it
+DAMPINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # from which
+ONLY_PLAIN = (
+    f"damping is {AUTO!r}, which is chosen by the plain reconstruction error, and the "
+    f"layer's cost is another. Give a number for its damping."
+)
 
 
 @dataclass(frozen=True)
 class QuadraticSettings:
     """How a layer's quadratic is made, whatever is mixed into it.
 
-    - `damping`: added to the diagonal, relative to its mean.
+    - `damping`: added to the diagonal, relative to its mean; or `auto`.
     - `target_shift`: how far the layer's target goes from its own weight, 0, to the one with which
       it makes of its pruned inputs what the dense layer makes of the dense ones, 1.
     - `guided`: in how many groups of rows tokens count as the loss hears them; 0: all alike.
     """
 
-    damping: float = USUAL_DAMPING
+    damping: float | str = USUAL_DAMPING
     target_shift: float = 0.0
     guided: int = 0
 
@@ -53,9 +59,15 @@ class QuadraticSettings:
         return {key: value for key, value in self.to_json().items() if value != usual[key]}
 
     @property
+    def auto(self) -> bool:
+        """Whether damping is chosen layer by layer."""
+        return self.damping == AUTO
+
+    @property
     def as_numbers(self) -> "QuadraticSettings":
         """1 and 1.0 are one damping."""
-        return QuadraticSettings(float(self.damping), float(self.target_shift), self.guided)
+        damping = self.damping if self.auto else float(self.damping)
+        return QuadraticSettings(damping, float(self.target_shift), self.guided)
 
     def to_json(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in QUADRATIC_KEYS}
@@ -65,6 +77,8 @@ class QuadraticSettings:
         """Raises a `ConfigError` for a number out of its range."""
         for key, about in _RANGES.items():
             value = said.get(key, 0)
+            if (key, value) == ("damping", AUTO):
+                continue
             if not _is_number(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{where}: {key} is {value!r}, expected {about} in [0, 1].")
         _check_groups("guided", said.get("guided", 0), 0, where)
@@ -73,7 +87,7 @@ class QuadraticSettings:
 USUAL = QuadraticSettings()
 QUADRATIC_KEYS = tuple(field.name for field in fields(QuadraticSettings))
 _RANGES = {
-    "damping": "a fraction of the mean diagonal",
+    "damping": f"{AUTO!r} or a fraction of the mean diagonal",
     "target_shift": "a share of the whole shift",
 }
 

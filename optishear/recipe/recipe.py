@@ -17,6 +17,7 @@ from optishear.recipe.parts import MOST, ROLE_KEYS, Parts, check_roles, first_ma
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.patterns import Asked, Patterns
 from optishear.recipe.quadratic import (
+    ONLY_PLAIN,
     QUADRATIC_KEYS,
     RECONSTRUCTION,
     QuadraticSettings,
@@ -230,6 +231,10 @@ class Recipe:
         check_roles([match for match, _ in self.roles], layout.roles, "recipe.roles")
         spec = quadratic_spec(self.lambdas, self.default.quadratic)
         check_quadratic(spec, "recipe.quadratic", layout.by_name)
+        for layer in layout.layers:
+            quadratic = self.at(layer).quadratic
+            if quadratic.auto and (quadratic.guided or self.lambda_of(layer) != 1):
+                raise ConfigError(f"{layer.name}: {ONLY_PLAIN}")
         for name, drop in self.drop.items():
             if name not in layout.by_name:
                 raise ConfigError(

@@ -10,6 +10,7 @@ from optishear.allocation import READS_INPUTS, RULES, LayerView
 from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.held_back import cut
 from optishear.calibration.origin import SEQUENTIAL, Origin
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import (
@@ -144,14 +145,16 @@ class Prepared:
         if LayerGradients in needs:
             refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
         if wanted := summed(needs):
+            batches, held_back = cut(self.batches, wanted)
             stats = load_or_collect(
                 self.statistics_file(wanted, guide.groups),
                 model,
                 self.layout,
-                parts_of(self.batches, self.parts),
+                parts_of(batches, self.parts),
                 wanted,
                 collect,
                 guide,
+                parts_of(held_back, self.parts),
             )
         if LayerGradients in needs:
             samples = self.calibration.batch[:gradient_sequences]

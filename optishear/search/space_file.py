@@ -12,11 +12,18 @@ from optishear.recipe.metric_forms import NAMED_POINTS, OWN, reads_inputs
 from optishear.recipe.parts import check_roles, matches
 from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Rule, check_grid
-from optishear.recipe.quadratic import USUAL_DAMPING, QuadraticSettings
+from optishear.recipe.quadratic import AUTO, USUAL_DAMPING, QuadraticSettings
 from optishear.search.gene_file import parse_templates
 from optishear.search.quadratic_genes import quadratic_genes
 from optishear.search.space import RoleGenes, SearchSpace
-from optishear.search.space_parts import MoonshotSpec, PartSpec, RoleSpec, SparsitySpec, Templates
+from optishear.search.space_parts import (
+    Damping,
+    MoonshotSpec,
+    PartSpec,
+    RoleSpec,
+    SparsitySpec,
+    Templates,
+)
 from optishear.search.space_parts import Strict as Strict
 from optishear.search.sparsity_genes import GROUPINGS, SparsityGenes
 from optishear.search.template_genes import TemplateGenes, variants_of
@@ -34,7 +41,7 @@ class SpaceSpec(Strict):
     sparsity: SparsitySpec = SparsitySpec()
     solver: Templates = (MASK,)
     moonshot: MoonshotSpec | None = None
-    damping: float = Field(default=USUAL_DAMPING, ge=0, le=1)
+    damping: Damping = USUAL_DAMPING
     objectives: tuple[str, ...] | None = None
     roles: dict[str, RoleSpec] = Field(default_factory=dict)
 
@@ -80,9 +87,14 @@ class SpaceSpec(Strict):
                     f"mask."
                 )
             if not moves and spec.damping is not None:
-                raise self._idle_damping(f"{spec.where}damping {spec.damping:g}")
+                raise self._idle_damping(f"{spec.where}damping {_told(spec.damping)}")
         if not damped and self.damping != USUAL_DAMPING:
-            raise self._idle_damping(f"damping {self.damping:g}")
+            raise self._idle_damping(f"damping {_told(self.damping)}")
+        if self.moonshot is not None and AUTO in (self.damping, *(x.damping for x in self.every)):
+            raise ConfigError(
+                f"damping {AUTO!r} is chosen by the reconstruction error, and moonshot mixes the "
+                f"Taylor loss in. Give numbers for damping, or leave moonshot out."
+            )
         if self.moonshot is not None and not heard:
             raise ConfigError(
                 f"moonshot changes nothing, since mask moves no weights and the metric "
@@ -131,6 +143,10 @@ class SpaceSpec(Strict):
     def solvers(self) -> tuple[dict[str, Any], ...]:
         """The solvers, likewise."""
         return parse_templates("solver", self.solver)
+
+
+def _told(damping: float | str) -> str:
+    return damping if isinstance(damping, str) else f"{damping:g}"
 
 
 def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule]) -> SearchSpace:

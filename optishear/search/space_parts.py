@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -16,6 +17,7 @@ from pydantic import (
 
 from optishear.errors import ConfigError
 from optishear.recipe.profile import Bounds, check_sparsity
+from optishear.recipe.quadratic import QuadraticSettings
 from optishear.recipe.rule_settings import parse_rule
 
 
@@ -109,13 +111,21 @@ def _one_is_a_list_of_one(data: Any) -> Any:
 Templates = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_one_is_a_list_of_one)]
 
 
+def _checked(damping: float | str) -> float | str:
+    QuadraticSettings.check({"damping": damping}, "space")
+    return damping
+
+
+Damping = Annotated[float | str, AfterValidator(_checked)]
+
+
 class RoleSpec(Strict):
     """What the layers of some roles have otherwise; what is left out is as in all layers."""
 
     pattern: str | None = None
     metric: Templates | None = None
     solver: Templates | None = None
-    damping: float | None = Field(default=None, ge=0, le=1)
+    damping: Damping | None = None
 
     later = frozenset({"pattern", "metric", "solver", "damping"})
 
@@ -148,7 +158,7 @@ class PartSpec:
     metrics: tuple[dict[str, Any], ...]
     solvers: tuple[dict[str, Any], ...]
     own_metric: bool
-    damping: float | None
+    damping: float | str | None
 
 
 class MoonshotSpec(Strict):

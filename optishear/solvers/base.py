@@ -14,7 +14,7 @@ from optishear.kernels.selection import fits, write_without_lowest
 from optishear.metrics import Metric
 from optishear.recipe.pattern import Pattern
 from optishear.solvers.masks import keep_highest
-from optishear.solvers.quadratic import Quadratic
+from optishear.solvers.quadratic import HeldBackError, Quadratic
 from optishear.solvers.ranks import RankCache, write_kept
 
 
@@ -96,6 +96,7 @@ class LayerSolution:
     - `cost`: of the change under the layer's quadratic; None where the solver
       never needed one.
     - `damping`: the relative damping that was used, None without a quadratic.
+    - `tried`: by what it was chosen, if it was.
     - `notes`: what the user should know, for instance why damping was raised.
     """
 
@@ -104,6 +105,7 @@ class LayerSolution:
     cost: float | None = None
     damping: float | None = None
     notes: tuple[str, ...] = ()
+    tried: tuple[HeldBackError, ...] = ()
 
     def with_notes(self, notes: tuple[str, ...]) -> "LayerSolution":
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
@@ -149,4 +151,5 @@ def solution(
     quadratic = problem.quadratic
     weight = weight.to(problem.weight.dtype).masked_fill(~keep, 0)
     cost = quadratic.cost(weight.float() - problem.weight.float())
-    return LayerSolution(weight, keep, cost, quadratic.damping, quadratic.notes)
+    damping, notes = quadratic.damping, quadratic.notes
+    return LayerSolution(weight, keep, cost, damping, notes, quadratic.tried)

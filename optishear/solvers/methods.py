@@ -5,7 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import STATISTICS, Cross, Gram, InputSq, Need, summed
+from optishear.calibration.statistics import (
+    STATISTICS,
+    Cross,
+    Gram,
+    HeldBackCross,
+    HeldBackGram,
+    InputSq,
+    Need,
+    summed,
+)
 from optishear.calibration.token_weights import TokenWeights
 from optishear.errors import ConfigError
 from optishear.metrics import Metric, make_metric
@@ -231,8 +240,11 @@ def needs_of_parts(parts: Parts, mixed: bool) -> frozenset[Need]:
     needs = solver_of(parts).needs
     if mixed:
         needs |= {InputSq, Gram, LayerGradients}  # the normalisers read both terms
-    if parts.quadratic.target_shift:
+    shifts = bool(parts.quadratic.target_shift)
+    if shifts:
         needs |= {Gram, Cross}
+    if parts.quadratic.auto and (shifts or Gram in needs):
+        needs |= {HeldBackGram, *([HeldBackCross] if shifts else ())}
     if parts.quadratic.guided and summed(needs):
         needs |= {TokenWeights}
     return needs

@@ -41,6 +41,15 @@ class RowTerm:
         return self.gradients.rows(rows, device) * self.factor**0.5
 
 
+@dataclass(frozen=True)
+class HeldBackError:
+    """A damping that was tried, and the share of its held-back output that the layer then had
+    wrong."""
+
+    damping: float
+    error: float
+
+
 @dataclass(frozen=True, eq=False)
 class Quadratic:
     """cost(D) = 1/2 sum_r d_r H_r d_r^T with H_r = H + S_r^T S_r; D = new weight - target.
@@ -49,11 +58,13 @@ class Quadratic:
 
     - `shared`: H of all rows, or of those up to the first that `beyond` names.
     - `beyond`: (first row, H) of the other groups of rows, in their order.
+    - `tried`: by what its damping was chosen, if it was.
     """
 
     shared: Hessian
     row_term: RowTerm | None = None
     beyond: tuple[tuple[int, Hessian], ...] = ()
+    tried: tuple[HeldBackError, ...] = ()
 
     def groups(self, rows: int) -> list[tuple[slice, Hessian]]:
         """The runs of rows that have one H in common."""

@@ -7,6 +7,8 @@ from optishear.calibration.statistics import (
     STATISTICS,
     Cross,
     Gram,
+    HeldBackCross,
+    HeldBackGram,
     InputSq,
     LayerStats,
     Mean,
@@ -97,14 +99,20 @@ class TestEveryStatistic:
         model = torch.nn.ModuleDict({"b": torch.nn.ModuleList([torch.nn.Module()])})
         model.b[0].q = torch.nn.Linear(WIDTH, 3, bias=False)
 
-        def collect(_parts, needs, _guide):
-            assert needs == {kind}
-            yield {"b.0.q": stats}
+        whole, path, needs = kind.held_back_of or kind, tmp_path / "stats", frozenset({kind})
+        apart = [] if whole is kind else [[]]
 
-        path, needs = tmp_path / "stats", frozenset({kind})
-        load_or_collect(path, model, ModelLayout(layers), [[]], needs, collect)
+        def collect(parts, needs, _guide):
+            assert needs == {whole}
+            nothing = whole(torch.zeros_like(stats[kind].total))
+            for part, _ in enumerate(parts):  # the last part is held back, if one is
+                own = whole(stats[kind].total) if part + 1 == len(parts) else nothing
+                yield {"b.0.q": LayerStats.of(14 if own is not nothing else 0, 1, own)}
+
+        load_or_collect(path, model, ModelLayout(layers), [[]], needs, collect, held_back=apart)
         back = load_or_collect(path, model, ModelLayout(layers), [], needs, None)["b.0.q"]
-        assert (back.tokens, back.sequences, back.found.keys()) == (14, 2, {kind.name})
+        assert (back.tokens, back.sequences) == (14, 1 + len(apart))
+        assert back.found.keys() == {kind.name}
         assert torch.equal(back[kind].total, stats[kind].total)
 
 
@@ -115,6 +123,7 @@ def test_the_sums_are_what_their_formulas_say(inputs, dense):
         Mean: sum(inputs),
         Cross: sum((d - x)[:, None] * x for x, d in zip(inputs, dense)),
     }
+    want |= {HeldBackGram: want[Gram], HeldBackCross: want[Cross]}
     assert set(want) == set(STATISTICS.values())
     for kind, total in want.items():
         torch.testing.assert_close(observed(kind, inputs, dense).total, total)

@@ -176,7 +176,7 @@ def test_a_recipe_s_parts_are_refused_before_its_model_is_looked_for(parts, sent
 def test_a_damping_out_of_range_is_refused_before_a_model_is_looked_for(tmp_path):
     words = ("--method", "optima", "--sparsity", "0.5", "--damping", "5", "--to", tmp_path / "x")
     stderr = invoke("prune", "--model", "no/such", *words, code=2).stderr
-    assert "--damping: damping is 5.0, expected a fraction" in stderr
+    assert "--damping: damping is 5.0, expected 'auto' or a fraction" in stderr
 
 
 def test_an_unknown_option_is_a_mistake_too():

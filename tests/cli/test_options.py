@@ -118,6 +118,7 @@ EXPECTED = {
                      Refused(f"{RECIPE} --guided 1", HAS_ITS_OWN),
                      Refused(f"{MASK} --guided 1", HAS_ITS_OWN)],
         "--damping": [Reaches(METHOD, "--damping 0.1"), Reaches(f"{WANDA} --refit", "--damping 1"),
+                      Reaches(f"{WANDA} --refit", "--damping auto"),
                       Refused(f"{WANDA} --damping 0.1", "solves no system of equations"),
                       Refused(f"{RECIPE} --damping 0.1", HAS_ITS_OWN),
                       Refused(f"{MASK} --damping 0.1", HAS_ITS_OWN)],

@@ -333,7 +333,7 @@ def test_a_named_space_can_be_changed_in_place(tmp_path):
         ({"space": {"moonshot": {"lamda": 0.5}}}, "unknown key. Did you mean 'lambda'"),
         ({"space": {"moonshot": {"lambda": 1.5}}}, "moonshot.lambda: Input should be less than"),
         ({"space": {"moonshot": 0.5}}, "moonshot: Input should be a valid dictionary"),
-        ({"space": {"damping": 2}}, "damping: Input should be less than or equal to 1, found 2"),
+        ({"space": {"damping": 2}}, "damping is 2.0, expected 'auto' or a fraction"),
         ({"space": {"moonshoot": {}}}, "unknown key. Did you mean 'moonshot'"),
         ({"gradient_sequences": 0}, "gradient_sequences: Input should be greater than"),
         ({"text": {**BASE["text"], "search": BASE["text"]["calibration"]}}, "calibration"),

@@ -10,15 +10,23 @@ import torch
 
 from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Gram, Need, reads_dense, statistics_bytes
+from optishear.calibration.statistics import (
+    Gram,
+    HeldBackGram,
+    Need,
+    reads_dense,
+    statistics_bytes,
+)
 from optishear.config.sections import MemoryConfig
 from optishear.models.head import find_head, logits_at_once
 from optishear.models.placement import devices_of
 from optishear.models.weights import view_of
 from optishear.pipeline import HEAD_UNITS
+from optishear.pruning.calibration_data import TRIAL_BYTES
 from optishear.pruning.factored import held_bytes
 from optishear.recipe.canonical import CHOOSES_ITSELF
 from optishear.recipe.layout import Layer
+from optishear.recipe.quadratic import DAMPINGS
 from optishear.records.cache import cache_dir
 from optishear.records.run_directory import RunDirectory
 from optishear.runs.levels import wanted_levels
@@ -113,6 +121,10 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
                 factored_bytes(layout.layers, experiment.needs, experiment.memory),
             )
         )
+    if HeldBackGram in experiment.needs:
+        widths = {layer.site: layer.in_features for layer in layout.layers}.values()
+        tried = [width for width in widths for _ in DAMPINGS]
+        found.append(Held("Hessians at dampings on trial", held_bytes(tried, TRIAL_BYTES)))
     if LayerGradients in experiment.needs:
         samples = min(experiment.gradient_sequences, len(c.calibration))
         found.append(Held("gradients, mapped", gradient_bytes(layout, samples), mapped=True))
