@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
 from optishear.errors import ConfigError
 from optishear.freed_memory import FreedMemory
 from optishear.kernels.use import usable
@@ -23,6 +24,8 @@ from optishear.models.weights import working_weights
 from optishear.objectives import make_objective
 from optishear.objectives.base import Chunk, Objective, OutputObjective, Reference, SizeObjective
 from optishear.objectives.own_data import OwnData, OwnDataObjective
+from optishear.pruning.block_by_block import BlockByBlock
+from optishear.pruning.block_loop import InMemory
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.factored import Factored
 from optishear.pruning.oneshot import OneShot, block_keys
@@ -33,7 +36,7 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.records.cache import code_of, library_version
 from optishear.solvers.ranks import RankCache
-from optishear.tasks import Samples, task_of
+from optishear.tasks import Batch, Samples, task_of
 
 
 MeasureFunction = Callable[[Recipe, int], dict[str, float]]
@@ -65,6 +68,8 @@ class MeasurementSettings:
       the batches. A recipe that goes on to a higher rung pays for its further tokens only.
     - `compiled`: decoder blocks run through torch.compile; prefixes are not reused then.
     - `graphed`: forward passes are CUDA graphs, one a batch shape; no prefixes then either.
+    - `mode`: `one-shot`, every layer pruned with statistics of the dense model, or `sequential`,
+      block by block; no prefixes then, and no solved layers.
     """
 
     quantities: tuple[str, ...]
@@ -72,6 +77,7 @@ class MeasurementSettings:
     rungs: tuple[int, ...] = ()
     compiled: bool = False
     graphed: bool = False
+    mode: str = ONE_SHOT
 
 
 @contextmanager
@@ -85,6 +91,7 @@ def measure_on(
     solved: SolvedLayers | None = None,
     notice: Callable[[str], None] = lambda text: None,
     own: Mapping[str, OwnData] | None = None,
+    calibration: Sequence[Batch] = (),
 ) -> Iterator[MeasureFunction]:
     """A function that says what a recipe is worth on so many of the first search samples.
 
@@ -95,6 +102,7 @@ def measure_on(
     - `solved`: where layers that a solver has made are looked up, and kept.
     - `notice`: told what of `memory` is of no use here.
     - `own`: the data of quantities that bring their own, by the quantity.
+    - `calibration`: batches of it, that a `sequential` candidate is pruned with.
     """
     ranks, factored = RankCache(memory.ranks), Factored(memory.factors)
     data = replace(data, ranks=ranks, factored=factored)
@@ -104,12 +112,19 @@ def measure_on(
     if by.graphed and memory.prefixes:
         memory = replace(memory, prefixes=0)
         notice("CUDA graphs always run from the first block on: no prefixes are kept")
+    if by.mode == SEQUENTIAL and memory.prefixes:
+        memory = replace(memory, prefixes=0)
+        notice("block by block a block depends on all before it: no prefixes are kept")
     compiling = compiled_blocks(loaded.model) if by.compiled else nullcontext()
     with working_weights(loaded.model, layout) as working, torch.no_grad(), compiling:
         batches, batches_of = cut(search, by.rungs, by.batch_tokens)
         batches = [batch.to(input_device(loaded.model)) for batch in batches]
         taylor = TaylorLosses(data.gradients) if "taylor" in by.quantities else None
-        writer = OneShot(working, layout, data, taylor, solved)
+        writer: OneShot | BlockByBlock = OneShot(working, layout, data, taylor, solved)
+        if by.mode == SEQUENTIAL:
+            batches_there = [batch.to(input_device(loaded.model)) for batch in calibration]
+            source = InMemory(loaded.model, working, layout)
+            writer = BlockByBlock(source, data, batches_there, taylor)
         yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice, own or {})
 
 
@@ -117,7 +132,7 @@ class _Measure:
     def __init__(
         self,
         loaded: LoadedModel,
-        writer: OneShot,
+        writer: "OneShot | BlockByBlock",
         by: MeasurementSettings,
         batches: Sequence[Any],
         batches_of: Mapping[int, int],
@@ -301,6 +316,8 @@ def identity_of(
     # Logits are then added up in another order.
     if usable(torch.empty(0, device=input_device(loaded.model))):
         identity["kernels"] = True
+    if by.mode != ONE_SHOT:
+        identity["mode"] = by.mode
     if by.rungs:
         identity["rungs"] = list(by.rungs)
     if gradient_sequences is not None:

@@ -2,7 +2,7 @@
 
 from optishear.cli.console import say_table
 from optishear.cli.wording import number_text
-from optishear.report.comparison import found_beside, mode_of, name_of
+from optishear.report.comparison import found_beside, found_in, mode_of, name_of
 
 
 def say_held_out(rows: list[dict], pick: str) -> None:
@@ -12,11 +12,11 @@ def say_held_out(rows: list[dict], pick: str) -> None:
         for row in rows:
             numbers = row["texts"][text]
             error = "" if numbers["error"] is None else f" ± {numbers['error']:.2f}"
-            gain = numbers["fewer_nats"].get(found_beside(row))
+            gain = numbers["fewer_nats"].get(found_beside(row, rows) or "")
             name = name_of(row)
             lines.append(
                 [
-                    name + (f" ({pick})" if name == "found" else ""),
+                    name + (f" ({pick})" if row["name"] == found_in(rows) else ""),
                     mode_of(row),
                     number_text("sparsity", row["sparsity"]),
                     f"{numbers['perplexity']:.2f}{error}",

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from optishear.allocation import RULES
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Need
+from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
+from optishear.calibration.statistics import InputSq, Need
 from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
 from optishear.config.sections import MemoryConfig, QuestionsConfig, SearchConfig, TextsConfig
@@ -43,6 +44,8 @@ class Experiment(Strict):
       says nothing then.
     - `calibration_parts`: so many runs of calibration sequences are summed up each on its own, and
       then added: workers share them. Another number changes last bits.
+    - `mode`: of pruning candidates: `one-shot`, each layer with statistics of the dense model, or
+      `sequential`, block by block, many times as dear and what `optishear prune` does.
     - `questions`: zero-shot task files by the names that `zero_shot_error@NAME` calls them by.
     - `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
       where something needs gradients.
@@ -59,6 +62,7 @@ class Experiment(Strict):
             "calibration_parts",
             "device_map",
             "questions",
+            "mode",
         }
     )
 
@@ -83,6 +87,7 @@ class Experiment(Strict):
     cuda_graphs: bool = False
     memory: MemoryConfig = MemoryConfig()
     calibration_parts: int = Field(default=1, ge=1)
+    mode: Literal["one-shot", "sequential"] = ONE_SHOT
     workers: int = Field(default=1, ge=1)
     ray_address: str = ""
 
@@ -122,6 +127,7 @@ class Experiment(Strict):
             self._possible_search,
             self._possible_rungs,
             self._possible_graphs,
+            self._possible_mode,
             self._possible_device_map,
         )
         for check in checks:
@@ -212,6 +218,19 @@ class Experiment(Strict):
                 f"not compiled: set one of them otherwise."
             )
 
+    def _possible_mode(self) -> None:
+        if self.mode == ONE_SHOT and (said := self.space.only_by_block):
+            raise ConfigError(
+                f"space: {' and '.join(said)} says nothing where every layer is pruned with "
+                f"statistics of the dense model. Add mode: {SEQUENTIAL}."
+            )
+        if self.mode == SEQUENTIAL and (self.compile or self.cuda_graphs):
+            what = "compile" if self.compile else "cuda_graphs"
+            raise ConfigError(
+                f"{what} is true, but mode is {SEQUENTIAL}: statistics are collected inside of "
+                f"blocks that run as they are. Set one of them otherwise."
+            )
+
     def _possible_device_map(self) -> None:
         if not self.device_map:
             return
@@ -248,7 +267,9 @@ class Experiment(Strict):
         needs = needs_of_space(self.space)
         if "taylor" in self.quantities:
             needs |= {LayerGradients}
-        return needs.union(*(parse_baseline(name).needs for name in self.baselines))
+        needs = needs.union(*(parse_baseline(name).needs for name in self.baselines))
+        # Block by block the rest is summed up as each recipe is applied.
+        return needs & {InputSq, LayerGradients} if self.mode == SEQUENTIAL else needs
 
     @property
     def needs_gradients(self) -> bool:

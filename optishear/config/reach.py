@@ -1,7 +1,6 @@
 """What a search space may ask of metrics, solvers and calibration: known names, statistics read."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from optishear.calibration.statistics import InputSq, Need
 from optishear.errors import ConfigError
@@ -35,19 +34,22 @@ def needs_of_space(space: SpaceSpec) -> frozenset[Need]:
     """What calibration must collect for every recipe of the space."""
     needs: set[Need] = {InputSq}  # the rules of layer sparsities read it, whatever the metric
     for spec in space.every:
-        damping = space.damping if spec.damping is None else spec.damping
-        for parts in _variants(spec, QuadraticSettings(damping)):
+        for parts in _variants(spec):
             needs |= needs_of_parts(parts, space.moonshot is not None)
     return frozenset(needs)
 
 
-def _variants(spec: PartSpec, quadratic: QuadraticSettings) -> Iterator[Parts]:
+def _variants(spec: PartSpec) -> Iterator[Parts]:
     for template in spec.solvers:
         for solver in variants_of(template):
             for metric in (m for metrics in spec.metrics for m in variants_of(metrics)):
-                yield replace(_parts(spec, metric, solver), quadratic=quadratic)
+                for quadratic in variants_of(spec.quadratic):
+                    yield _parts(spec, metric, solver, quadratic)
 
 
-def _parts(spec: PartSpec, metric: Template, solver: Template) -> Parts:
+def _parts(
+    spec: PartSpec, metric: Template, solver: Template, quadratic: Template | None = None
+) -> Parts:
     pattern, _ = parse_asked(spec.pattern)
-    return Parts.of(metric_under(solver, metric), pattern, solver)
+    settings = QuadraticSettings.of(quadratic or {})
+    return Parts.of(metric_under(solver, metric), pattern, solver, settings)

@@ -8,7 +8,7 @@ ones. Layers that `lambda` does not name have 1. An entry for roles says `guided
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from optishear.errors import ConfigError
@@ -65,9 +65,9 @@ class QuadraticSettings:
 
     @property
     def as_numbers(self) -> "QuadraticSettings":
-        """1 and 1.0 are one damping."""
-        damping = self.damping if self.auto else float(self.damping)
-        return QuadraticSettings(damping, float(self.target_shift), self.guided)
+        """1 and 1.0 are one damping; to 6 decimals."""
+        damping = self.damping if self.auto else round(float(self.damping), 6)
+        return replace(self, damping=damping, target_shift=round(float(self.target_shift), 6))
 
     def to_json(self) -> dict[str, Any]:
         return {key: getattr(self, key) for key in QUADRATIC_KEYS}

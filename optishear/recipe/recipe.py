@@ -29,6 +29,8 @@ from optishear.recipe.solver_settings import SETTINGS, check_settings, without_u
 
 
 FORMAT, FORMAT_1 = "optishear-recipe/2", "optishear-recipe/1"
+# All that a file says of a recipe beside its format and counts; journals have the same.
+SAID = ("metric", "pattern", "solver", "quadratic", "roles", "order", "reconstruct")
 BY_BLOCK, BY_SITE = ORDERS = ("block", "site")
 MADE_WITH = "made_with"  # beside a recipe in its file, no part of it: on what it was found
 
@@ -174,7 +176,7 @@ class Recipe:
     def from_json(cls, data: Any, where: str = "recipe") -> "Recipe":
         """A checked recipe; `where` names the file in the sentence of a `ConfigError`."""
         parts = ("metric", "pattern", "solver", "quadratic", "drop")
-        fields = ("format", *parts, "roles", "order", "reconstruct", MADE_WITH)
+        fields = ("format", "drop", *SAID, MADE_WITH)
         if not isinstance(data, dict):
             raise ConfigError(f"{where}: a recipe is a JSON object, found {type(data).__name__}.")
         for key in data:
@@ -196,13 +198,24 @@ class Recipe:
         try:
             check_quadratic(quadratic, "quadratic")
             check_metric(data["metric"], "metric")
-            solver, roles = checked_solver(data["solver"]), roles_of(data.get("roles", []))
-            order = checked_order(data.get("order", BY_BLOCK), "order")
-            metric, drop, pattern = data["metric"], data["drop"], data["pattern"]
-            moved = reconstruction_of(data["reconstruct"]) if "reconstruct" in data else None
-            return cls.of(metric, drop, pattern, solver, quadratic, roles, order, moved)
+            return cls.of_parts(data, data["drop"])
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
+
+    @classmethod
+    def of_parts(cls, said: Mapping[str, Any], drop: Mapping[str, int]) -> "Recipe":
+        """With these counts, and the rest (`SAID`) as a file has it. A `ConfigError` for what can
+        be no solver, role, order or reconstruction; metric and quadratic are not looked at."""
+        return cls.of(
+            said["metric"],
+            drop,
+            said["pattern"],
+            checked_solver(said["solver"]),
+            said.get("quadratic"),
+            roles_of(said.get("roles", [])),
+            checked_order(said.get("order", BY_BLOCK), "order"),
+            reconstruction_of(said["reconstruct"]) if "reconstruct" in said else None,
+        )
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":

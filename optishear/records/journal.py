@@ -14,8 +14,8 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from optishear.errors import ConfigError, StorageError
-from optishear.recipe.recipe import Recipe, roles_of
-from optishear.records.lines import FORMAT, PARTS, parsed
+from optishear.recipe.recipe import SAID, Recipe
+from optishear.records.lines import FORMAT, parsed
 from optishear.records.packed import content_of
 
 
@@ -73,7 +73,7 @@ class Journal:
             "drop": [recipe.drop[name] for name in self.layers],
         }
         said = recipe.to_json()
-        entry |= {part: said[part] for part in PARTS if part in said}
+        entry |= {part: said[part] for part in SAID if part in said}
         entry = json.loads(self._write(entry, mode="ab"))
         self.entries[entry["key"], entry["rung"]] = entry
         return entry
@@ -166,9 +166,7 @@ def refuse_other_measure(path: Path, found: Mapping[str, Any], wanted: Mapping[s
 def recipe_of(entry: Mapping[str, Any], layers: Sequence[str]) -> Recipe:
     """The recipe of a journal line, its counts named again."""
     drop = dict(zip(layers, entry["drop"], strict=True))
-    roles = roles_of(entry.get("roles", []))
-    metric, pattern, solver = entry["metric"], entry["pattern"], entry["solver"]
-    return Recipe.of(metric, drop, pattern, solver, entry.get("quadratic"), roles)
+    return Recipe.of_parts(entry, drop)
 
 
 def memo_of(

@@ -13,12 +13,11 @@ from optishear.errors import ConfigError
 from optishear.reading.json_data import json_of
 from optishear.reading.shapes import Shape, shaped
 from optishear.reading.texts import decoded
+from optishear.recipe.recipe import BY_BLOCK, SAID, Recipe
 from optishear.recipe.recipe import FORMAT as RECIPE_FORMAT
-from optishear.recipe.recipe import Recipe
 
 
 FORMAT = "optishear-journal/1"
-PARTS = ("metric", "pattern", "solver", "quadratic", "roles")  # of a recipe, as its file has them
 MOST = 2**53  # tokens
 ANOTHER_HEADER = "Restore the file, or move it away: the same `optishear search` then begins anew."
 WITHOUT_IT = (
@@ -55,6 +54,8 @@ class Entry(Shape):
     solver: dict[str, Any]
     quadratic: dict[str, Any] = Field(default_factory=dict)
     roles: list[dict[str, Any]] = Field(default_factory=list)
+    order: str = BY_BLOCK
+    reconstruct: dict[str, Any] = Field(default_factory=dict)
     drop: list[int]
 
 
@@ -102,7 +103,7 @@ def _entry(data: Any, header: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise ConfigError(f"{where}: {why}. {WITHOUT_IT}")
     layers = header["layers"]
     told = {"format": RECIPE_FORMAT, "drop": dict(zip(layers, entry.drop, strict=True))}
-    told |= {key: data[key] for key in PARTS if key in data}
+    told |= {key: data[key] for key in SAID if key in data}
     try:
         key = Recipe.from_json(told, where).key
     except ConfigError as error:

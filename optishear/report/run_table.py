@@ -11,7 +11,7 @@ from optishear.errors import ConfigError
 from optishear.reading.shapes import Shape
 from optishear.records.run_directory import MEND, RunDirectory, runs_under
 from optishear.records.run_files import FINISHED, Manifest, read_evaluation, read_manifest
-from optishear.report.comparison import OWN_ROWS, found_beside, one_shot
+from optishear.report.comparison import OWN_ROWS, found_beside, found_in, of_the_search
 
 
 OF_NO_RESULT = ("hypothesis", "memory", "name", "workers", "ray_address")  # keys of a configuration
@@ -66,7 +66,7 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
             **{f"found.{name}": value for name, value in searched.items()},
         }
         for text in evaluation[0]["texts"]:
-            beside = {each["name"]: found_beside(each) for each in evaluation}
+            beside = {each["name"]: found_beside(each, evaluation) for each in evaluation}
             for method, numbers in _of(evaluation, text).items():
                 name = f"{_short(text)}: {method}"
                 row |= {name: numbers["perplexity"], f"{name} ±": numbers["error"]}
@@ -81,7 +81,8 @@ def run_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
 
 def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
     """A row for each run and held-out text, in few columns of text: dense, the best baseline, what
-    was found, and the gain of this over that in nats per token, paired; all one-shot."""
+    was found, and the gain of this over that in nats per token, paired;
+    all in the mode of the search."""
     rows = []
     for run, manifest, differing in _with_differences(runs):
         evaluation = read_evaluation(run)
@@ -89,15 +90,15 @@ def brief_table(runs: Sequence[RunDirectory]) -> pd.DataFrame:
         of_run |= {key.rpartition(".")[2]: as_text(value) for key, value in differing.items()}
         of_run |= {"recipes": str(manifest["evaluations"]), "seconds": f"{manifest['seconds']:.0f}"}
         for text in evaluation[0]["texts"]:
-            _found(run, evaluation)
+            found = _found(run, evaluation)["name"]
             numbers = _of(evaluation, text)
             row = {**of_run, "held-out text": _short(text), "dense": _with_error(numbers[DENSE])}
-            fixed = [each["name"] for each in one_shot(evaluation)]
+            fixed = [each["name"] for each in of_the_search(evaluation)]
             best = min(fixed, key=lambda name: numbers[name]["perplexity"], default=None)
             if best is not None:
                 row["best baseline"] = f"{best} {_with_error(numbers[best])}"
-            row["found"] = _with_error(numbers[FOUND])
-            if best is not None and (gain := numbers[best]["fewer_nats"].get(FOUND)):
+            row["found"] = _with_error(numbers[found])
+            if best is not None and (gain := numbers[best]["fewer_nats"].get(found)):
                 row["gain (nats/token)"] = f"{_gained(gain):+.4f} ± {gain['error']:.4f}"
             rows.append(row)
     return pd.DataFrame(rows).fillna("")
@@ -171,10 +172,11 @@ def _with_differences(
 def _found(run: RunDirectory, evaluation: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The row of what was found, beside one of the dense model."""
     names = [row["name"] for row in evaluation]
-    for name in (DENSE, FOUND):
+    found = found_in(evaluation) or FOUND
+    for name in (DENSE, found):
         if name not in names:
             raise ConfigError(f"{run.evaluation}: has no row called {name!r}. {MEND}")
-    return evaluation[names.index(FOUND)]
+    return evaluation[names.index(found)]
 
 
 def _of(evaluation: Sequence[Mapping[str, Any]], text: str) -> dict[str, Mapping[str, Any]]:

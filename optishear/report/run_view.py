@@ -12,7 +12,7 @@ from optishear.recipe.recipe import Recipe
 from optishear.records.packed import is_there
 from optishear.records.run_directory import RunDirectory
 from optishear.records.run_files import Row, read_evaluation, read_front
-from optishear.report.comparison import one_shot
+from optishear.report.comparison import name_of, of_the_search
 from optishear.report.convergence_figure import Outcome
 from optishear.report.evaluations import evaluations_table
 from optishear.report.front_figure import FrontView
@@ -115,8 +115,8 @@ def _baselines(run: RunDirectory, names: list[str]) -> dict[str, tuple[float, ..
         return {}
     rows = read_evaluation(run, Row)
     return {
-        row["name"]: _point(row["search"], names)
-        for row in one_shot(rows)
+        name_of(row): _point(row["search"], names)
+        for row in of_the_search(rows)
         if row.get("search") and set(names) <= set(row["search"])
     }
 

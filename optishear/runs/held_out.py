@@ -58,18 +58,20 @@ def compare(
     batch_tokens: int,
     watcher: Watcher,
     prune_layers: PruneLayers = prune,
+    modes: Sequence[str] = (ONE_SHOT, SEQUENTIAL),
 ) -> list[dict[str, Any]]:
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
     All are applied as the search applies them, with statistics of the dense model (`mode`
     one-shot), and all once more block by block, as `optishear prune` does (`mode` sequential): each
     row stands beside rows of its own mode; one with what only that mode knows has no other. A
-    recipe that reads no statistics is the same in both,
-    and is pruned and measured once. `fewer_nats` are paired: nats per token fewer than each other
-    row, and the standard error.
+    recipe that reads no statistics is the same in both, and is pruned and measured once. `modes`
+    may leave one of them out. `fewer_nats` are paired: nats per token fewer than each other row,
+    and the standard error.
     """
     rows = [_Row(DENSE)]
-    for mode, ending in ((ONE_SHOT, ""), (SEQUENTIAL, BLOCK_BY_BLOCK)):
+    for mode in modes:
+        ending = BLOCK_BY_BLOCK if mode == SEQUENTIAL else ""
         rows += [
             _Row(f"{name}{ending}", recipe, mode)
             for name, recipe in recipes.items()

@@ -1,5 +1,6 @@
 """The level database of an experiment: what its solvers can be asked for, solved in advance."""
 
+from optishear.calibration.origin import SEQUENTIAL
 from optishear.config import Experiment
 from optishear.models.weights import read
 from optishear.pruning.levels import Level, build, level_by_level
@@ -27,7 +28,7 @@ def open_levels(
     Where the space has a grid of levels (`sparsity.steps`) all of them are solved before the search
     begins, as far as the cache does not hold them yet; else they are kept as candidates come.
     """
-    wanted = wanted_levels(space)
+    wanted = wanted_levels(experiment, space)
     if not wanted:
         return None
     store = level_store(experiment, calibrated)
@@ -42,9 +43,12 @@ def open_levels(
     return store
 
 
-def wanted_levels(space: SearchSpace) -> list[Level]:
-    """The layers and levels that are worth keeping; none where they could be any, and no masks,
-    which are sooner made than read. A level's recipe is about its layer alone."""
+def wanted_levels(experiment: Experiment, space: SearchSpace) -> list[Level]:
+    """The layers and levels that are worth keeping; none where they could be any, or where a layer
+    depends on what became of those before it; and no masks, which are sooner made than read. A
+    level's recipe is about its layer alone."""
+    if experiment.mode == SEQUENTIAL:
+        return []
     return [level for level in levels_of(space) or () if level[1].default.solver != MASK]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optishear.calibration.origin import ONE_SHOT, Origin
+from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL, Origin
 from optishear.config import Experiment
 from optishear.errors import ConfigError
 from optishear.objectives import make_objective
@@ -17,6 +17,7 @@ from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.output import file_for, folder_for
 from optishear.records.run_directory import RunDirectory, write_json
+from optishear.report.comparison import BLOCK_BY_BLOCK
 from optishear.report.figures import draw_figures
 from optishear.runs.held_out import FOUND, baseline_recipes, compare
 from optishear.runs.inputs import inputs_of, refuse_changed_inputs
@@ -130,9 +131,13 @@ def _run(
             experiment.batch_tokens,
             watcher,
             prune if setup.cluster is None else pruning_on(setup.cluster),
+            (SEQUENTIAL,) if experiment.mode == SEQUENTIAL else (ONE_SHOT, SEQUENTIAL),
         )
         for row in rows:
-            row["search"] = searched.get(row["name"])
+            name = row["name"]
+            if experiment.mode == SEQUENTIAL:
+                name = name.removesuffix(BLOCK_BY_BLOCK)
+            row["search"] = searched.get(name)
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})
         watcher.stage("drawing figures")
         draw_figures(directory)
@@ -226,4 +231,4 @@ def origin_of(experiment: Experiment, calibrated: Calibrated) -> Origin:
     """On what a recipe was found: enough for `optishear prune` to make the same masks again."""
     samples = experiment.gradient_sequences if experiment.needs_gradients else None
     text = experiment.text_specs["calibration"]
-    return replace(calibrated.origin(text, ONE_SHOT, samples), run=experiment.hash)
+    return replace(calibrated.origin(text, experiment.mode, samples), run=experiment.hash)

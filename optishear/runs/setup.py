@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 
 from optishear.allocation import rules_for
+from optishear.calibration.origin import SEQUENTIAL
 from optishear.config import Experiment
 from optishear.models.load import LoadedModel
 from optishear.objectives import make_objective
@@ -74,6 +75,7 @@ class Setup:
             self.experiment.search.rungs,
             self.experiment.compile,
             self.experiment.cuda_graphs,
+            self.experiment.mode,
         )
 
     @property
@@ -126,6 +128,7 @@ class Setup:
             Memory(memory.ranks, memory.prefixes, memory.factors),
             solved,
             self.own,
+            calibrated.batches if self.experiment.mode == SEQUENTIAL else (),
         )
 
     @contextmanager

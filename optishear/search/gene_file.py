@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from optishear.errors import ConfigError
+from optishear.recipe.quadratic import QuadraticSettings
 from optishear.search.genes import Choice, Gene, Integer, Real
 
 
@@ -12,6 +13,27 @@ def parse_templates(kind: str, data: Sequence[Mapping[str, Any]]) -> tuple[dict[
     if not data:
         raise ConfigError(f"{kind}: at least one is needed.")
     return tuple(_template(f"{kind}.{index}", template) for index, template in enumerate(data))
+
+
+def parse_setting(prefix: str, key: str, value: Any) -> Any:
+    """A setting of the quadratic: a value as it is, `{choice: …}` and `{real: …}` as a gene called
+    by prefix and key. Raises a `ConfigError` for what it cannot be, or become."""
+    name = f"{prefix}{key}"
+    found = _gene(name, value) if isinstance(value, Mapping) else value
+    for end in values_of(found):
+        QuadraticSettings.check({key: end}, prefix.rstrip(".") or "space")
+    return found
+
+
+def values_of(value: Any) -> tuple[Any, ...]:
+    """All options of a gene, or both its ends; or the one value that is none."""
+    match value:
+        case Choice(_, options):
+            return options
+        case Real(_, low, high) | Integer(_, low, high):
+            return low, high
+        case _:
+            return (value,)
 
 
 def _template(where: str, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from optishear.recipe.layer_keys import layer_key
 from optishear.recipe.layout import Layer
 from optishear.recipe.parts import Parts
 from optishear.recipe.profile import counts_within, project
+from optishear.recipe.quadratic import QuadraticSettings
 from optishear.recipe.recipe import Recipe
 from optishear.search.genes import Choice, Gene, Integer
 from optishear.search.space import PartGenes, SearchSpace
-from optishear.search.template_genes import TemplateGenes
+from optishear.search.template_genes import Template
 
 
 def levels_of(space: SearchSpace) -> Iterator[tuple[Layer, Recipe]] | None:
@@ -35,24 +36,27 @@ def levels_of(space: SearchSpace) -> Iterator[tuple[Layer, Recipe]] | None:
     )
 
 
-def _parts(role: PartGenes) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
-    """Every metric and solver that the layers of a role may have."""
-    metrics, solvers = _settings(role.metric), _settings(role.solver)
-    return None if metrics is None or solvers is None else list(product(metrics, solvers))
+def _parts(role: PartGenes) -> list[tuple[dict[str, Any], ...]] | None:
+    """Every metric, solver and setting of the quadratic that the layers of a role may have."""
+    metrics, solvers = _settings(role.metric.templates), _settings(role.solver.templates)
+    quadratics = _settings([role.quadratic])
+    if metrics is None or solvers is None or quadratics is None:
+        return None
+    return list(product(metrics, solvers, quadratics))
 
 
 def _recipes(
-    space: SearchSpace, layer: Layer, chosen: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+    space: SearchSpace, layer: Layer, chosen: Sequence[tuple[dict[str, Any], ...]]
 ) -> list[Recipe]:
     """All that recipes of the space can say of this layer but its count, each once.
 
     What they say of other layers has a part in it: the form of a metric depends on whether λ is
     mixed anywhere. So of every λ there is one recipe that mixes elsewhere and one that does not.
     """
-    pattern, quadratic = space.layers.patterns.at(layer), space.at(layer).quadratic
+    pattern = space.layers.patterns.at(layer)
     found: dict[str, Recipe] = {}
-    for (metric, solver), lambdas in product(chosen, _lambdas(space, layer)):
-        said = Parts.of(metric, pattern, solver, quadratic)
+    for (metric, solver, quadratic), lambdas in product(chosen, _lambdas(space, layer)):
+        said = Parts.of(metric, pattern, solver, QuadraticSettings.of(quadratic))
         recipe = canonical_recipe(Recipe(said, {layer.name: 0}, lambdas))
         found.setdefault(layer_key(recipe, layer), recipe)
     return list(found.values())
@@ -78,10 +82,10 @@ def _lambdas(space: SearchSpace, layer: Layer) -> list[dict[str, float]]:
     ]
 
 
-def _settings(templates: TemplateGenes) -> list[dict[str, Any]] | None:
+def _settings(templates: Sequence[Template]) -> list[dict[str, Any]] | None:
     """Everything that these templates can mean."""
     found = []
-    for template in templates.templates:
+    for template in templates:
         values = [_values(v) if isinstance(v, Gene) else (v,) for v in template.values()]
         if any(value is None for value in values):
             return None

@@ -1,4 +1,5 @@
-"""Genes for MOONSHOT's λ: for all mixed layers, for each of their roles or blocks."""
+"""Genes of the quadratic: MOONSHOT's λ for all mixed layers, for each of their roles or blocks;
+and its settings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from optishear.recipe.layout import ModelLayout
-from optishear.recipe.quadratic import USUAL, QuadraticSettings, blended_layers
+from optishear.recipe.quadratic import blended_layers
 from optishear.search.genes import Choice, Gene, Real
 from optishear.search.space_parts import MoonshotSpec
+from optishear.search.template_genes import Template, genes_in
 
 
 DECIMALS = 3  # of a searched λ: finer steps would only make more recipes of like worth
@@ -21,6 +23,7 @@ NAME = "moonshot.lambda"
 class QuadraticGenes:
     """By default plain reconstruction, without a gene.
 
+    - `settings`: of the quadratic, each a value or a gene.
     - `groups`: mixed layer -> name of the gene that it follows; all other layers have λ = 1.
     - `low`, `high`: what λ may be; equal where it is fixed, and then there is no gene.
     - `options`: the only λ there are between them, ascending, if given.
@@ -29,11 +32,15 @@ class QuadraticGenes:
     groups: Mapping[str, str] = field(default_factory=dict)
     low: float = 0.0
     high: float = 1.0
-    settings: QuadraticSettings = USUAL
+    settings: Template = field(default_factory=dict)
     options: tuple[float, ...] | None = None
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
+        return (*self._of_lambda, *genes_in(self.settings))
+
+    @cached_property
+    def _of_lambda(self) -> tuple[Gene, ...]:
         if self.low == self.high:
             return ()
         if self.options is not None:
@@ -56,7 +63,7 @@ class QuadraticGenes:
         """Gene codes that come nearest to this λ in every mixed layer, once they are cleaned."""
         if self.options is not None:
             value = float(np.argmin(np.abs(np.array(self.options) - value)))
-        return {gene.name: value for gene in self.genes}
+        return {gene.name: value for gene in self._of_lambda}
 
     def lambdas_of(self, layer: str) -> tuple[float, ...] | None:
         """All that λ may be in this layer; None where it is continuous."""
@@ -70,7 +77,7 @@ class QuadraticGenes:
 
 
 def quadratic_genes(
-    spec: MoonshotSpec | None, settings: QuadraticSettings, layout: ModelLayout
+    spec: MoonshotSpec | None, settings: Template, layout: ModelLayout
 ) -> QuadraticGenes:
     """The genes on one model. Raises a `ConfigError` for roles that it lacks."""
     if spec is None:

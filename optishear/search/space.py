@@ -14,11 +14,11 @@ from optishear.recipe.parts import Parts, first_match
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import project
 from optishear.recipe.quadratic import QuadraticSettings
-from optishear.recipe.recipe import Recipe
+from optishear.recipe.recipe import BY_BLOCK, Recipe
 from optishear.search.genes import Choice, Gene, Integer, cleaned
 from optishear.search.quadratic_genes import QuadraticGenes
 from optishear.search.sparsity_genes import SparsityGenes
-from optishear.search.template_genes import TemplateGenes
+from optishear.search.template_genes import Template, TemplateGenes, decoded, genes_in
 
 
 MASK_ONLY = TemplateGenes("solver", (MASK,))
@@ -35,11 +35,12 @@ class RoleGenes:
     match: str
     metric: TemplateGenes | None = None
     solver: TemplateGenes | None = None
-    quadratic: Mapping[str, Any] = field(default_factory=dict)
+    quadratic: Template = field(default_factory=dict)
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
-        return tuple(g for part in (self.metric, self.solver) if part for g in part.genes)
+        parts = tuple(g for part in (self.metric, self.solver) if part for g in part.genes)
+        return parts + genes_in(self.quadratic)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class PartGenes:
     match: str
     metric: TemplateGenes
     solver: TemplateGenes
-    quadratic: QuadraticSettings
+    quadratic: Template
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class SearchSpace:
     solver: TemplateGenes = MASK_ONLY
     quadratic: QuadraticGenes = RECONSTRUCTION_ONLY
     roles: tuple[RoleGenes, ...] = ()
+    order: str = BY_BLOCK
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
@@ -89,12 +91,13 @@ class SearchSpace:
         targets = layers.decode(values, self.sparsity)
         drop = project(targets, layers.layout, layers.patterns, layers.bounds, self.budget)
         metric, solver = self.metric.decode(values), self.solver.decode(values)
-        default = Parts.of(metric, layers.patterns.default.pattern, solver, genes.settings)
+        settings = QuadraticSettings.of(decoded(genes.settings, values))
+        default = Parts.of(metric, layers.patterns.default.pattern, solver, settings)
         roles = tuple(
             (role.match, default.but(self._said(role, values, asked.pattern)))
             for role, (_, asked) in zip(self.roles, layers.patterns.roles, strict=True)
         )
-        recipe = Recipe(default, drop, genes.decode(values), roles)
+        recipe = Recipe(default, drop, genes.decode(values), roles, self.order)
         return canonical_recipe(recipe, layers.layout.layers)
 
     @staticmethod
@@ -105,7 +108,7 @@ class SearchSpace:
             said["metric"] = role.metric.decode(values)
         if role.solver is not None:
             said["solver"] = role.solver.decode(values)
-        return {**said, **role.quadratic}
+        return said | decoded(role.quadratic, values)
 
     def at(self, layer: Layer) -> PartGenes:
         """What decides on this layer's metric, solver and quadratic."""
@@ -115,7 +118,7 @@ class SearchSpace:
             role.match,
             role.metric or self.metric,
             role.solver or self.solver,
-            self.quadratic.settings.but(role.quadratic),
+            {**self.quadratic.settings, **role.quadratic},
         )
 
     @cached_property

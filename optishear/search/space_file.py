@@ -1,7 +1,7 @@
 """A search space as its YAML file says it, and the `SearchSpace` that becomes of it on a model."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,15 +12,17 @@ from optishear.recipe.metric_forms import NAMED_POINTS, OWN, reads_inputs
 from optishear.recipe.parts import check_roles, matches
 from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Rule, check_grid
-from optishear.recipe.quadratic import AUTO, USUAL_DAMPING, QuadraticSettings
-from optishear.search.gene_file import parse_templates
+from optishear.recipe.quadratic import AUTO, USUAL_DAMPING
+from optishear.recipe.recipe import BY_BLOCK
+from optishear.search.gene_file import parse_setting, parse_templates, values_of
 from optishear.search.quadratic_genes import quadratic_genes
 from optishear.search.space import RoleGenes, SearchSpace
 from optishear.search.space_parts import (
-    Damping,
+    SETTINGS,
     MoonshotSpec,
     PartSpec,
     RoleSpec,
+    Setting,
     SparsitySpec,
     Templates,
 )
@@ -34,14 +36,16 @@ class SpaceSpec(Strict):
     pattern. `roles` says what layers of some roles have otherwise: the first entry counts whose
     pattern of roles, such as `mlp.*`, matches."""
 
-    later = frozenset({"solver", "moonshot", "damping", "roles"})
+    later = frozenset({"solver", "moonshot", "damping", "target_shift", "order", "roles"})
 
     pattern: str = "row"
     metric: Templates = ({"name": "wanda"},)
     sparsity: SparsitySpec = SparsitySpec()
     solver: Templates = (MASK,)
     moonshot: MoonshotSpec | None = None
-    damping: Damping = USUAL_DAMPING
+    damping: Setting = USUAL_DAMPING
+    target_shift: Setting = 0.0
+    order: Literal["block", "site"] = BY_BLOCK
     objectives: tuple[str, ...] | None = None
     roles: dict[str, RoleSpec] = Field(default_factory=dict)
 
@@ -77,23 +81,29 @@ class SpaceSpec(Strict):
             solvers = [solver for template in spec.solvers for solver in variants_of(template)]
             metrics = [metric for template in spec.metrics for metric in variants_of(template)]
             itself = [metric_under(solver, MASK)["name"] == OWN for solver in solvers]
-            moves = any(solver != MASK for solver in solvers)
+            moves = any(solver != MASK for solver in solvers) or _shifts(spec.quadratic)
             heard = heard or moves or any(map(reads_inputs, metrics))
-            damped = damped or (moves and spec.damping is None)
+            damped = damped or (moves and "damping" not in spec.own_quadratic)
             if all(itself) and spec.own_metric and TemplateGenes("metric", spec.metrics).genes:
                 raise ConfigError(
                     f"{spec.where}metric: its genes change nothing, since {chooser_of(solvers[0])} "
                     f"chooses by itself. Leave metric out, or add a solver that reads it, such as "
                     f"mask."
                 )
-            if not moves and spec.damping is not None:
-                raise self._idle_damping(f"{spec.where}damping {_told(spec.damping)}")
+            if not moves and "damping" in spec.own_quadratic:
+                raise self._idle_damping(f"{spec.where}damping {spec.own_quadratic['damping']}")
         if not damped and self.damping != USUAL_DAMPING:
-            raise self._idle_damping(f"damping {_told(self.damping)}")
-        if self.moonshot is not None and AUTO in (self.damping, *(x.damping for x in self.every)):
+            raise self._idle_damping(f"damping {self.damping}")
+        if self.moonshot is not None and any(
+            AUTO in values_of(spec.quadratic["damping"]) for spec in self.every
+        ):
             raise ConfigError(
                 f"damping {AUTO!r} is chosen by the reconstruction error, and moonshot mixes the "
                 f"Taylor loss in. Give numbers for damping, or leave moonshot out."
+            )
+        if self.order != BY_BLOCK and not heard:
+            raise ConfigError(
+                f"order {self.order} changes nothing, since nothing reads inputs. Leave it out."
             )
         if self.moonshot is not None and not heard:
             raise ConfigError(
@@ -112,7 +122,8 @@ class SpaceSpec(Strict):
     @property
     def every(self) -> Iterator[PartSpec]:
         """What each entry comes to, and what the layers have that none of them names."""
-        yield PartSpec("", self.pattern, self.metrics, self.solvers, True, None)
+        quadratic = self.quadratic
+        yield PartSpec("", self.pattern, self.metrics, self.solvers, True, quadratic, {})
         for match, role in self.roles.items():
             where = f"roles.{match}."
             yield PartSpec(
@@ -121,8 +132,20 @@ class SpaceSpec(Strict):
                 parse_templates(f"{where}metric", role.metric) if role.metric else self.metrics,
                 parse_templates(f"{where}solver", role.solver) if role.solver else self.solvers,
                 role.metric is not None,
-                role.damping,
+                {**quadratic, **role.quadratic(where)},
+                role.quadratic(where),
             )
+
+    @property
+    def quadratic(self) -> dict[str, Any]:
+        """The settings of the quadratic, each a value or a gene."""
+        return {key: parse_setting("", key, getattr(self, key)) for key in SETTINGS}
+
+    @property
+    def only_by_block(self) -> list[str]:
+        """What of it has no meaning where layers are pruned with statistics of the dense model."""
+        shifted = any(_shifts(spec.quadratic) for spec in self.every)
+        return ["target_shift"] * shifted + [f"order: {self.order}"] * (self.order != BY_BLOCK)
 
     @property
     def patterns(self) -> Patterns:
@@ -143,10 +166,6 @@ class SpaceSpec(Strict):
     def solvers(self) -> tuple[dict[str, Any], ...]:
         """The solvers, likewise."""
         return parse_templates("solver", self.solver)
-
-
-def _told(damping: float | str) -> str:
-    return damping if isinstance(damping, str) else f"{damping:g}"
 
 
 def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule]) -> SearchSpace:
@@ -173,8 +192,9 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
         layers,
         spec.resolved_budget,
         TemplateGenes("solver", spec.solvers),
-        quadratic_genes(spec.moonshot, QuadraticSettings(spec.damping), layout),
+        quadratic_genes(spec.moonshot, spec.quadratic, layout),
         tuple(_role_genes(match, role) for match, role in spec.roles.items()),
+        spec.order,
     )
     if not space.genes:
         raise ConfigError(
@@ -184,13 +204,18 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
     return space
 
 
+def _shifts(quadratic: Mapping[str, Any]) -> bool:
+    """Whether any recipe has a target shift."""
+    return quadratic["target_shift"] != 0
+
+
 def _role_genes(match: str, role: RoleSpec) -> RoleGenes:
     def genes(part: str, said: Templates | None, points: Mapping[str, Any]) -> TemplateGenes | None:
         name = f"roles.{match}.{part}"
         return None if said is None else TemplateGenes(name, parse_templates(name, said), points)
 
     metric, solver = genes("metric", role.metric, NAMED_POINTS), genes("solver", role.solver, {})
-    return RoleGenes(match, metric, solver, role.quadratic)
+    return RoleGenes(match, metric, solver, role.quadratic(f"roles.{match}."))
 
 
 def check_entries(spec: SpaceSpec, layout: ModelLayout) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -17,8 +16,8 @@ from pydantic import (
 
 from optishear.errors import ConfigError
 from optishear.recipe.profile import Bounds, check_sparsity
-from optishear.recipe.quadratic import QuadraticSettings
 from optishear.recipe.rule_settings import parse_rule
+from optishear.search.gene_file import parse_setting
 
 
 class Strict(BaseModel):
@@ -111,12 +110,9 @@ def _one_is_a_list_of_one(data: Any) -> Any:
 Templates = Annotated[tuple[dict[str, Any], ...], BeforeValidator(_one_is_a_list_of_one)]
 
 
-def _checked(damping: float | str) -> float | str:
-    QuadraticSettings.check({"damping": damping}, "space")
-    return damping
-
-
-Damping = Annotated[float | str, AfterValidator(_checked)]
+# Of the quadratic what can be searched: a value, or a gene of such values.
+SETTINGS = ("damping", "target_shift")
+Setting = float | str | dict[str, Any]
 
 
 class RoleSpec(Strict):
@@ -125,21 +121,22 @@ class RoleSpec(Strict):
     pattern: str | None = None
     metric: Templates | None = None
     solver: Templates | None = None
-    damping: Damping | None = None
+    damping: Setting | None = None
+    target_shift: Setting | None = None
 
-    later = frozenset({"pattern", "metric", "solver", "damping"})
+    later = frozenset({"pattern", "metric", "solver", *SETTINGS})
 
-    @property
-    def quadratic(self) -> dict[str, Any]:
-        """The settings that it says."""
-        return {} if self.damping is None else {"damping": self.damping}
+    def quadratic(self, where: str) -> dict[str, Any]:
+        """The settings that it says, with genes called by `where`."""
+        said = {key: getattr(self, key) for key in SETTINGS}
+        return {k: parse_setting(where, k, v) for k, v in said.items() if v is not None}
 
     @model_validator(mode="after")
     def _says_something(self) -> "RoleSpec":
-        if not any((self.pattern, self.metric, self.solver, self.damping is not None)):
+        if not any((self.pattern, self.metric, self.solver, self.quadratic("roles."))):
             raise ConfigError(
-                "roles: an entry says nothing. Give it a pattern, metric, solver or damping, or "
-                "leave it out."
+                f"roles: an entry says nothing. Give it any of pattern, metric, solver, "
+                f"{', '.join(SETTINGS)}, or leave it out."
             )
         return self
 
@@ -150,7 +147,8 @@ class PartSpec:
 
     - `where`: what sentences begin with, `roles.mlp.*.`, empty for the layers of no entry.
     - `metrics`, `solvers`: templates, which may be those of all layers.
-    - `own_metric`: whether the metrics are said here. `damping`: what the entry says, if anything.
+    - `own_metric`: whether the metrics are said here.
+    - `quadratic`: all settings, `own_quadratic`: those that the entry says; with genes in them.
     """
 
     where: str
@@ -158,7 +156,8 @@ class PartSpec:
     metrics: tuple[dict[str, Any], ...]
     solvers: tuple[dict[str, Any], ...]
     own_metric: bool
-    damping: float | str | None
+    quadratic: dict[str, Any]
+    own_quadratic: dict[str, Any]
 
 
 class MoonshotSpec(Strict):

@@ -27,13 +27,11 @@ class TemplateGenes:
     def genes(self) -> tuple[Gene, ...]:
         count = len(self.templates)
         which = [] if count == 1 else [Choice(self.which, tuple(range(count)))]
-        inner = [v for t in self.templates for v in t.values() if isinstance(v, Gene)]
-        return (*which, *inner)
+        return (*which, *(gene for template in self.templates for gene in genes_in(template)))
 
     def decode(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Gene values by gene name -> a name and settings."""
-        template = self.templates[values.get(self.which, 0)]
-        return {k: values[v.name] if isinstance(v, Gene) else v for k, v in template.items()}
+        return decoded(self.templates[values.get(self.which, 0)], values)
 
     def encode(self, wanted: Mapping[str, Any]) -> dict[str, float] | None:
         """Gene codes that mean this, under its own name or as a point of a template.
@@ -49,6 +47,15 @@ class TemplateGenes:
             if codes is not None:
                 return {self.which: float(index), **codes} if len(self.templates) > 1 else codes
         return None
+
+
+def genes_in(template: Template) -> tuple[Gene, ...]:
+    return tuple(value for value in template.values() if isinstance(value, Gene))
+
+
+def decoded(template: Template, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The template with the values of its genes, by gene name."""
+    return {k: values[v.name] if isinstance(v, Gene) else v for k, v in template.items()}
 
 
 def first_of(template: Template) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.search.evaluator import MeasureAll, Outcome, outcome_of
-from optishear.tasks import Samples
+from optishear.tasks import Batch, Samples
 from optishear.workers.cluster import Cluster
 from optishear.workers.pool import Call
 from optishear.workers.replica import Payload, sent, travelling
@@ -31,6 +31,7 @@ class Job(Payload):
     memory: Memory = field(default_factory=Memory)
     solved: SolvedLayers | None = None
     own: Mapping[str, OwnData] = field(default_factory=dict)
+    calibration: Sequence[Batch] = ()
 
     def measuring(self, notice: Callable[[str], None]) -> AbstractContextManager[MeasureFunction]:
         """What measures candidates in this process while it is open."""
@@ -44,6 +45,7 @@ class Job(Payload):
             self.solved,
             notice,
             self.own,
+            self.calibration,
         )
 
     def begin(self, stack: ExitStack, device: str, notice: Callable[[str], None]) -> "_Measurer":

@@ -117,6 +117,20 @@ EXPECTED = {
                      Refused(f"{WANDA} --method magnitude --guided 1", "reads no calibration text"),
                      Refused(f"{RECIPE} --guided 1", HAS_ITS_OWN),
                      Refused(f"{MASK} --guided 1", HAS_ITS_OWN)],
+        "--reconstruct": [Reaches(WANDA, "--reconstruct block"),
+                          Reaches(MASK, "--reconstruct half"),
+                          Reaches(RECIPE, "--reconstruct block:epochs=2:inputs=dense"),
+                          Refused(f"{WANDA} --reconstruct blok", "Did you mean 'block'"),
+                          Refused(f"{WANDA} --reconstruct block:epoch=2", "Did you mean 'epochs'")],
+        "--target-shift": [Reaches(WANDA, "--target-shift 1"), Reaches(METHOD, "--target-shift 1"),
+                           Refused(f"{WANDA} --target-shift 2", "a share of the whole shift"),
+                           Refused(f"{RECIPE} --target-shift 0.5", HAS_ITS_OWN),
+                           Refused(f"{MASK} --target-shift 0.5", HAS_ITS_OWN)],
+        "--order": [Reaches(WANDA, "--order site"), Reaches(METHOD, "--order site"),
+                    Refused(f"{WANDA} --order sites", "expected one of block, site"),
+                    Refused(f"{WANDA} --method magnitude --order site", "no calibration text"),
+                    Refused(f"{RECIPE} --order site", HAS_ITS_OWN),
+                    Refused(f"{MASK} --order site", HAS_ITS_OWN)],
         "--damping": [Reaches(METHOD, "--damping 0.1"), Reaches(f"{WANDA} --refit", "--damping 1"),
                       Reaches(f"{WANDA} --refit", "--damping auto"),
                       Refused(f"{WANDA} --damping 0.1", "solves no system of equations"),
@@ -395,7 +409,8 @@ def told(argument):
         return argument.model_dump(mode="json")
     if callable(argument):
         owner = getattr(argument, "__self__", None)
-        return repr(owner) if owner is not None else argument(None).to_json()
+        plain = Recipe.of({"name": "wanda"}, {"a": 1})  # where a recipe is amended
+        return repr(owner) if owner is not None else argument(plain).to_json()
     plain = isinstance(argument, str | int | float | bool | tuple | list | Path | None)
     return (
         repr(argument) if plain or hasattr(argument, "__match_args__") else type(argument).__name__

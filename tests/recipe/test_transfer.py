@@ -78,9 +78,8 @@ def drawn(data, layout, pattern):
         drop[layer.name] = step * data.draw(st.integers(0, layer.size // step))
     lambdas = {layer.name: data.draw(st.floats(0, 1)) for layer in layout.layers}
     mixed = data.draw(st.booleans())
-    quadratic = canonical_quadratic(
-        lambdas if mixed else {}, data.draw(st.sampled_from([0.01, 0.1]))
-    )
+    damping = data.draw(st.sampled_from([0.01, 0.1]))
+    quadratic = canonical_quadratic(lambdas if mixed else {}, QuadraticSettings(damping))
     return Recipe.of({"name": "wanda"}, drop, pattern, {"name": "refit", "of": "mask"}, quadratic)
 
 

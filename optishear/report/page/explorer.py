@@ -12,7 +12,7 @@ from optishear.recipe.features import OF_ROLE
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import read_journal, recipe_of
 from optishear.report.axes_of_recipes import recipe_axes
-from optishear.report.comparison import one_shot
+from optishear.report.comparison import of_the_search
 from optishear.report.front_figure import extent
 from optishear.report.heatmap_figure import lambdas
 from optishear.report.page.contents import Contents
@@ -121,7 +121,9 @@ def _recipes(contents: Contents, view: RunView) -> dict[str, Recipe]:
 def _baselines(contents: Contents) -> dict[str, str]:
     """Names and keys of recipes; a baseline that no recipe was kept of is not among them."""
     return {
-        row["name"]: row["recipe"] for row in one_shot(contents.held_out or ()) if row.get("recipe")
+        row["name"]: row["recipe"]
+        for row in of_the_search(contents.held_out or ())
+        if row.get("recipe")
     }
 
 
@@ -137,7 +139,7 @@ def _unmeasured(contents: Contents, names: list[str], keys: set[str]) -> list[di
             "places": None,
             **dict.fromkeys(("blocks", "lambdas", "grid", "lambda_grid", "command")),
         }
-        for row in one_shot(contents.held_out or ())
+        for row in of_the_search(contents.held_out or ())
         if row["search"] and row.get("recipe") not in keys
     ]
 

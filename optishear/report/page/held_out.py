@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from optishear.report.comparison import OWN_ROWS, found_beside, mode_of, name_of, one_shot
+from optishear.report.comparison import (
+    OWN_ROWS,
+    found_beside,
+    found_in,
+    mode_of,
+    name_of,
+    of_the_search,
+)
 from optishear.report.page.wording import percent, with_error
 
 
@@ -37,15 +44,15 @@ class Table:
 
 def tables(rows: Rows) -> tuple[Table, ...]:
     return tuple(
-        Table(text, tuple(_line(row, text) for row in rows), sequential_gap(rows, text))
+        Table(text, tuple(_line(row, rows, text) for row in rows), sequential_gap(rows, text))
         for text in rows[0]["texts"]
     )
 
 
-def _line(row: Mapping[str, Any], text: str) -> Line:
+def _line(row: Mapping[str, Any], rows: Rows, text: str) -> Line:
     numbers = row["texts"][text]
-    other, mode = numbers["fewer_nats"].get(found_beside(row)), mode_of(row)
-    kinds = {DENSE: "dense", FOUND: "found", SEQUENTIAL: "sequential"}
+    other, mode = numbers["fewer_nats"].get(found_beside(row, rows) or ""), mode_of(row)
+    kinds = {DENSE: "dense", SEQUENTIAL: "sequential", found_in(rows): "found"}
     return Line(
         name_of(row),
         mode,
@@ -67,16 +74,16 @@ def verdict(gain: float, error: float) -> str:
 
 def best_baseline(rows: Rows, text: str) -> Mapping[str, Any] | None:
     """The baseline with the lowest perplexity on this text, of those in the mode of the search."""
-    return min(one_shot(rows), key=lambda row: row["texts"][text]["perplexity"], default=None)
+    return min(of_the_search(rows), key=lambda row: row["texts"][text]["perplexity"], default=None)
 
 
 def outcome(rows: Rows, pick: str) -> str | None:
     """The result on the first text in one sentence; None if nothing was found to compare."""
     by_name = {row["name"]: row for row in rows}
-    if FOUND not in by_name:
+    if (name := found_in(rows)) is None:
         return None
     text = next(iter(rows[0]["texts"]))
-    found, dense = by_name[FOUND], by_name[DENSE]
+    found, dense = by_name[name], by_name[DENSE]
     sentence = (
         f"At {percent(found['sparsity'])} sparsity the recipe that was found ({pick}) has a "
         f"held-out perplexity of {_perplexity(found, text)} (dense: {_perplexity(dense, text)})"
@@ -84,8 +91,8 @@ def outcome(rows: Rows, pick: str) -> str | None:
     rival = best_baseline(rows, text)
     if rival is None:
         return f"{sentence}; no baseline was compared."
-    sentence += f", against {_perplexity(rival, text)} for {rival['name']}, the best baseline"
-    paired = rival["texts"][text]["fewer_nats"].get(FOUND)
+    sentence += f", against {_perplexity(rival, text)} for {name_of(rival)}, the best baseline"
+    paired = rival["texts"][text]["fewer_nats"].get(name)
     if paired is None:
         return f"{sentence}; with one sequence there is no error to judge the difference by."
     gain, error = -paired["mean"], paired["error"]

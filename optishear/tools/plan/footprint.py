@@ -131,7 +131,7 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
     if reads_dense(experiment.needs):
         states = c.calibration.units * hidden * own
         found.append(Held("dense hidden states of the calibration text", states))
-    if levels := wanted_levels(setup.space):
+    if levels := wanted_levels(setup.experiment, setup.space):
         kept = min(experiment.memory.levels, bytes_of(levels, own))
         found.append(Held("solved layers (memory.levels), mapped", kept, mapped=True))
     return [item for item in found if item.bytes]

@@ -45,7 +45,7 @@ class Levels:
 
 def planned_levels(setup: Setup) -> Levels | None:
     """None where the search has no level database."""
-    wanted = wanted_levels(setup.space)
+    wanted = wanted_levels(setup.experiment, setup.space)
     if not wanted:
         return None
     distinct = {layer_key(recipe, layer): (layer, recipe) for layer, recipe in wanted}
