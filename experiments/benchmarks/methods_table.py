@@ -30,6 +30,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pandas as pd
 import torch
+import yaml
 from bench_common import origin_line
 from frames import groups, where
 from help_text import first_line
@@ -144,14 +145,15 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
         yield f"{FOUND}{name}", setting, partial(Recipe.read, Path(file))
 
 
-QUADRATIC = {"shift": "target_shift", "damping": "damping"}
+QUADRATIC = {"shift": "target_shift", "damping": "damping", "guided": "guided"}
 
 
 def options_of(texts: Sequence[str]) -> dict[str, Any]:
     given = dict(text.split("=") for text in texts)
     options: dict[str, Any] = {}
-    if quadratic := {QUADRATIC[k]: float(given.pop(k)) for k in list(given) if k in QUADRATIC}:
-        options["quadratic"] = quadratic
+    said = {key: given.pop(key) for key in QUADRATIC if key in given}
+    if said:
+        options["quadratic"] = {QUADRATIC[key]: yaml.safe_load(text) for key, text in said.items()}
     if "order" in given:
         options["order"] = given.pop("order")
     if "lambda" in given:
@@ -161,7 +163,7 @@ def options_of(texts: Sequence[str]) -> dict[str, Any]:
     if given:
         raise SystemExit(
             f"/{next(iter(given))}=…: write /lambda=0.5, /roles=gate+up, "
-            f"/shift=0.5, /damping=0.1 or /order=site."
+            f"/shift=0.5, /damping=auto, /guided=1 or /order=site."
         )
     return options
 
@@ -178,8 +180,8 @@ def rows_of(
             recipe = make()
             recipe.check(prepared.layout)
             sparsity = prepared.layout.sparsity(recipe.drop)
-            reports = apply_to(prepared, working, recipe, True, given.gradient_sequences)
-            notes = [f"{r.name}: {note}" for r in reports for note in r.notes]
+            applied = apply_to(prepared, working, recipe, True, given.gradient_sequences)
+            notes = [f"{r.name}: {note}" for r in applied.reports for note in r.notes]
         pruned = time.perf_counter() - started
         for text in texts:
             held = held_out(prepared.loaded.model, text)
