@@ -80,15 +80,16 @@ class Streams:
         counts = [len(batch) for batch in runner.batches]
         before, sequences = sum(counts[: batches.start]), sum(counts[i] for i in batches)
         kinds, guide = at_once(self.kinds), self.guide.part(before, sequences)
+        dense = self.dense if self.moves_dense else None
         with collecting(runner.model, layers, kinds, guide) as collected:
-            if self.dense is None:
+            if dense is None:
                 runner.observe(batches)
                 return collected.of_part(sequences)
             for index in batches:
                 with collected.dense_stream(), dense_again():
-                    made = self.dense.run(index)
+                    made = dense.run(index)
                 if leave:
-                    self.dense.hand_on(index, made)
+                    dense.hand_on(index, made)
                 runner.run(index)
         return collected.of_part(sequences)
 

@@ -155,9 +155,9 @@ def test_statistics_of_one_block_are_alive_at_a_time(deep, method, monkeypatch):
         return sum(id(thing) not in others for thing in found)
 
     def checked(run):
-        def when_run(runner):
+        def when_run(runner, *batches):
             assert alive(LayerStats) == alive(Quadratic) == 0
-            run(runner)
+            run(runner, *batches)
 
         return when_run
 
