@@ -92,6 +92,14 @@ def prune(
             "groups of its rows: 1 to 4. Takes a backward pass, once.",
         ),
     ] = None,
+    centred: Annotated[
+        bool,
+        typer.Option(
+            "--centred",
+            help="Biases make up for the mean of what is pruned, and weights for the rest; for "
+            "models whose layers have biases.",
+        ),
+    ] = False,
     order: Annotated[
         str | None,
         typer.Option(
@@ -182,6 +190,7 @@ def prune(
             "--damping": damping,
             "--target-shift": target_shift,
             "--guided": guided,
+            "--centred": centred or None,
             "--order": order,
             "--profile": profile,
             "--moonshot-roles": moonshot_roles,
@@ -222,6 +231,7 @@ def prune(
             "damping": damping_asked(damping),
             "target_shift": target_shift,
             "guided": guided,
+            "centred": centred or None,
         }
         named = NamedMethod(
             method,

@@ -222,6 +222,8 @@ def _lost(recipe: Recipe, layout: ModelLayout, modifier: str) -> Iterator[str]:
 def _lost_of(parts: Parts, modifier: str) -> Iterator[str]:
     """Of metric, solver and damping."""
     metric, solver = parts.metric, parts.solver
+    if parts.quadratic.centred:
+        yield "biases make up for the mean of what is pruned; they stay what they are here"
     if modifier == SPARSEGPT and parts.quadratic.auto:
         yield f"damping is chosen layer by layer by what is held back; {USUAL_DAMPING:g} here"
     if modifier == WANDA and metric != {"name": "wanda"}:

@@ -136,11 +136,34 @@ class WorkingWeights:
         copy, and its own values are given back with those of the layers."""
         path, _, leaf = name.rpartition(".")
         view = WeightView(model.get_submodule(path), leaf, None, False)
+        self._lend(view)
+        return view.parameter
+
+    def _lend(self, view: WeightView) -> tuple[int, str]:
         if view.key not in self._working:
             assert self._lent is not None
             lent = self._lent.enter_context(_swapped(view.parameter, view.offloaded))
             self._dense[view.key], self._working[view.key] = lent
-        return view.parameter
+        return view.key
+
+    @property
+    def biased(self) -> frozenset[str]:
+        """The layers with a bias of their own."""
+        return frozenset(name for name, view in self._views.items() if _has_bias(view))
+
+    def bias(self, name: str) -> Float[Tensor, " out"]:
+        """The layer's working bias itself, from now on a copy: see `also`."""
+        return self._working[self._lend(_bias_of(self._views[name]))]
+
+    def dense_bias(self, name: str) -> Float[Tensor, " out"]:
+        """As it was before: look, do not write."""
+        return self._dense[self._lend(_bias_of(self._views[name]))]()
+
+    def restore_bias(self, name: str) -> None:
+        """Makes it dense again, if it was ever lent."""
+        key = _bias_of(self._views[name]).key
+        if key in self._working:
+            self._working[key].copy_(self._dense[key]())
 
     def write(self, name: str, weight: Float[Tensor, "out in"]) -> None:
         """Give the layer another weight; cast to the model's dtype on the way."""
@@ -152,8 +175,11 @@ class WorkingWeights:
     @contextmanager
     def dense_again(self, names: Iterable[str]) -> Iterator[None]:
         """These layers (fused experts with all others of their parameter) are dense while it is
-        open, and then what they were."""
-        keys = dict.fromkeys(self._views[name].key for name in names)
+        open, biases too, and then what they were."""
+        views = [self._views[name] for name in names]
+        biases = [_bias_of(view).key for view in views]
+        lent = [key for key in biases if key in self._working]
+        keys = dict.fromkeys([*(view.key for view in views), *lent])
         before = {key: self._working[key].clone() for key in keys}
         for key in keys:
             self._working[key].copy_(self._dense[key]())
@@ -167,6 +193,25 @@ class WorkingWeights:
         """Make every working weight dense again."""
         for key, working in self._working.items():
             working.copy_(self._dense[key]())
+
+
+def bias_name(layer: str) -> str:
+    """The name of the parameter of a layer that has one; `biased_layers` knows which do."""
+    return f"{layer}.bias"
+
+
+def biased_layers(model: nn.Module, layout: ModelLayout) -> frozenset[str]:
+    """The layers with a bias of their own: those of experts are one parameter, and are left."""
+    names = [layer.name for layer in layout.layers]
+    return frozenset(name for name in names if _has_bias(view_of(model, name)))
+
+
+def _has_bias(view: WeightView) -> bool:
+    return view.expert is None and view.module._parameters.get("bias") is not None
+
+
+def _bias_of(view: WeightView) -> WeightView:
+    return WeightView(view.module, "bias", None, False)
 
 
 @contextmanager

@@ -134,8 +134,8 @@ def apply_by_block(
     - `guide`: token weights of the dense model, for guided layers; likewise.
     - `progress`: told (blocks done, blocks).
     - `prune_layers`: solves and writes the layers of a block.
-    - `dtypes`: by name, the types in which reconstructed weights are written; None is that in
-      which they are.
+    - `dtypes`: by name, the types in which reconstructed weights, and biases, are written; None is
+      that in which they are.
 
     Memory beside the model: the hidden states of all calibration tokens (twice with two streams)
     and one block's statistics.
@@ -165,8 +165,8 @@ def apply_by_block(
                 )
                 if not last and not sequential:
                     streams.advance()
-                data = CalibrationData(stats, gradients or {}, given or {})
-                reports += apply(step, working, data, recipe, prune_layers)
+                data = CalibrationData(stats, gradients or {}, given or {}, biased=working.biased)
+                reports += apply(step, working, data, recipe, prune_layers, dtypes or {})
                 del stats, data  # with its factors: gone before the next ones are collected
                 done += [layer.name for layer in step]
             windows: list[WindowReport] = []

@@ -15,6 +15,7 @@ from optishear.pruning.factored import Factored
 from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerProblem
+from optishear.solvers.centred import centred
 from optishear.solvers.damping import best
 from optishear.solvers.guided import guided, guided_stats
 from optishear.solvers.moonshot import blended, blended_stats, reconstruction
@@ -35,6 +36,7 @@ class CalibrationData:
     - `ranks`: how weights rank under metrics that came up before; it changes no result.
     - `factored`: plain quadratics, which layers of one site and all recipes share; the last few.
     - `trials`: the same without the held-back sequences, for dampings that are chosen by these.
+    - `biased`: the layers with a bias.
     """
 
     stats: Mapping[str, LayerStats]
@@ -43,6 +45,7 @@ class CalibrationData:
     ranks: RankCache = field(default_factory=lambda: RankCache(0))
     factored: Factored = field(default_factory=Factored)
     trials: Factored = field(default_factory=lambda: Factored(TRIAL_BYTES))
+    biased: frozenset[str] = frozenset()
 
     def to(self, device: torch.device | str) -> "CalibrationData":
         """With statistics on this device; gradients stay where they are stored."""
@@ -89,6 +92,8 @@ class CalibrationData:
             groups = stats.row_groups(layer, number)
             make_stats = partial(guided_stats, stats, groups, layer.out_features)
             make_quadratic = partial(self._guided, layer, groups, damping)
+        elif parts.quadratic.centred and layer.name in self.biased:
+            make_stats, make_quadratic = lambda: stats, lambda: self._centred(layer, damping)
         elif lam == 1:
             make_stats, make_quadratic = lambda: stats, lambda: self._plain(layer, damping)
         else:
@@ -111,6 +116,10 @@ class CalibrationData:
 
     def _chosen(self, layer: Layer, tried: tuple[HeldBackError, ...]) -> Quadratic:
         return replace(self._plain(layer, best(tried)), tried=tried)
+
+    def _centred(self, layer: Layer, damping: float) -> Quadratic:
+        make = partial(centred, stats_of(self.stats, layer), damping)
+        return self.factored.get((f"{layer.site} centred", damping, 0), layer.in_features, make)
 
     def _plain(self, layer: Layer, damping: float) -> Quadratic:
         make = partial(reconstruction, stats_of(self.stats, layer), damping)

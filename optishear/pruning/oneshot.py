@@ -4,11 +4,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from types import MappingProxyType
 
 import torch
 
 from optishear.errors import ConfigError, NumericalError
 from optishear.models.weights import WorkingWeights
+from optishear.pruning.biases import compensate
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.result import LayerReport
 from optishear.pruning.solved import SolvedLayers, Stored
@@ -21,6 +23,7 @@ from optishear.solvers.base import LayerProblem, LayerSolution, Solver
 from optishear.solvers.methods import solver_of
 
 
+STORED_AS_THEY_ARE: Mapping[str, tuple[torch.dtype, ...]] = MappingProxyType({})
 REPORTS = 2**16  # of single layers, a few numbers each, that are remembered
 
 Solution = LayerSolution | Stored
@@ -94,6 +97,7 @@ class OneShot:
             self._holds.pop(layer.name, None)  # half-written, if something fails
         for layer, solution in self._made(wanted, recipe, keys):
             key = keys[layer.name]
+            compensate(layer, self.working, self.data, recipe, STORED_AS_THEY_ARE)
             self._holds[layer.name] = key
             drop, taylor = recipe.drop[layer.name], self._taylor(layer, key)
             self._reports[key] = LayerReport.of(layer, drop, solution, taylor)
@@ -160,10 +164,12 @@ def apply(
     data: CalibrationData,
     recipe: Recipe,
     prune_layers: PruneLayers = prune,
+    dtypes: Mapping[str, tuple[torch.dtype, ...]] = STORED_AS_THEY_ARE,
 ) -> list[LayerReport]:
-    """Writes one recipe's weights of these layers into the model's working weights."""
-    found = {
-        layer.name: LayerReport.of(layer, recipe.drop[layer.name], solution)
-        for layer, solution in prune_layers(layers, working, data, recipe)
-    }
+    """Writes one recipe's weights of these layers, and their biases, into the model's working
+    weights. `dtypes`: by name, those in which biases are stored; none is that in which they are."""
+    found = {}
+    for layer, solution in prune_layers(layers, working, data, recipe):
+        compensate(layer, working, data, recipe, dtypes)
+        found[layer.name] = LayerReport.of(layer, recipe.drop[layer.name], solution)
     return [found[layer.name] for layer in layers]

@@ -54,13 +54,15 @@ def canonical_parts(parts: Parts, row_inputs: bool) -> Parts:
         metric = canonical_metric(metric, parts.pattern, row_inputs=of_rows)
     quadratic = parts.quadratic.as_numbers
     if solver == MASK and not quadratic.target_shift:
-        quadratic = QuadraticSettings(guided=quadratic.guided if reads_inputs(metric) else 0)
+        guided = quadratic.guided if reads_inputs(metric) else 0
+        quadratic = QuadraticSettings(guided=guided, centred=quadratic.centred)
     return Parts.of(metric, parts.pattern, solver, quadratic)
 
 
 def _hears(parts: Parts) -> bool:
     """Whether what the layer reads, and so λ, has a say."""
-    moves = parts.solver != MASK or bool(parts.quadratic.target_shift)
+    quadratic = parts.quadratic
+    moves = parts.solver != MASK or bool(quadratic.target_shift) or quadratic.centred
     return moves or reads_inputs(parts.metric)
 
 

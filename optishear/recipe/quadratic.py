@@ -25,6 +25,10 @@ ONLY_PLAIN = (
     f"damping is {AUTO!r}, which is chosen by the plain reconstruction error, and the "
     f"layer's cost is another. Give a number for its damping."
 )
+ONLY_CENTRED = (
+    f"centred is of the plain reconstruction error at a damping that is given: it goes with no "
+    f"target_shift, guided, lambda or damping {AUTO!r}. Leave one of them out."
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,13 @@ class QuadraticSettings:
     - `target_shift`: how far the layer's target goes from its own weight, 0, to the one with which
       it makes of its pruned inputs what the dense layer makes of the dense ones, 1.
     - `guided`: in how many groups of rows tokens count as the loss hears them; 0: all alike.
+    - `centred`: whether the biases of layers that have one make up for the mean of what is pruned.
     """
 
     damping: float | str = USUAL_DAMPING
     target_shift: float = 0.0
     guided: int = 0
+    centred: bool = False
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> "QuadraticSettings":
@@ -82,6 +88,8 @@ class QuadraticSettings:
             if not _is_number(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{where}: {key} is {value!r}, expected {about} in [0, 1].")
         _check_groups("guided", said.get("guided", 0), 0, where)
+        if not isinstance(said.get("centred", False), bool):
+            raise ConfigError(f"{where}: centred is {said['centred']!r}, expected true or false.")
 
 
 USUAL = QuadraticSettings()

@@ -17,6 +17,7 @@ from optishear.recipe.parts import MOST, ROLE_KEYS, Parts, check_roles, first_ma
 from optishear.recipe.pattern import Pattern
 from optishear.recipe.patterns import Asked, Patterns
 from optishear.recipe.quadratic import (
+    ONLY_CENTRED,
     ONLY_PLAIN,
     QUADRATIC_KEYS,
     RECONSTRUCTION,
@@ -248,6 +249,9 @@ class Recipe:
             quadratic = self.at(layer).quadratic
             if quadratic.auto and (quadratic.guided or self.lambda_of(layer) != 1):
                 raise ConfigError(f"{layer.name}: {ONLY_PLAIN}")
+            others = quadratic.guided or quadratic.target_shift or quadratic.auto
+            if quadratic.centred and (others or self.lambda_of(layer) != 1):
+                raise ConfigError(f"{layer.name}: {ONLY_CENTRED}")
         for name, drop in self.drop.items():
             if name not in layout.by_name:
                 raise ConfigError(

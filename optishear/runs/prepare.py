@@ -30,7 +30,7 @@ from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
 from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.placement import kind_of_device, refuse_offloaded
-from optishear.models.weights import read
+from optishear.models.weights import biased_layers, read
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
@@ -173,7 +173,7 @@ class Prepared:
             self.batch_tokens,
             self.parts,
             self.place,
-            data=CalibrationData(stats, gradients),
+            data=CalibrationData(stats, gradients, biased=biased_layers(model, self.layout)),
         )
 
 

@@ -12,6 +12,7 @@ from optishear.calibration.statistics import (
     HeldBackCross,
     HeldBackGram,
     InputSq,
+    Mean,
     Need,
     summed,
 )
@@ -245,6 +246,8 @@ def needs_of_parts(parts: Parts, mixed: bool) -> frozenset[Need]:
         needs |= {Gram, Cross}
     if parts.quadratic.auto and (shifts or Gram in needs):
         needs |= {HeldBackGram, *([HeldBackCross] if shifts else ())}
+    if parts.quadratic.centred:
+        needs |= {Mean}
     if parts.quadratic.guided and summed(needs):
         needs |= {TokenWeights}
     return needs

@@ -18,7 +18,8 @@ from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refus
 from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.norms import norms_of
 from optishear.models.stored import StoredTensors, dtypes_of
-from optishear.models.weights import WorkingWeights, working_weights
+from optishear.models.weights import WorkingWeights, biased_layers, working_weights
+from optishear.pruning.biases import centred_biases
 from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.oneshot import PruneLayers, apply, prune, refuse_one_shot
 from optishear.pruning.reconstruction import WindowReport
@@ -123,7 +124,7 @@ def apply_to(
         calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage, guide=guide)
         data = calibrated.data.with_masks(given or {})
         watcher.stage("pruning layer by layer")
-        return Applied(apply(layout.layers, working, data, recipe, prune_layers))
+        return Applied(apply(layout.layers, working, data, recipe, prune_layers, dtypes))
     dense = prepared.calibrate(needs & {LayerGradients}, gradient_sequences, watcher.stage)
     watcher.stage("pruning block by block")
     source = InMemory(prepared.loaded.model, working, layout)
@@ -141,14 +142,22 @@ def apply_to(
     return Applied(reports, source.windows)
 
 
+def check_on(prepared: Prepared, recipe: Recipe) -> None:
+    """Raises a `ConfigError` unless the recipe says what this model can be."""
+    recipe.check(prepared.layout)
+    biased = biased_layers(prepared.loaded.model, prepared.layout)
+    centred_biases(prepared.layout, recipe, biased)
+
+
 def stored_dtypes(prepared: Prepared, recipe: Recipe) -> dict[str, tuple[torch.dtype, ...]]:
     """By layer the types in which its weight is written; and by name of other parameters that the
     recipe moves."""
     loaded, settings = prepared.loaded, recipe.reconstruct
     model, stored = cast("PreTrainedModel", loaded.model), StoredTensors.of(loaded.folder)
-    others: list[str] = []
+    others = centred_biases(prepared.layout, recipe, biased_layers(model, prepared.layout))
     if settings is not None and settings.norms:
-        others = [n for block in range(prepared.layout.blocks) for n in norms_of(model, block)]
+        norms = [n for block in range(prepared.layout.blocks) for n in norms_of(model, block)]
+        others = list(dict.fromkeys([*others, *norms]))
     return dtypes_of(model, prepared.layout, stored, loaded.saved_as, others)
 
 
@@ -203,7 +212,7 @@ def _prune_to(
     else:
         raise ValueError("Neither a recipe nor a mask was given.")
     recipe = amended(recipe)
-    recipe.check(prepared.layout)
+    check_on(prepared, recipe)
     origin = origin_of(prepared, recipe, how)
     if finished:
         check_what_is_there(folder, recipe, origin, watcher)
@@ -299,7 +308,7 @@ def pruned(
     )
     if isinstance(recipe, NamedMethod):
         recipe = recipe.on(prepared)
-    recipe.check(prepared.layout)
+    check_on(prepared, recipe)
     with working_weights(prepared.loaded.model, prepared.layout) as working:
         apply_to(prepared, working, recipe, sequential, gradient_sequences)
         yield prepared.loaded

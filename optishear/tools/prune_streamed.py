@@ -43,6 +43,7 @@ from optishear.tools.prune import (
     Amended,
     How,
     as_it_is,
+    check_on,
     check_what_is_there,
     found_elsewhere,
     origin_of,
@@ -86,7 +87,7 @@ def _prune_streamed(
     place = streamed.device.type
     prepared = Prepared(streamed.loaded, layout, calibration, how.batch_tokens, place=place)
     recipe = amended(recipe_for(prepared))
-    recipe.check(layout)
+    check_on(prepared, recipe)
     origin = origin_of(prepared, recipe, how)
     if finished:
         check_what_is_there(folder, recipe, origin, watcher)

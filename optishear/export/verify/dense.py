@@ -151,7 +151,9 @@ def check_others(beside: Beside) -> Check:
             f"dense."
         )
         return Check("other tensors", FAILED, found, tuple(beside.wrong))
-    moved = f"; {beside.moved} norms and biases were moved with the weights" if beside.moved else ""
+    moved = (
+        f"; {beside.moved} norms and biases were changed with the weights" if beside.moved else ""
+    )
     told = f"All {beside.others} are the dense ones {beside.how}{moved}."
     return Check("other tensors", OK, told)
 
