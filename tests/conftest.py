@@ -11,8 +11,11 @@ if os.environ.get("OPTISHEAR_TEST_DEVICE") != "cuda":
     os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports Triton: kernels run on the CPU
 
 import pytest
+import type_checks
 from hypothesis import HealthCheck, settings
 
+
+type_checks.install()
 
 # How long an example takes, or making it up, depends on what else the machine does.
 SLOW = [HealthCheck.too_slow]
