@@ -224,8 +224,9 @@ class Recipe:
         return cls.read_with_origin(path)[0]
 
     @classmethod
-    def read_with_origin(cls, path: Path) -> tuple["Recipe", dict[str, Any]]:
-        """The recipe in a JSON file, and what stands beside it of where it was found."""
+    def read_with_origin(cls, path: Path) -> tuple["Recipe", Any]:
+        """The recipe in a JSON file, and what stands beside it of where it was found, as it stands
+        there: a file may say anything."""
         try:
             data = json_in(path, "It is not a JSON recipe: write it anew.")
         except FileNotFoundError:

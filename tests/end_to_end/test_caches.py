@@ -102,14 +102,14 @@ class Line:
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_ranks_and_prefixes_change_no_bit(name):
     line = Line(name)
-    recipes = line.recipes(12)
+    recipes = line.recipes(6)
     assert line.values(recipes, ALL) == line.values(recipes)
 
 
 @pytest.mark.parametrize("pattern", ["layer", "n:4", "block:8"])
 def test_ranks_and_prefixes_change_no_bit_under_other_patterns(pattern):
     line = Line("llama")
-    recipes = line.recipes(12, pattern=pattern)
+    recipes = line.recipes(6, pattern=pattern)
     assert line.values(recipes, ALL) == line.values(recipes)
 
 
@@ -124,7 +124,7 @@ def test_too_little_memory_changes_no_bit_either(limit):
 def test_solved_layers_are_copied_to_the_bit_also_by_the_next_process(tmp_path):
     line = Line("llama")
     solvers = ({"name": "mask"}, {"name": "refit", "of": "mask"})
-    recipes = line.recipes(10, solvers)
+    recipes = line.recipes(6, solvers)
     plain = line.values(recipes)
     for _ in range(2):
         solved = SolvedLayers(tmp_path, "this model", 2**20)

@@ -1,5 +1,7 @@
 """Whole searches on the embedded model by the faster ways: rungs, level database, prefixes."""
 
+import shutil
+
 import pytest
 import yaml
 from small_experiment import EMBEDDED
@@ -16,12 +18,12 @@ SEARCH_TEXT = {"source": "embedded", "split": "search", "sequences": 4, "seq_len
 BASE = EMBEDDED | {
     "text": EMBEDDED["text"] | {"search": SEARCH_TEXT},
     "space": "blocks",
-    "search": {"population": 4, "evaluations": 16, "rungs": [64, 128], "keep": 0.25},
+    "search": {"population": 4, "evaluations": 8, "rungs": [64, 128], "keep": 0.25},
 }
 LEVELS = {
     "pattern": "row",
     "metric": {"name": "wanda"},
-    "sparsity": {"by": "block", "steps": 8, "low": 0.4, "high": 0.8, "budget": 0.6},
+    "sparsity": {"by": "block", "steps": 4, "low": 0.4, "high": 0.8, "budget": 0.6},
     "solver": {"name": "refit", "of": "mask"},
 }
 
@@ -46,40 +48,49 @@ def entries(run):
     return read_journal(run.directory.journal)[1]
 
 
-def test_with_rungs_all_are_asked_few_climb_and_the_front_is_from_the_top(tmp_path):
-    run = search(experiment(tmp_path), tmp_path / "r", Silent())
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory):
+    """A finished search with rungs; who changes it changes a copy."""
+    folder = tmp_path_factory.mktemp("climbed")
+    return search(experiment(folder), folder / "r", Silent())
+
+
+def test_with_rungs_all_are_asked_few_climb_and_the_front_is_from_the_top(climbed):
+    run = climbed
     on = {rung: {e["key"] for e in entries(run) if e["rung"] == rung} for rung in (64, 128, 256)}
-    assert len(on[64]) == run.manifest["evaluations"] == 16
-    assert len(on[128]) == 4
+    assert len(on[64]) == run.manifest["evaluations"] == 8
+    assert len(on[128]) == 2
     baselines = {row["name"] for row in run.evaluation} - {"dense", "found"}
-    assert 4 <= len(on[256]) <= 4 + len(baselines)
+    assert 2 <= len(on[256]) <= 2 + len(baselines)
     top = {e["key"]: e["values"] for e in entries(run) if e["rung"] == 256}
     front = run.front.entries
     assert front
     assert all(dict(entry.values) == top[entry.recipe.key] for entry in front)
 
 
-def test_a_search_with_rungs_that_is_begun_again_asks_and_promotes_the_same(tmp_path):
-    first = search(experiment(tmp_path), tmp_path / "a", Silent())
-    cut = first.directory.journal.read_bytes().splitlines(keepends=True)[:12]
-    first.directory.manifest.unlink()
-    first.directory.journal.write_bytes(b"".join(cut))
-    before = first.directory.front.read_bytes()
+def test_a_search_with_rungs_that_is_begun_again_asks_and_promotes_the_same(tmp_path, climbed):
+    path = climbed.directory.path
+    folder = tmp_path / "a" / path.parent.name / path.name
+    shutil.copytree(path, folder)
+    cut = climbed.directory.journal.read_bytes().splitlines(keepends=True)[:6]
+    (folder / "manifest.json").unlink()
+    (folder / "journal.jsonl").write_bytes(b"".join(cut))
+    before = climbed.directory.front.read_bytes()
     again = search(experiment(tmp_path), tmp_path / "a", Silent())
     assert again.directory.front.read_bytes() == before
-    assert again.manifest["measured_now"] == len(entries(again)) - 11
+    assert again.manifest["measured_now"] == len(entries(again)) - 5
 
 
 def test_evopress_climbs_in_every_generation_on_a_level_database(tmp_path, monkeypatch):
     monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
-    settings = BASE["search"] | {"driver": "evopress", "population": 4, "evaluations": 12}
+    settings = BASE["search"] | {"driver": "evopress", "population": 4, "evaluations": 8}
     plan = experiment(tmp_path, space=LEVELS, objectives=["kl"], search=settings)
     told = Told()
     run = search(plan, tmp_path / "r", told)
     solved = list((tmp_path / "cache" / "levels").rglob("*.safetensors"))
     assert told.totals == {len(solved)}
     on_top = [e for e in entries(run) if e["rung"] == 256 and e["solver"] != MASK]
-    assert 3 <= len(on_top) < 12
+    assert 2 <= len(on_top) < 8
     assert all(e["drop"] for e in on_top)
 
     again = Told()

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from dying import deadly
 from small_experiment import EMBEDDED
+from tiny_folders import tiny_folder
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError, WorkerError
@@ -23,7 +24,7 @@ from optishear.workers.cluster import Cluster, Workers, running
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[ray]")
 
 GUARD = 1800  # seconds: Ray asks for some limit
-RUNGS = {"population": 8, "evaluations": 16, "rungs": [64]}
+RUNGS = {"population": 4, "evaluations": 8, "rungs": [64]}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -106,7 +107,7 @@ def test_two_workers_find_what_one_process_finds(serial, two, tmp_path):
 
 
 def test_workers_killed_in_the_middle_of_candidates_change_nothing(serial, two, shared, tmp_path):
-    notes, victims = Notes(), {keys(serial)[number] for number in (4, 12)}
+    notes, victims = Notes(), {keys(serial)[number] for number in (2, 6)}
     shared.by = lambda cluster: deadly(cluster, tmp_path / "deaths", victims, kind=Job)
     run = search(two, tmp_path / "run", notes)
     told = [text for text in notes.texts if "a worker died on recipe" in text]
@@ -117,13 +118,13 @@ def test_workers_killed_in_the_middle_of_candidates_change_nothing(serial, two, 
 
 
 def test_workers_that_always_die_stop_the_run_which_goes_on_later(serial, two, shared, tmp_path):
-    victim = keys(serial)[12]
+    victim = keys(serial)[6]
     shared.by = lambda cluster: deadly(cluster, tmp_path / "deaths", {victim}, 1000, Job)
     with pytest.raises(WorkerError, match=f"3 workers died on recipe {victim}"):
         search(two, tmp_path / "run", Silent())
     [journal] = tmp_path.glob("run/*/*/journal.jsonl")
     _, before, _ = read_journal(journal)
-    assert len(before) >= 8  # the generation before it
+    assert len(before) >= 4  # the generation before it
     assert all(e["values"] is not None for e in before)  # nobody's death is a failed recipe
     shared.by = lambda cluster: cluster
     assert same(search(two, tmp_path / "run", Silent()), serial)
@@ -143,8 +144,9 @@ def test_statistics_gradients_and_layers_are_shared_out_and_come_out_the_same(
     """Both searches with a cache of their own, so that both collect and solve all there is: the
     levels, and for the held-out comparison the pick and a baseline."""
     path = tmp_path / "levels.yaml"
-    search_settings = {"population": 4, "evaluations": 8}
+    search_settings = {"population": 4, "evaluations": 4}
     changes = {
+        "model": str(tiny_folder("llama", tmp_path / "llama")),
         "space": LEVELS,
         "calibration_parts": 2,
         "search": search_settings,
@@ -197,20 +199,20 @@ def test_a_host_that_leaves_changes_nothing(serial, plan, tmp_path):
         cluster.wait_for_nodes(timeout=GUARD)
 
         class Leaving(Silent):
-            """Takes the node away when four are done, of a generation of eight."""
+            """Takes the node away when two are done, of a generation of four."""
 
             def __init__(self):
                 self.done = 0
 
             def evaluated(self, found, evaluation, total):
                 self.done += 1
-                if self.done == 4:
+                if self.done == 2:
                     cluster.remove_node(leaving, allow_graceful=False)
 
         watcher = Leaving()
         two = plan.model_copy(update={"workers": 2, "ray_address": cluster.address})
         run = search(two, tmp_path, watcher)
-        assert watcher.done > 4
+        assert watcher.done > 2
     finally:
         ray.shutdown()
         cluster.shutdown()

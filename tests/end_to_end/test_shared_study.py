@@ -16,7 +16,7 @@ from optishear.records.journal import read_journal
 from optishear.runs.results import open_run
 
 
-SEARCH = {"driver": "tpe", "population": 6, "evaluations": 20}
+SEARCH = {"driver": "tpe", "population": 4, "evaluations": 10}
 
 
 @pytest.fixture

@@ -147,12 +147,9 @@ def test_what_was_in_the_working_weights_before_does_not_matter(deep):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_statistics_of_one_block_are_alive_at_a_time(deep, method, monkeypatch):
-    gc.collect()
-    others = {id(thing) for thing in gc.get_objects()}  # of other tests' fixtures, say
 
     def alive(kind):  # not collected first: it is reference counts that free them
-        found = [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
-        return sum(id(thing) not in others for thing in found)
+        return sum(issubclass(type(thing), kind) for thing in gc.get_objects())
 
     def checked(run):
         def when_run(runner, *batches):
@@ -169,7 +166,12 @@ def test_statistics_of_one_block_are_alive_at_a_time(deep, method, monkeypatch):
 
     monkeypatch.setattr(BlockRunner, "observe", checked(BlockRunner.observe))
     monkeypatch.setattr(BlockRunner, "advance", checked(BlockRunner.advance))
-    deep.sequential(deep.recipe(METHODS[method]), prune_layers=watched)
+    gc.collect()
+    gc.freeze()  # what is alive by now, of other tests' fixtures, say, is not among the objects
+    try:
+        deep.sequential(deep.recipe(METHODS[method]), prune_layers=watched)
+    finally:
+        gc.unfreeze()
     sites = {layer.site for layer in deep.layout.layers}
     assert counts == [len(sites) / 4] * 4
 

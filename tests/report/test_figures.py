@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shutil
 import sys
 import warnings
+from io import BytesIO
 from itertools import combinations
 from subprocess import run as run_process
 from xml.etree import ElementTree
@@ -24,7 +26,7 @@ from optishear.report.figures import draw_figures, make_figures
 from optishear.report.front_figure import extent
 from optishear.report.profile_figure import short_names, sparsities
 from optishear.report.run_view import read_run
-from optishear.report.style import Quantity, paper_style
+from optishear.report.style import DPI, Quantity, paper_style
 
 
 ALWAYS = ("front", "profile", "convergence", "heatmap")
@@ -37,17 +39,17 @@ WITHOUT = {
 }
 
 RUNS = {
-    "two objectives": {"candidates": 200},
+    "two objectives": {"candidates": 80},
     "an unfinished run": {"baselines": False, "candidates": 60},
     "thirty blocks": {
         "blocks": 30,
-        "candidates": 80,
+        "candidates": 45,
         "title": ("owl-alpha-70", "meta-llama/Llama-2-7b-hf"),
     },
     "eighty blocks of a mixture": {"blocks": 80, "roles": MIXTURE, "experts": 3, "candidates": 12},
-    "failures and extremes": {"failing": 14, "wild": 3, "candidates": 200},
+    "failures and extremes": {"failing": 14, "wild": 3, "candidates": 80},
     "three objectives": {"objectives": (*BOTH, "kl"), "failing": 5},
-    "four objectives": {"objectives": (*BOTH, "kl", "perplexity"), "wild": 2, "candidates": 120},
+    "four objectives": {"objectives": (*BOTH, "kl", "perplexity"), "wild": 2, "candidates": 60},
     "two errors at one sparsity": {"objectives": ("reconstruction", "kl"), "same_sparsity": True},
     "one objective": {"objectives": ("kl",), "same_sparsity": True, "failing": 6},
     "one evaluation of one block": {"blocks": 1, "candidates": 1, "baselines": False},
@@ -85,59 +87,87 @@ def words(path):
     return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def written(figure, monkeypatch):
-    """Every text the figure shows, and the box it takes, by drawing it once more."""
-    seen, draw = [], Text.draw
+@pytest.fixture(scope="module")
+def pictures(drawn):
+    with paper_style(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return {name: pictured(figure) for name, figure in drawn.items()}
+
+
+def pictured(figure):
+    """The pixels as they are written, and every text that they show with the box that it takes."""
+    seen, draw, content = {}, Text.draw, BytesIO()
 
     def watched(self, renderer, *arguments, **settings):
         draw(self, renderer, *arguments, **settings)
         if self.get_visible() and self.get_text().strip():
-            seen.append((self.get_text(), Text.get_window_extent(self, renderer)))
+            seen[self] = self.get_text(), Text.get_window_extent(self, renderer)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Text, "draw", watched)
-        figure.canvas.draw()
-    return seen
+        figure.savefig(content, format="png", dpi=DPI)
+    content.seek(0)
+    return imread(content)[..., :3], list(seen.values())
 
 
 class TestEveryRun:
-    def test_each_figure_is_a_picture_and_a_drawing_of_which_nothing_is_cut_off(
-        self, made, drawn, expected, monkeypatch
+    def test_each_figure_is_a_picture_of_which_nothing_is_cut_off(self, pictures, expected):
+        assert list(pictures) == expected
+        for name, (pixels, _) in pictures.items():
+            frame = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
+            assert all((edge == 1).all() for edge in frame), f"{name} touches its border"
+            assert pixels.std() > 0.05
+
+    def test_no_two_texts_overlap_and_all_are_on_the_page(self, pictures):
+        for name, (pixels, texts) in pictures.items():
+            height, width, _ = pixels.shape
+            assert len(texts) > 5
+            for text, box in texts:
+                inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+                assert inside, f"{name}: {text!r} leaves the page"
+            for (one, first), (other, second) in combinations(texts, 2):
+                assert not first.padded(-2).overlaps(second), f"{name}: {one!r} on {other!r}"
+
+    @pytest.mark.parametrize(
+        "made", ["three objectives", "one objective", "eighty blocks of a mixture"], indirect=True
+    )
+    def test_each_figure_is_written_as_that_picture_and_as_a_drawing(
+        self, made, drawn, pictures, expected, monkeypatch
     ):
         monkeypatch.setattr(figures, "make_figures", lambda view: drawn)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            paths = draw_figures(made)
-
+        paths = draw_figures(made)
         names = [f"{name}.{kind}" for name in expected for kind in ("png", "svg")]
         assert [path.name for path in paths] == names
         assert sorted(made.figures.iterdir()) == sorted(paths)
-        for path in paths[::2]:
-            pixels = imread(path)[..., :3]
-            frame = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
-            assert all((edge == 1).all() for edge in frame), f"{path.name} touches its border"
-            assert pixels.std() > 0.05
+        for path, (pixels, _) in zip(paths[::2], pictures.values(), strict=True):
+            assert np.array_equal(imread(path)[..., :3], pixels)
         for path in paths[1::2]:
             assert ElementTree.parse(path).getroot().tag.endswith("svg")
             assert len(words(path)) > 5
 
-    def test_no_two_texts_overlap_and_all_are_on_the_page(self, drawn, monkeypatch):
-        with paper_style():
-            for name, figure in drawn.items():
-                texts = written(figure, monkeypatch)
-                width, height = figure.canvas.get_width_height()
-                assert len(texts) > 5
-                for text, box in texts:
-                    inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-                    assert inside, f"{name}: {text!r} leaves the page"
-                for (one, first), (other, second) in combinations(texts, 2):
-                    assert not first.padded(-1).overlaps(second), f"{name}: {one!r} on {other!r}"
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with failures and all its figures, for all who only read them or draw a copy again."""
+    title = ("cheap $1 a $2 run", "org/model_name")
+    run = make_run(tmp_path_factory.mktemp("whole") / "r", candidates=30, failing=3, title=title)
+    draw_figures(run)
+    return run
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in run.figures.iterdir()}
+
+
+def copied(run, folder):
+    """The same run, its figures not yet drawn."""
+    shutil.copytree(run.path, folder, ignore=shutil.ignore_patterns(run.figures.name))
+    return RunDirectory(folder)
 
 
 class TestFiles:
-    def test_the_same_run_gives_the_same_bytes_in_another_process(self, tmp_path):
-        run = make_run(tmp_path / "one", candidates=30, failing=3)
-        other = make_run(tmp_path / "two", candidates=30, failing=3)
+    def test_the_same_run_gives_the_same_bytes_in_another_process(self, whole, tmp_path):
+        other = copied(whole, tmp_path / "other")
         program = (
             "import sys; from pathlib import Path\n"
             "from optishear.records.run_directory import RunDirectory\n"
@@ -155,37 +185,34 @@ class TestFiles:
         )  # fmt: skip
 
         assert shown.stdout == "\n\n", "imported what it should not"
-        for path in draw_figures(run):
-            assert path.read_bytes() == (other.figures / path.name).read_bytes(), path.name
+        assert contents(other) == contents(whole)
 
-    def test_figures_drawn_again_replace_the_old_ones(self, tmp_path):
-        run = make_run(tmp_path, candidates=10)
-        first = [path.read_bytes() for path in draw_figures(run)]
+    def test_figures_drawn_again_replace_the_old_ones_whatever_the_caller_s_settings(
+        self, whole, tmp_path
+    ):
+        run = copied(whole, tmp_path / "r")
+        run.figures.mkdir()
         (run.figures / "front.png").write_bytes(b"old")
-        assert [path.read_bytes() for path in draw_figures(run)] == first
-
-    def test_the_callers_settings_neither_matter_nor_change(self, tmp_path):
-        run = make_run(tmp_path, candidates=10)
-        want = [path.read_bytes() for path in draw_figures(run)]
         with matplotlib.rc_context({"font.size": 31, "axes.facecolor": "pink"}):
             before = dict(matplotlib.rcParams)
-            assert [path.read_bytes() for path in draw_figures(run)] == want
+            draw_figures(run)
             assert dict(matplotlib.rcParams) == before
+        assert contents(run) == contents(whole)
 
-    def test_values_of_another_rung_are_not_shown(self, tmp_path):
-        run = make_run(tmp_path, candidates=20)
-        want = [path.read_bytes() for path in draw_figures(run)]
+    def test_values_of_another_rung_are_not_shown(self, whole, tmp_path):
+        run = copied(whole, tmp_path / "r")
         lines = [json.loads(line) for line in run.journal.read_text().splitlines()]
-        rough = [{**line, "rung": 512, "values": {"sparsity": 0.9}} for line in lines[1:]]
+        other = {"rung": 512, "values": {"sparsity": 0.9}, "reason": ""}
+        rough = [line | other for line in lines[1:]]
         with run.journal.open("a") as journal:
             journal.writelines(json.dumps(line) + "\n" for line in rough)
-        assert [path.read_bytes() for path in draw_figures(run)] == want
+        draw_figures(run)
+        assert contents(run) == contents(whole)
 
 
 class TestWhatIsSaid:
-    def test_experiment_model_pick_and_its_values(self, tmp_path):
-        run = make_run(tmp_path, candidates=30, title=("cheap $1 a $2 run", "org/model_name"))
-        draw_figures(run)
+    def test_experiment_model_pick_and_its_values(self, whole):
+        run = whole
         text = words(run.figures / "front.svg")
         picked = read_json(run.front)["picked"]
         values = next(e["values"] for e in read_json(run.front)["entries"] if e["key"] == picked)
@@ -197,15 +224,13 @@ class TestWhatIsSaid:
         assert "sparsity (% of prunable weights)" in text
 
     def test_an_unfinished_run_has_no_baselines(self, tmp_path):
-        run = make_run(tmp_path, candidates=20, baselines=False)
+        run = make_run(tmp_path, candidates=5, baselines=False)
         draw_figures(run)
         assert "magnitude" not in words(run.figures / "front.svg")
 
-    def test_failures_are_counted(self, tmp_path):
-        run = make_run(tmp_path, candidates=30, failing=3)
-        draw_figures(run)
-        assert "failed (3)" in words(run.figures / "convergence.svg")
-        assert "3 evaluations failed." in words(run.figures / "front.svg")
+    def test_failures_are_counted(self, whole):
+        assert "failed (3)" in words(whole.figures / "convergence.svg")
+        assert "3 evaluations failed." in words(whole.figures / "front.svg")
 
     def test_what_lies_outside_the_axes_is_told(self, tmp_path):
         run = make_run(tmp_path, wild=3, far=90, candidates=100)
@@ -216,10 +241,8 @@ class TestWhatIsSaid:
         scale = " ".join(words(run.figures / "convergence.svg"))
         assert "Extreme values left out of the scale: reconstruction (3)." in scale
 
-    def test_the_reference_point_stands_on_the_axis(self, tmp_path):
-        run = make_run(tmp_path, candidates=10)
-        draw_figures(run)
-        label = " ".join(words(run.figures / "convergence.svg"))
+    def test_the_reference_point_stands_on_the_axis(self, whole):
+        label = " ".join(words(whole.figures / "convergence.svg"))
         assert "reference 1.1 in each" in label
 
 

@@ -1,6 +1,8 @@
 """The loop with a stand-in for pruning and measuring: resume, failures, one seed one result."""
 
 import math
+import shutil
+from functools import cache
 
 import numpy as np
 import pytest
@@ -82,34 +84,48 @@ def everything(found):
     return [(key, e.values, e.reason) for key, e in found.evaluations.items()]
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """The unbroken search of each driver and ladder, made once, for all who only read it: what it
+    found, its journal and its measure."""
+
+    @cache
+    def made(driver, ladder=ONE):
+        path, measure = tmp_path_factory.mktemp("unbroken") / "a.jsonl", Measure()
+        return search(path, measure, driver, ladder=ladder), path, measure
+
+    return made
+
+
 @pytest.mark.parametrize("driver", [name for name in DRIVERS if name != "exhaustive"])
 class TestEverySearch:
-    def test_a_killed_search_ends_where_an_unbroken_one_does(self, driver, tmp_path):
-        unbroken, first, second = Measure(), Measure(dies_after=25), Measure()
-        want = search(tmp_path / "a.jsonl", unbroken, driver)
+    def test_a_killed_search_ends_where_an_unbroken_one_does(self, driver, tmp_path, unbroken):
+        want, _, whole = unbroken(driver)
+        first, second = Measure(dies_after=25), Measure()
         with pytest.raises(Killed):
             search(tmp_path / "b.jsonl", first, driver)
         got = search(tmp_path / "b.jsonl", second, driver)
         assert everything(got) == everything(want)
-        assert first.calls + second.calls == unbroken.calls  # nothing was paid for twice
+        assert first.calls + second.calls == whole.calls  # nothing was paid for twice
 
-    def test_a_finished_search_is_found_again_without_measuring(self, driver, tmp_path):
-        want = search(tmp_path / "a.jsonl", Measure(), driver)
+    def test_a_finished_search_is_found_again_without_measuring(self, driver, tmp_path, unbroken):
+        want, path, _ = unbroken(driver)
+        shutil.copy(path, tmp_path / "a.jsonl")
         got = search(tmp_path / "a.jsonl", Measure(dies_after=0), driver)
         assert everything(got) == everything(want)
 
-    def test_another_seed_is_another_search(self, driver, tmp_path):
-        one = search(tmp_path / "a.jsonl", Measure(), driver, seed=0)
+    def test_another_seed_is_another_search(self, driver, tmp_path, unbroken):
+        one, _, _ = unbroken(driver)
         two = search(tmp_path / "b.jsonl", Measure(), driver, seed=1)
         assert everything(one) != everything(two)
 
-    def test_the_budget_counts_distinct_recipes(self, driver, tmp_path):
-        found = search(tmp_path / "a.jsonl", Measure(), driver)
+    def test_the_budget_counts_distinct_recipes(self, driver, unbroken):
+        found, _, _ = unbroken(driver)
         assert len(found.evaluations) == 60
         assert found.ended == "the evaluation budget is spent"
 
-    def test_failures_are_recorded_with_their_reason(self, driver, tmp_path):
-        found = search(tmp_path / "a.jsonl", Measure(), driver)
+    def test_failures_are_recorded_with_their_reason(self, driver, unbroken):
+        found, _, _ = unbroken(driver)
         failed = [e for e in found.evaluations.values() if e.failed]
         assert all("not positive definite" in e.reason for e in failed)
         assert len(failed) + len(found.good) == len(found.evaluations)
@@ -208,10 +224,10 @@ def heard_search(tmp_path, ladder, driver="nsga2"):
 class TestEveryLadder:
     @pytest.mark.parametrize("dies_after", [25, 64])
     def test_a_killed_climb_ends_where_an_unbroken_one_does(
-        self, driver, ladder, dies_after, tmp_path
+        self, driver, ladder, dies_after, tmp_path, unbroken
     ):
-        unbroken, first, second = Measure(), Measure(dies_after=dies_after), Measure()
-        want = search(tmp_path / "a.jsonl", unbroken, driver, ladder=ladder)
+        want, _, whole = unbroken(driver, ladder)
+        first, second = Measure(dies_after=dies_after), Measure()
         with pytest.raises(Killed):
             search(tmp_path / "b.jsonl", first, driver, ladder=ladder)
         got = search(tmp_path / "b.jsonl", second, driver, ladder=ladder)
@@ -219,10 +235,10 @@ class TestEveryLadder:
             assert [(k, e.values) for k, e in got.rungs[rung].items()] == [
                 (k, e.values) for k, e in there.items()
             ]
-        assert first.asked + second.asked == unbroken.asked  # nothing twice, and in one order
+        assert first.asked + second.asked == whole.asked  # nothing twice, and in one order
 
-    def test_who_is_on_a_rung_was_a_success_on_every_rung_below(self, driver, ladder, tmp_path):
-        found = search(tmp_path / "a.jsonl", Measure(), driver, ladder=ladder)
+    def test_who_is_on_a_rung_was_a_success_on_every_rung_below(self, driver, ladder, unbroken):
+        found, _, _ = unbroken(driver, ladder)
         low, middle, top = found.rungs.values()
         assert len(low) == found.asked == 60
         assert top.keys() <= middle.keys() < low.keys()
