@@ -126,7 +126,7 @@ class TestEveryRun:
                 inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
                 assert inside, f"{name}: {text!r} leaves the page"
             for (one, first), (other, second) in combinations(texts, 2):
-                assert not first.padded(-2).overlaps(second), f"{name}: {one!r} on {other!r}"
+                assert not first.padded(-1).overlaps(second), f"{name}: {one!r} on {other!r}"
 
     @pytest.mark.parametrize(
         "made", ["three objectives", "one objective", "eighty blocks of a mixture"], indirect=True
