@@ -49,10 +49,12 @@ class QuadraticSettings:
 
     @classmethod
     def of(cls, said: Mapping[str, Any]) -> "QuadraticSettings":
-        """Those of a mapping that says more."""
+        """Those of a mapping that says more, checked already; 1 and 1.0 are one number."""
         if said.get("name") == GUIDED:
             said = {**said, "guided": said.get("groups", 1)}
-        return cls(**{key: said[key] for key in QUADRATIC_KEYS if key in said})
+        found = {key: said[key] for key in QUADRATIC_KEYS if key in said}
+        numbers = {key: float(found[key]) for key in _RANGES if isinstance(found.get(key), int)}
+        return cls(**(found | numbers))
 
     def but(self, said: Mapping[str, Any]) -> "QuadraticSettings":
         """These, but for what a mapping says otherwise."""

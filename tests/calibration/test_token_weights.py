@@ -123,7 +123,7 @@ class TestRelative:
         assert ((found.mean(0) * rows).sum() / 7).item() == pytest.approx(1)
 
     def test_groups_keep_their_scale_to_each_other(self):
-        found, squares = self.weights().relative(LAYER, clip=100), self.weights().squares
+        found, squares = self.weights().relative(LAYER, clip=100.0), self.weights().squares
         torch.testing.assert_close(found[:, 1] / found[:, 0], squares[:, 1] / squares[:, 0])
 
     def test_no_token_is_above_the_bound(self):
