@@ -69,7 +69,8 @@ def test_what_is_asked_for_stands_in_the_file(field, dense, base, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [{"sparsity": 0.6}, {"pattern": "layer"}, {"profile": "owl"}, {"refit": True},
-     {"moonshot_lambda": 0.4}, {"moonshot_roles": "all"}, {"damping": 0.1}, {"method": "wanda"}],
+     {"moonshot_lambda": 0.4}, {"moonshot_roles": "all"}, {"quadratic": {"damping": 0.1}},
+     {"quadratic": {"target_shift": 0.5}}, {"order": "site"}, {"method": "wanda"}],
     ids=str,
 )  # fmt: skip
 def test_what_a_method_is_asked_for_stands_in_its_recipe(change, dense, base, tmp_path):
