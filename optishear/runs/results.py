@@ -226,6 +226,7 @@ def front_from_json(data: Mapping[str, Any], where: str) -> Front:
         raise ConfigError(f"{error} {MEND}") from None
     if origin.model is None:
         raise ConfigError(f"{where}: does not say {MADE_WITH}.model. {MEND}")
+    size = data.get("storage")
     return Front(
         data["experiment"],
         {objective["name"]: objective["maximise"] for objective in data["objectives"]},
@@ -233,5 +234,5 @@ def front_from_json(data: Mapping[str, Any], where: str) -> Front:
         ModelLayout.from_json(data["layout"]),
         tuple(Entry(Recipe.from_json(e["recipe"], e["key"]), e["values"]) for e in entries),
         origin,
-        Storage(**data["storage"]) if data.get("storage") else None,
+        Storage(size["other_weights"], size["bytes_per_weight"]) if size else None,
     )

@@ -13,7 +13,8 @@ layer with the statistics of all sequences.
 
 What is solved for that are a few rows. A solver that ends in a refit chooses their mask once, at
 the usual damping, and refits it at every other; SparseGPT, whose mask is as greedy as its weights,
-is asked anew. With Wanda's mask in the place of their own both choose wrongly (docs/solvers.md).
+is asked anew. With Wanda's mask in the place of their own both choose wrongly
+(docs/kept_weights.md).
 """
 
 import hashlib

@@ -118,7 +118,7 @@ def test_the_identity_names_all_that_a_value_depends_on():
     assert swapped != plain
     others = {
         "quantities": QUANTITIES[:2], "batch_tokens": 64, "rungs": (16,), "compiled": True,
-        "graphed": True,
+        "graphed": True, "mode": "sequential",
     }  # fmt: skip
     assert set(others) == {field.name for field in fields(MeasurementSettings)}
     for name, value in others.items():
