@@ -52,9 +52,11 @@ class QuadraticSettings:
         """Those of a mapping that says more, checked already; 1 and 1.0 are one number."""
         if said.get("name") == GUIDED:
             said = {**said, "guided": said.get("groups", 1)}
-        found = {key: said[key] for key in QUADRATIC_KEYS if key in said}
-        numbers = {key: float(found[key]) for key in _RANGES if isinstance(found.get(key), int)}
-        return cls(**(found | numbers))
+        found: dict[str, Any] = {key: said[key] for key in QUADRATIC_KEYS if key in said}
+        for key in _RANGES:
+            if isinstance(found.get(key), int):
+                found[key] = float(found[key])
+        return cls(**found)
 
     def but(self, said: Mapping[str, Any]) -> "QuadraticSettings":
         """These, but for what a mapping says otherwise."""
