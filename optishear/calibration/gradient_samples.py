@@ -11,7 +11,7 @@ from optishear.calibration.gradients import StoreSample, packed
 from optishear.errors import ConfigError
 from optishear.models.finite import not_finite
 from optishear.models.placement import input_device
-from optishear.models.weights import WeightView, view_of
+from optishear.models.weights import WeightView, read, view_of
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.tasks import Batch, task_of
 
@@ -36,6 +36,18 @@ def store_gradients_of(
     """Hands on the gradients of one sample; flags and gradients of the model are given back."""
     with storing_gradients(model, layout.layers, number, store), torch.enable_grad():
         loss_of(model, sample.to(input_device(model))).backward()
+
+
+def refuse_without_gradients(model: nn.Module, layout: ModelLayout, samples: Batch) -> None:
+    """Raises a `ConfigError` for a model or samples of which no gradients could be taken."""
+    if model.training:
+        raise ConfigError(
+            f"{type(model).__name__} is in training mode, so dropout would make its gradients "
+            f"random. Call `model.eval()` first."
+        )
+    task_of(model).refuse_without_loss(samples)
+    for layer in layout.layers:
+        read(model, layer)  # a layout of another model is refused
 
 
 def loss_of(model: nn.Module, sample: Batch) -> Float[Tensor, ""]:

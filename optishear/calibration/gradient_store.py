@@ -16,13 +16,16 @@ from optishear.calibration.gradient_file import (
     read_gradients,
     write_gradients,
 )
-from optishear.calibration.gradient_samples import CollectGradients, sequence_by_sequence
-from optishear.errors import ConfigError, StorageError
-from optishear.models.weights import read
+from optishear.calibration.gradient_samples import (
+    CollectGradients,
+    refuse_without_gradients,
+    sequence_by_sequence,
+)
+from optishear.errors import StorageError
 from optishear.recipe.layout import ModelLayout
 from optishear.records.atomic import whole_folder
 from optishear.records.cache import OTHER_CACHE
-from optishear.tasks import Batch, task_of
+from optishear.tasks import Batch
 
 
 log = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ def load_or_collect_gradients(
     try:
         if (store := _known(folder)) is not None:
             return store
-        _refuse(model, layout, samples)
+        refuse_without_gradients(model, layout, samples)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if (store := _known(folder)) is not None:  # another process had the lock
@@ -80,17 +83,6 @@ def _known(folder: Path) -> GradientStore | None:
         with suppress(FileNotFoundError):  # another process may be removing it, too
             shutil.rmtree(folder)
     return None
-
-
-def _refuse(model: nn.Module, layout: ModelLayout, samples: Batch) -> None:
-    if model.training:
-        raise ConfigError(
-            f"{type(model).__name__} is in training mode, so dropout would make its gradients "
-            f"random. Call `model.eval()` first."
-        )
-    task_of(model).refuse_without_loss(samples)
-    for layer in layout.layers:
-        read(model, layer)  # a layout of another model is refused
 
 
 def _refuse_full_disk(cache: Path, layout: ModelLayout, samples: int) -> None:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
-from itertools import islice, pairwise
+from itertools import islice
 
 from torch import nn
 
 from optishear.calibration.collect import check, sums_of
 from optishear.calibration.held_back import at_once, joined
 from optishear.calibration.statistics import Kinds, LayerStats
-from optishear.calibration.token_weights import UNGUIDED, Guide
+from optishear.calibration.token_weights import UNGUIDED, Guide, even_runs
 from optishear.recipe.layout import ModelLayout
 from optishear.tasks import Batch
 
@@ -21,11 +21,7 @@ CollectParts = Callable[[Sequence[Batches], Kinds, Guide], Iterable[dict[str, La
 
 def parts_of(batches: Batches, number: int) -> list[Batches]:
     """So many runs of neighbours, of as equal length as can be; never an empty one."""
-    if not batches:
-        return []
-    number = min(number, len(batches))
-    ends = [len(batches) * part // number for part in range(number + 1)]
-    return [batches[begin:end] for begin, end in pairwise(ends)]
+    return [batches[run] for run in even_runs(len(batches), min(number, len(batches)))]
 
 
 def one_after_the_other(model: nn.Module, layout: ModelLayout) -> CollectParts:

@@ -1,16 +1,15 @@
 """Calibration statistics as files: the same model sees the same tokens only once."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors import SafetensorError
+from torch import nn
 
+from optishear.calibration.checked_tensors import load_checked, save_checked
 from optishear.calibration.parts import (
     Batches,
     CollectParts,
@@ -29,8 +28,7 @@ from optishear.calibration.statistics import (
 from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.weights import view_of
 from optishear.recipe.layout import ModelLayout
-from optishear.records.atomic import whole_file
-from optishear.records.cache import OTHER_CACHE, kept
+from optishear.records.cache import kept
 
 
 LARGEST = 2**30  # bytes of a model's statistics together; more is collected anew each time
@@ -74,21 +72,17 @@ def _save(path: Path, stats: Mapping[str, LayerStats]) -> None:
         for name, each in s.sums.items()
     }
     counts = {site: [s.tokens, s.sequences] for site, s in stats.items()}
-    metadata = {"counts": json.dumps(counts), "sha256": checksum(tensors)}
-    with whole_file(path, OTHER_CACHE) as half:
-        save_file(tensors, half, metadata)
+    save_checked(path, tensors, {"counts": json.dumps(counts)})
 
 
 def _load(
     path: Path, layout: ModelLayout, kinds: Kinds, guided: Mapping[str, int]
 ) -> dict[str, LayerStats]:
     """What `_save` wrote; `ValueError` where anything is not as it was written."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    counts, sites = json.loads(metadata["counts"]), by_site(layout.layers)
-    if metadata["sha256"] != checksum(tensors) or counts.keys() != sites.keys():
-        raise ValueError("checksum or layers differ")
+    tensors, about = load_checked(path)
+    counts, sites = json.loads(about["counts"]), by_site(layout.layers)
+    if counts.keys() != sites.keys():
+        raise ValueError("layers differ")
     found = {}
     for site, layers in sites.items():
         tokens, sequences = map(int, counts[site])
@@ -107,11 +101,3 @@ def _load(
         plain = of(f"{site}/", plain_kinds(kinds, layers, guided))
         found[site] = replace(plain, guided=groups)
     return found
-
-
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].numpy().data)
-    return digest.hexdigest()

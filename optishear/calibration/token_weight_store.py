@@ -5,19 +5,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from optishear.calibration.store import checksum
+from optishear.calibration.checked_tensors import load_checked, save_checked
+from optishear.calibration.gradient_samples import refuse_without_gradients
 from optishear.calibration.token_weight_samples import CollectSquares, sample_by_sample
 from optishear.calibration.token_weights import TokenWeights
 from optishear.errors import ConfigError
 from optishear.models.placement import refuse_offloaded
-from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
-from optishear.records.atomic import whole_file
-from optishear.records.cache import OTHER_CACHE, kept
+from optishear.records.cache import kept
 from optishear.tasks import Batch, task_of
 
 
@@ -60,15 +58,9 @@ def _collected(
 
 
 def _refuse(model: nn.Module, layout: ModelLayout, samples: Batch, groups: int) -> None:
-    if model.training:
-        raise ConfigError(
-            f"{type(model).__name__} is in training mode, so dropout would make its gradients "
-            f"random. Call `model.eval()` first."
-        )
     refuse_offloaded(model, "A guided quadratic, which takes gradients,")
-    task_of(model).refuse_without_loss(samples)
+    refuse_without_gradients(model, layout, samples)
     for layer in layout.layers:
-        read(model, layer)  # a layout of another model is refused
         if layer.out_features < groups:
             raise ConfigError(
                 f"Layer {layer.name}: {layer.out_features} rows make no {groups} groups. Guide it "
@@ -77,18 +69,12 @@ def _refuse(model: nn.Module, layout: ModelLayout, samples: Batch, groups: int) 
 
 
 def _save(path: Path, weights: Mapping[str, TokenWeights]) -> None:
-    tensors = {name: found.squares.contiguous() for name, found in weights.items()}
-    with whole_file(path, OTHER_CACHE) as half:
-        save_file(tensors, half, {"sha256": checksum(tensors)})
+    save_checked(path, {name: found.squares.contiguous() for name, found in weights.items()}, {})
 
 
 def _load(path: Path, groups: int) -> dict[str, TokenWeights]:
     """What `_save` wrote; `ValueError` where anything is not as it was written."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata["sha256"] != checksum(tensors):
-        raise ValueError("checksum differs")
+    tensors, _ = load_checked(path)
     if any(found.shape[1] != groups for found in tensors.values()):
         raise ValueError(f"not of {groups} row groups")
     return {name: TokenWeights(found) for name, found in tensors.items()}

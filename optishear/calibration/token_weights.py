@@ -28,9 +28,9 @@ StoreSquares = Callable[[int, str, Float[Tensor, "tokens groups"]], None]
 """Told a sample's number, a layer's name and the mean squares of its tokens."""
 
 
-def row_groups(rows: int, groups: int) -> list[slice]:
-    """So many runs of neighbours, of as equal length as can be."""
-    ends = [rows * group // groups for group in range(groups + 1)]
+def even_runs(total: int, number: int) -> list[slice]:
+    """So many runs of neighbours among `total`, of as equal length as can be."""
+    ends = [total * run // number for run in range(number + 1)] if number else []
     return [slice(begin, end) for begin, end in pairwise(ends)]
 
 
@@ -39,7 +39,7 @@ def mean_squares(
 ) -> Float[Tensor, "tokens groups"]:
     """Over the rows of each group, in fp32."""
     squares = gradient.float().square()
-    runs = row_groups(gradient.shape[1], groups)
+    runs = even_runs(gradient.shape[1], groups)
     return torch.stack([squares[:, run].mean(1) for run in runs], 1)
 
 
@@ -73,7 +73,7 @@ class TokenWeights:
                 f"Layer {layer.name}: the loss does not depend on what some of its rows put out, "
                 f"so there is nothing to guide their pruning by. Leave its role plain."
             )
-        runs = row_groups(layer.out_features, self.groups)
+        runs = even_runs(layer.out_features, self.groups)
         rows = torch.tensor([run.stop - run.start for run in runs], dtype=torch.float64)
         return (bounded / ((means * rows).sum() / rows.sum())).float()
 

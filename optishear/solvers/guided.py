@@ -11,7 +11,7 @@ all rows compete under patterns where they do; its damping, relative to the mean
 import torch
 
 from optishear.calibration.statistics import Gram, InputSq, LayerStats
-from optishear.calibration.token_weights import row_groups
+from optishear.calibration.token_weights import even_runs
 from optishear.solvers.hessian import DAMPING, Hessian
 from optishear.solvers.quadratic import Quadratic
 
@@ -19,7 +19,7 @@ from optishear.solvers.quadratic import Quadratic
 def guided(groups: tuple[LayerStats, ...], rows: int, damping: float = DAMPING) -> Quadratic:
     """Of a layer with so many rows, from the weighted sums for each of its row groups."""
     first, *others = [Hessian(group.per_token(Gram), damping) for group in groups]
-    starts = [run.start for run in row_groups(rows, len(groups))[1:]]
+    starts = [run.start for run in even_runs(rows, len(groups))[1:]]
     return Quadratic(first, beyond=tuple(zip(starts, others, strict=True)))
 
 
@@ -28,7 +28,7 @@ def guided_stats(stats: LayerStats, groups: tuple[LayerStats, ...], rows: int) -
     tokens), so that Wanda scores |W_ij| sqrt(H_g,jj). One group's is that of all rows."""
     if len(groups) == 1:
         return stats.having(groups[0][InputSq])
-    runs = row_groups(rows, len(groups))
+    runs = even_runs(rows, len(groups))
     each = [
         group[InputSq].total.expand(run.stop - run.start, -1) for run, group in zip(runs, groups)
     ]

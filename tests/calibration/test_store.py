@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import TINY, tokens
 
-from optishear.calibration import store
+from optishear.calibration import checked_tensors, store
 from optishear.calibration.collect import collect
 from optishear.calibration.statistics import Gram, InputSq
 from optishear.calibration.store import load_or_collect, too_large
@@ -57,7 +57,7 @@ def test_a_damaged_file_is_collected_anew_with_a_warning(tmp_path, model, layout
     (path,) = tmp_path.iterdir()
     data = path.read_bytes()
     if damage == "no metadata":
-        store.save_file({"a": torch.zeros(3)}, str(path))
+        checked_tensors.save_file({"a": torch.zeros(3)}, str(path))
     else:
         flipped = data[:-2] + bytes([data[-2] ^ 1]) + data[-1:]
         path.write_bytes({"truncated": data[:-5], "emptied": b"", "flipped": flipped}[damage])
@@ -74,7 +74,7 @@ def test_a_write_that_fails_halfway_leaves_nothing_behind(tmp_path, model, layou
             file.write(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(store, "save_file", full)
+    monkeypatch.setattr(checked_tensors, "save_file", full)
     with pytest.raises(StorageError, match="No space left"):
         load_or_collect(tmp_path / "a", model, layout, [BATCHES], SQ)
     assert not list(tmp_path.iterdir())

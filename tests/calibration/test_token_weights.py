@@ -11,9 +11,9 @@ from optishear.calibration.token_weight_store import load_or_collect_weights
 from optishear.calibration.token_weights import (
     Guide,
     TokenWeights,
+    even_runs,
     guide_of,
     mean_squares,
-    row_groups,
 )
 from optishear.errors import ConfigError
 from optishear.models.blocks import BlockStack
@@ -63,7 +63,7 @@ def test_they_are_the_squared_slopes_of_the_loss(kind, step, close, tmp_path):
                     losses_with(model, layer.name, sign * added, sequence) for sign in (1, -1)
                 )
             slopes = (up - down) / (2 * step)
-            want = torch.stack([slopes[run].square().mean() for run in row_groups(rows, 2)])
+            want = torch.stack([slopes[run].square().mean() for run in even_runs(rows, 2)])
             got = found[layer.name].squares[10 * sample + token].double()
             torch.testing.assert_close(got, want, rtol=close, atol=1e-9)
 
@@ -100,7 +100,7 @@ def test_more_groups_are_finer_means_of_the_same(tmp_path):
 
 def test_row_groups_cover_all_rows_once():
     for rows, groups in [(7, 1), (7, 2), (7, 3), (8, 4), (5, 5)]:
-        runs = row_groups(rows, groups)
+        runs = even_runs(rows, groups)
         assert [row for run in runs for row in range(rows)[run]] == list(range(rows))
         sizes = [run.stop - run.start for run in runs]
         assert len(sizes) == groups

@@ -5,7 +5,7 @@ import torch
 from problems import SmallLayer
 
 from optishear.calibration.statistics import Gram, InputSq, LayerStats
-from optishear.calibration.token_weights import row_groups
+from optishear.calibration.token_weights import even_runs
 from optishear.metrics import make_metric
 from optishear.recipe.pattern import Block, NofM, Row, WholeLayer
 from optishear.solvers.alps import ALPS
@@ -37,7 +37,7 @@ class GuidedLayer(SmallLayer):
         if weights is None:
             weights = torch.rand(len(self.x), groups, generator=generator).square() * 3
         self.s, self.groups = weights, tuple(map(self.stats_of, weights.T))
-        self.runs = row_groups(len(self.weight), len(self.groups))
+        self.runs = even_runs(len(self.weight), len(self.groups))
 
     def stats_of(self, s):
         x = self.x * s.sqrt()[:, None]
