@@ -79,7 +79,7 @@ class BlockStack:
         some models work in place."""
         with ExitStack() as stack:
             for block, form in zip(self.blocks[:count], self._forms):
-                stack.enter_context(_stood_in_for(block, form, give))
+                stack.enter_context(answering(block, _as(form, give)))
             yield
 
     @torch.no_grad()
@@ -263,14 +263,17 @@ def _given(give: Callable[[], Hidden]) -> Callable[..., tuple[Any, dict[str, Any
     return replace
 
 
+def _as(form: Callable[[Hidden], Any], give: Callable[[], Hidden]) -> Callable[..., Any]:
+    """A forward that does not look at what it is asked."""
+    return lambda *_args, **_kwargs: form(give())
+
+
 @contextmanager
-def _stood_in_for(
-    module: nn.Module, form: Callable[[Hidden], Any], give: Callable[[], Hidden]
-) -> Iterator[None]:
-    """`module` answers without looking at what it is asked; its own forward is given back."""
+def answering(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """`module` answers by this while it is open; its own forward is given back."""
     own = vars(module)
     before = {"forward": own["forward"]} if "forward" in own else {}  # accelerate sets one
-    own["forward"] = lambda *_args, **_kwargs: form(give())
+    own["forward"] = forward
     try:
         yield
     finally:

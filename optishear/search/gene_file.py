@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from optishear.errors import ConfigError
 from optishear.recipe.quadratic import QuadraticSettings
-from optishear.search.genes import Choice, Gene, Integer, Real
+from optishear.search.genes import Choice, Gene, Integer, Real, values_of
 
 
 def parse_templates(kind: str, data: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
@@ -23,17 +23,6 @@ def parse_setting(prefix: str, key: str, value: Any) -> Any:
     for end in values_of(found):
         QuadraticSettings.check({key: end}, prefix.rstrip(".") or "space")
     return found
-
-
-def values_of(value: Any) -> tuple[Any, ...]:
-    """All options of a gene, or both its ends; or the one value that is none."""
-    match value:
-        case Choice(_, options):
-            return options
-        case Real(_, low, high) | Integer(_, low, high):
-            return low, high
-        case _:
-            return (value,)
 
 
 def _template(where: str, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,17 @@ class Real:
 Gene = Choice | Integer | Real
 
 
+def values_of(value: Any) -> tuple[Any, ...]:
+    """All options of a gene, or both its ends; or the one value that is no gene."""
+    match value:
+        case Choice(_, options):
+            return options
+        case Real(_, low, high) | Integer(_, low, high):
+            return low, high
+        case _:
+            return (value,)
+
+
 def cleaned(
     genes: Sequence[Gene], genome: Float[np.ndarray, " genes"]
 ) -> Float[np.ndarray, " genes"]:

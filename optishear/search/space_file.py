@@ -14,7 +14,8 @@ from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Rule, check_grid
 from optishear.recipe.quadratic import AUTO, USUAL_DAMPING
 from optishear.recipe.recipe import BY_BLOCK
-from optishear.search.gene_file import parse_setting, parse_templates, values_of
+from optishear.search.gene_file import parse_setting, parse_templates
+from optishear.search.genes import values_of
 from optishear.search.quadratic_genes import quadratic_genes
 from optishear.search.space import RoleGenes, SearchSpace
 from optishear.search.space_parts import (
@@ -126,14 +127,15 @@ class SpaceSpec(Strict):
         yield PartSpec("", self.pattern, self.metrics, self.solvers, True, quadratic, {})
         for match, role in self.roles.items():
             where = f"roles.{match}."
+            own = role.quadratic(where)
             yield PartSpec(
                 where,
                 role.pattern or self.pattern,
                 parse_templates(f"{where}metric", role.metric) if role.metric else self.metrics,
                 parse_templates(f"{where}solver", role.solver) if role.solver else self.solvers,
                 role.metric is not None,
-                {**quadratic, **role.quadratic(where)},
-                role.quadratic(where),
+                {**quadratic, **own},
+                own,
             )
 
     @property

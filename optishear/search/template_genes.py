@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from optishear.search.genes import Choice, Gene, Integer
+from optishear.search.genes import Choice, Gene, Integer, values_of
 
 
 Template = Mapping[str, Any]
@@ -69,8 +69,7 @@ def variants_of(template: Template) -> list[dict[str, Any]]:
     found = [start]
     for key, gene in template.items():
         if isinstance(gene, Gene):
-            values = gene.options if isinstance(gene, Choice) else (gene.low, gene.high)
-            found += [{**start, key: value} for value in values]
+            found += [{**start, key: value} for value in values_of(gene)]
     return found
 
 
