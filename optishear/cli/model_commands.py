@@ -10,7 +10,7 @@ from optishear.cli.console import JsonFlag, TextField, note, say, say_json, spea
 from optishear.cli.prune_options import (
     calibration_asked,
     damping_asked,
-    reconstructing,
+    reconstruction_asked,
     refuse_contradictions,
     refuse_gradients,
     refuse_idle,
@@ -218,12 +218,11 @@ def prune(
     from optishear.runs.prepare import BATCH_TOKENS, GRADIENT_SEQUENCES
     from optishear.solvers.methods import check_parts, needs_of
     from optishear.tools.named import NamedMethod, roles_asked
-    from optishear.tools.prune import How, as_it_is, prune_to, workers_for
+    from optishear.tools.prune import How, prune_to, workers_for
     from optishear.tools.prune_streamed import prune_streamed, room_note
 
     if ready is not None:
         check_parts(ready, str(recipe))
-    amended = as_it_is if reconstruct is None else reconstructing(reconstruct)
     recipe_for = None if ready is None else lambda _prepared: ready
     reads_gradients = ready is not None and LayerGradients in needs_of(ready)
     if method is not None:
@@ -262,14 +261,15 @@ def prune(
         None if found == Origin() else found,
         save_dtype or found.save_dtype or AS_STORED,
         workers_for(workers, device, ray_address),
+        reconstruction_asked(reconstruct),
     )
     if stream and recipe_for is not None:
-        checked, written = prune_streamed(model, recipe_for, to, how, Stages(), amended)
+        checked, written = prune_streamed(model, recipe_for, to, how, Stages())
     else:
         if (large := room_note(model, dtype, device)) is not None:
             note(large)
         given = None if mask_from is None else (mask_from, refit)
-        checked, written = prune_to(model, recipe_for, to, how, given, Stages(), any_model, amended)
+        checked, written = prune_to(model, recipe_for, to, how, given, Stages(), any_model)
     if json_:
         data = {**asdict(checked), "folder": str(checked.folder), "written": written}
         say_json(data)

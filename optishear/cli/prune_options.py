@@ -1,6 +1,6 @@
 """Checks of `prune`'s options together: none that is given is without effect."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,6 @@ from optishear.errors import ConfigError
 
 if TYPE_CHECKING:
     from optishear.calibration.origin import Origin
-    from optishear.recipe.recipe import Recipe
     from optishear.text.sources import TextSpec
     from optishear.tools.named import NamedMethod
 
@@ -64,14 +63,14 @@ def refuse_idle(named: "NamedMethod", roles: str | None) -> None:
         raise ConfigError(f"--order: {method} reads no calibration text. Leave it out.")
 
 
-def reconstructing(text: str) -> "Callable[[Recipe], Recipe]":
-    """What `--reconstruct` says beyond a recipe, a method or a mask."""
+def reconstruction_asked(text: str | None) -> dict[str, Any]:
+    """What `--reconstruct` says beyond a recipe, a method or a mask, as fields of a recipe."""
     from optishear.recipe.reconstruction import ReconstructionSettings
 
-    settings = None
-    if text != "none":
-        settings = ReconstructionSettings.parsed(text, "--reconstruct")
-    return lambda recipe: replace(recipe, reconstruct=settings)
+    if text is None:
+        return {}
+    none = text == "none"
+    return {"reconstruct": None if none else ReconstructionSettings.parsed(text, "--reconstruct")}
 
 
 def refuse_gradients(samples: int, reads_gradients: bool, calibration: "TextSpec") -> None:

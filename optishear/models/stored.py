@@ -1,8 +1,9 @@
 """The tensors of a checkpoint as they lie in its files, and the names that a model has for them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ from optishear.models.folder import STORED, ModelFolder
 from optishear.models.load import AS_STORED, DTYPES
 from optishear.models.weights import view_of
 from optishear.recipe.layout import ModelLayout
+
+
+# By name of a layer or another parameter, the types in which its numbers are written.
+Dtypes = Mapping[str, tuple[torch.dtype, ...]]
+STORED_AS_THEY_ARE: Dtypes = MappingProxyType({})
 
 
 class StoredTensors:
@@ -96,6 +102,13 @@ def keys_by_name(model: PreTrainedModel, keys: Iterable[str]) -> dict[str, list[
             if each in meta:
                 found.setdefault(each, []).append(key)
     return found
+
+
+def nearest(numbers: Tensor, dtypes: Iterable[torch.dtype]) -> Tensor:
+    """The numbers of all these types that are nearest."""
+    for dtype in dtypes:
+        numbers = numbers.to(dtype).to(numbers.dtype)
+    return numbers
 
 
 def dtypes_of(

@@ -1,12 +1,13 @@
 """Biases of centred layers: after its weights are what they will be, a layer's bias makes up for
 what they lost of its mean input."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch
 
 from optishear.calibration.statistics import stats_of
 from optishear.errors import ConfigError
+from optishear.models.stored import Dtypes, nearest
 from optishear.models.weights import WorkingWeights, bias_name
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.layout import Layer, ModelLayout
@@ -35,7 +36,7 @@ def compensate(
     working: WorkingWeights,
     data: CalibrationData,
     recipe: Recipe,
-    dtypes: Mapping[str, tuple[torch.dtype, ...]],
+    dtypes: Dtypes,
 ) -> None:
     """Writes the layer's bias, for its working weight as it is now: a number of all the types that
     `dtypes` has for its name. Where the layer is not centred it is the dense one."""
@@ -46,8 +47,7 @@ def compensate(
     dense, new = working.dense(layer.name), working.view(layer.name)
     was, bias = working.dense_bias(layer.name), working.bias(layer.name)
     made = compensated_bias(was.to(dense.device), dense, new.to(dense.device), stats)
-    for dtype in (bias.dtype, *dtypes.get(name, ())):
-        made = made.to(dtype)
+    made = nearest(made.to(bias.dtype), dtypes.get(name, ()))
     if not bool(made.isfinite().all()):
         raise ConfigError(
             f"{name}: what makes up for the pruned weights is too large for the type that it is "

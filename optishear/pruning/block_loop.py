@@ -17,11 +17,12 @@ from optishear.calibration.held_back import cut
 from optishear.calibration.statistics import summed
 from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.blocks import BlockRunner, BlockStack, Handed
+from optishear.models.stored import STORED_AS_THEY_ARE, Dtypes
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.data_flow import Steps, flow_of
 from optishear.pruning.oneshot import PruneLayers, apply, prune, refuse_one_shot
-from optishear.pruning.reconstructing import Dtypes, Reconstruction
+from optishear.pruning.reconstructing import Reconstruction
 from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.pruning.streams import Streams, both_streams
@@ -115,7 +116,7 @@ def apply_by_block(
     guide: Guide = UNGUIDED,
     progress: Callable[[int, int], None] | None = None,
     prune_layers: PruneLayers = prune,
-    dtypes: Dtypes | None = None,
+    dtypes: Dtypes = STORED_AS_THEY_ARE,
 ) -> list[LayerReport]:
     """Writes the recipe's weights into the blocks of `source` that are not done; their reports.
 
@@ -134,7 +135,7 @@ def apply_by_block(
     - `guide`: token weights of the dense model, for guided layers; likewise.
     - `progress`: told (blocks done, blocks).
     - `prune_layers`: solves and writes the layers of a block.
-    - `dtypes`: by name, the types in which reconstructed weights, and biases, are written; None is
+    - `dtypes`: by name, the types in which reconstructed weights, and biases, are written; left out
       that in which they are.
 
     Memory beside the model: the hidden states of all calibration tokens (twice with two streams)
@@ -146,7 +147,7 @@ def apply_by_block(
         refuse_one_shot(recipe)
     flows = _Flows(recipe.order)
     streams = _streams(source, batches, recipe, sequential, guide)
-    moving = _reconstruction(source, streams, recipe, dtypes or {})
+    moving = _reconstruction(source, streams, recipe, dtypes)
     places = {layer.name: place for place, layer in enumerate(layout.layers)}
     found = []
     for block in range(source.first, source.blocks):
@@ -166,7 +167,7 @@ def apply_by_block(
                 if not last and not sequential:
                     streams.advance()
                 data = CalibrationData(stats, gradients or {}, given or {}, biased=working.biased)
-                reports += apply(step, working, data, recipe, prune_layers, dtypes or {})
+                reports += apply(step, working, data, recipe, prune_layers, dtypes)
                 del stats, data  # with its factors: gone before the next ones are collected
                 done += [layer.name for layer in step]
             windows: list[WindowReport] = []

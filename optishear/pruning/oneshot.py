@@ -4,11 +4,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from types import MappingProxyType
 
 import torch
 
 from optishear.errors import ConfigError, NumericalError
+from optishear.models.stored import STORED_AS_THEY_ARE, Dtypes
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.biases import compensate
 from optishear.pruning.calibration_data import CalibrationData
@@ -23,7 +23,6 @@ from optishear.solvers.base import LayerProblem, LayerSolution, Solver
 from optishear.solvers.methods import solver_of
 
 
-STORED_AS_THEY_ARE: Mapping[str, tuple[torch.dtype, ...]] = MappingProxyType({})
 REPORTS = 2**16  # of single layers, a few numbers each, that are remembered
 
 Solution = LayerSolution | Stored
@@ -164,7 +163,7 @@ def apply(
     data: CalibrationData,
     recipe: Recipe,
     prune_layers: PruneLayers = prune,
-    dtypes: Mapping[str, tuple[torch.dtype, ...]] = STORED_AS_THEY_ARE,
+    dtypes: Dtypes = STORED_AS_THEY_ARE,
 ) -> list[LayerReport]:
     """Writes one recipe's weights of these layers, and their biases, into the model's working
     weights. `dtypes`: by name, those in which biases are stored; none is that in which they are."""

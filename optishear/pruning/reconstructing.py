@@ -4,7 +4,7 @@ While a block is dense it is asked for its targets; once its layers are solved i
 reconstructed, one after the other; and the dense stream goes on with the targets.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,17 +15,13 @@ from optishear.errors import ConfigError
 from optishear.models.blocks import BlockRunner, Handed
 from optishear.models.norms import norms_of
 from optishear.models.placement import refuse_offloaded
+from optishear.models.stored import Dtypes, nearest
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.movable import Movable
 from optishear.pruning.reconstruction import WindowReport, reconstruct, split
-from optishear.pruning.rounded import nearest
 from optishear.pruning.windows import Half, StackWindow, halves_of
 from optishear.recipe.layout import Layer
 from optishear.recipe.reconstruction import DENSE, HALF, ReconstructionSettings
-
-
-# By name of a layer or another parameter, those in which it is written.
-Dtypes = Mapping[str, tuple[torch.dtype, ...]]
 
 
 @dataclass(frozen=True, eq=False)

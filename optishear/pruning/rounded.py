@@ -1,12 +1,12 @@
 """Rounding of what solvers change to the type of the files, so that memory and file are equal."""
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 
 import torch
-from torch import Tensor
 
 from optishear.errors import ConfigError
+from optishear.models.stored import Dtypes, nearest
 from optishear.models.weights import WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.oneshot import PruneLayers, Solution
@@ -14,9 +14,7 @@ from optishear.recipe.layout import Layer
 from optishear.recipe.recipe import Recipe
 
 
-def rounded(
-    prune_layers: PruneLayers, dtypes: Mapping[str, tuple[torch.dtype, ...]]
-) -> PruneLayers:
+def rounded(prune_layers: PruneLayers, dtypes: Dtypes) -> PruneLayers:
     """`prune_layers`, whose changed weights then are numbers of all the types of their layer.
 
     A weight that is what it was is left alone: it is in the files already. So the blocks after it
@@ -35,20 +33,13 @@ def rounded(
     return prune_rounded
 
 
-def nearest(numbers: Tensor, dtypes: Iterable[torch.dtype]) -> Tensor:
-    """The numbers of all these types that are nearest."""
-    for dtype in dtypes:
-        numbers = numbers.to(dtype).to(numbers.dtype)
-    return numbers
-
-
 @torch.no_grad()
 def _round(name: str, working: WorkingWeights, dtype: torch.dtype) -> None:
     new = working.view(name)
     if torch.promote_types(dtype, new.dtype) == dtype:
         return
     dense = working.dense(name).to(new.device)
-    near = new.to(dtype).to(new.dtype)
+    near = nearest(new, [dtype])
     if count := int((near.isinf() & new.isfinite()).sum()):
         raise ConfigError(
             f"{name}: {count} of its new weights are too large for "

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Bool
@@ -16,10 +16,9 @@ from optishear.errors import ConfigError
 from optishear.export.checkpoint import Checked, dtype_text, rewritten_of, write_checkpoint
 from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refuse_filled
 from optishear.models.load import AS_STORED, LoadedModel, load
-from optishear.models.norms import norms_of
 from optishear.models.stored import StoredTensors, dtypes_of
-from optishear.models.weights import WorkingWeights, biased_layers, working_weights
-from optishear.pruning.biases import centred_biases
+from optishear.models.weights import WorkingWeights, working_weights
+from optishear.pruning.beside import changed_beside
 from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.oneshot import PruneLayers, apply, prune, refuse_one_shot
 from optishear.pruning.reconstruction import WindowReport
@@ -51,13 +50,6 @@ SILENT = Silent()
 Masks = Mapping[str, Bool[Tensor, "out in"]]
 
 
-Amended = Callable[[Recipe], Recipe]
-
-
-def as_it_is(recipe: Recipe) -> Recipe:
-    return recipe
-
-
 @dataclass(frozen=True)
 class How:
     """In which way a recipe is applied, beside what it says itself.
@@ -70,6 +62,7 @@ class How:
     - `found_with`: what the file of the recipe says of itself.
     - `save_dtype`: of all tensors written, or `AS_STORED`: each in that of the dense files. `dtype`
       is only what is computed in.
+    - `beyond`: fields that a recipe is given in place of its own.
     - `workers`: solve the layers; they change no bit where each has this process' threads.
     """
 
@@ -83,6 +76,7 @@ class How:
     found_with: Origin | None = None
     save_dtype: str = AS_STORED
     workers: Workers = field(default_factory=lambda: Workers.of(1))
+    beyond: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,20 +139,16 @@ def apply_to(
 def check_on(prepared: Prepared, recipe: Recipe) -> None:
     """Raises a `ConfigError` unless the recipe says what this model can be."""
     recipe.check(prepared.layout)
-    biased = biased_layers(prepared.loaded.model, prepared.layout)
-    centred_biases(prepared.layout, recipe, biased)
+    changed_beside(prepared.loaded.model, prepared.layout, recipe)
 
 
 def stored_dtypes(prepared: Prepared, recipe: Recipe) -> dict[str, tuple[torch.dtype, ...]]:
     """By layer the types in which its weight is written; and by name of other parameters that the
     recipe moves."""
-    loaded, settings = prepared.loaded, recipe.reconstruct
+    loaded, layout = prepared.loaded, prepared.layout
     model, stored = cast("PreTrainedModel", loaded.model), StoredTensors.of(loaded.folder)
-    others = centred_biases(prepared.layout, recipe, biased_layers(model, prepared.layout))
-    if settings is not None and settings.norms:
-        norms = [n for block in range(prepared.layout.blocks) for n in norms_of(model, block)]
-        others = list(dict.fromkeys([*others, *norms]))
-    return dtypes_of(model, prepared.layout, stored, loaded.saved_as, others)
+    others = changed_beside(model, layout, recipe)
+    return dtypes_of(model, layout, stored, loaded.saved_as, others)
 
 
 def prune_to(
@@ -169,18 +159,14 @@ def prune_to(
     mask_from: tuple[str, bool] | None = None,
     watcher: Watcher = SILENT,
     any_model: bool = False,
-    amended: Amended = as_it_is,
 ) -> tuple[Checked, bool]:
     """Writes the pruned checkpoint and checks it; False where the folder already held just this.
 
     Either `recipe_for`, or `mask_from`: another checkpoint or a mask file, and whether to refit its
-    mask. `any_model` takes a mask file that was made for another model. `amended` is what is said
-    beyond either.
+    mask. `any_model` takes a mask file that was made for another model.
     """
     with place_for(folder) as finished:
-        return _prune_to(
-            model, recipe_for, folder, how, mask_from, watcher, any_model, amended, finished
-        )
+        return _prune_to(model, recipe_for, folder, how, mask_from, watcher, any_model, finished)
 
 
 def _prune_to(
@@ -191,7 +177,6 @@ def _prune_to(
     mask_from: tuple[str, bool] | None,
     watcher: Watcher,
     any_model: bool,
-    amended: Amended,
     finished: bool,
 ) -> tuple[Checked, bool]:
     prepared = prepare(
@@ -211,7 +196,7 @@ def _prune_to(
         recipe = recipe_for(prepared)
     else:
         raise ValueError("Neither a recipe nor a mask was given.")
-    recipe = amended(recipe)
+    recipe = replace(recipe, **how.beyond)
     check_on(prepared, recipe)
     origin = origin_of(prepared, recipe, how)
     if finished:

@@ -1,6 +1,7 @@
 """One recipe, one folder, and a model that need not fit into memory: `optishear prune --stream`."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -40,9 +41,7 @@ from optishear.tasks import Batch
 from optishear.tools.prune import (
     PROBE_TOKENS,
     SILENT,
-    Amended,
     How,
-    as_it_is,
     check_on,
     check_what_is_there,
     found_elsewhere,
@@ -59,7 +58,6 @@ def prune_streamed(
     folder: Path,
     how: How,
     watcher: Watcher = SILENT,
-    amended: Amended = as_it_is,
 ) -> tuple[Checked, bool]:
     """What `prune_to` does, with one decoder block in memory at a time; the same numbers come out.
 
@@ -68,7 +66,7 @@ def prune_streamed(
     others it is a `ConfigError`.
     """
     with place_for(folder, STATE_FOLDER) as finished:
-        return _prune_streamed(model, recipe_for, folder, how, watcher, amended, finished)
+        return _prune_streamed(model, recipe_for, folder, how, watcher, finished)
 
 
 def _prune_streamed(
@@ -77,7 +75,6 @@ def _prune_streamed(
     folder: Path,
     how: How,
     watcher: Watcher,
-    amended: Amended,
     finished: bool,
 ) -> tuple[Checked, bool]:
     watcher.stage(f"reading {model} block by block")
@@ -86,7 +83,7 @@ def _prune_streamed(
     calibration = text_for(streamed.loaded, how.calibration)
     place = streamed.device.type
     prepared = Prepared(streamed.loaded, layout, calibration, how.batch_tokens, place=place)
-    recipe = amended(recipe_for(prepared))
+    recipe = replace(recipe_for(prepared), **how.beyond)
     check_on(prepared, recipe)
     origin = origin_of(prepared, recipe, how)
     if finished:

@@ -37,9 +37,8 @@ from optishear.models.as_stored import AsStored
 from optishear.models.discover import layout_of
 from optishear.models.folder import ModelFolder
 from optishear.models.load import AS_STORED
-from optishear.models.norms import norms_of
-from optishear.models.weights import biased_layers, read
-from optishear.pruning.biases import centred_biases
+from optishear.models.weights import read
+from optishear.pruning.beside import changed_beside
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.metric_forms import GIVEN
 from optishear.recipe.parts import Parts
@@ -170,11 +169,8 @@ def _beside_dense(
     tell(check_keys(opened, dense.unknown))
     solvers = recipe and {x.name: _solver(recipe.at(x)) for x in layout.layers}
     moving = None if recipe is None else recipe.reconstruct
-    biased = biased_layers(model, layout)
-    norms = [] if recipe is None else centred_biases(layout, recipe, biased)
-    if moving is not None and moving.norms:
-        norms += [name for block in range(layout.blocks) for name in norms_of(model, block)]
-    beside = compare(AsStored(folder.resolve(), stored.files), dense, layout, norms)
+    others = [] if recipe is None else changed_beside(model, layout, recipe)
+    beside = compare(AsStored(folder.resolve(), stored.files), dense, layout, others)
     tell(check_kept(beside, solvers, moving is not None))
     tell(check_others(beside))
     tell(check_tied(model, dense, stored))

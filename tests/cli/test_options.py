@@ -412,8 +412,7 @@ def told(argument):
         return argument.model_dump(mode="json")
     if callable(argument):
         owner = getattr(argument, "__self__", None)
-        plain = Recipe.of({"name": "wanda"}, {"a": 1})  # where a recipe is amended
-        return repr(owner) if owner is not None else argument(plain).to_json()
+        return repr(owner) if owner is not None else argument(None).to_json()
     plain = isinstance(argument, str | int | float | bool | tuple | list | Path | None)
     return (
         repr(argument) if plain or hasattr(argument, "__match_args__") else type(argument).__name__
