@@ -3,6 +3,7 @@
 import pytest
 import torch
 from drift import Drift
+from site_inputs import read_by
 from tiny_models import GATED, TINY, make, tokens
 
 from optishear.calibration.statistics import Cross, Gram, InputSq, reads_dense, summed
@@ -57,31 +58,16 @@ def applied(model, recipe, **more):
     return stats, weights, getattr(source, "asked", [])
 
 
-def read_by(model, layout):
-    """What every input site reads of all batches, by hooks on whole forward passes, in fp64."""
-    seen, hooks = {layer.site: [] for layer in layout.layers}, []
-    for site, rows in seen.items():
-
-        def listen(_module, args, rows=rows):
-            rows.append(args[0].flatten(0, -2).double())
-
-        hooks.append(model.get_submodule(site).register_forward_pre_hook(listen))
-    with torch.no_grad():
-        for batch in BATCHES:
-            model(batch, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return {site: torch.cat(rows) for site, rows in seen.items()}
-
-
 def test_cross_equals_a_slow_reference_of_two_full_forward_passes(model):
     layout = layout_of(model)
     stats, weights, asked = applied(model, recipe_for(layout))
     assert asked == ["hidden", "dense"]
-    dense = read_by(model, layout)
+    dense = read_by(model, layout.layers, BATCHES)
     with working_weights(model, layout) as working:
         for block in range(layout.blocks):
-            pruned = read_by(model, layout)  # the blocks before are pruned, this one is dense
+            pruned = read_by(
+                model, layout.layers, BATCHES
+            )  # the blocks before are pruned, this one is dense
             for site in {layer.site for layer in layout.layers if layer.block == block}:
                 x, moved = pruned[site], dense[site] - pruned[site]
                 assert stats[site].tokens == len(x) == 60

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from site_inputs import read_by
 from tiny_models import GATED, TINY, make, tokens
 
 from optishear.errors import ConfigError
@@ -36,23 +37,6 @@ def applied(model, recipe, watch=prune):
     return weights
 
 
-def read_by(model, layers):
-    """What these input sites read of all batches, by hooks on whole forward passes, in fp64."""
-    seen, hooks = {layer.site: [] for layer in layers}, []
-    for site, rows in seen.items():
-
-        def listen(_module, args, rows=rows):
-            rows.append(args[0].flatten(0, -2).double())
-
-        hooks.append(model.get_submodule(site).register_forward_pre_hook(listen))
-    with torch.no_grad():
-        for batch in BATCHES:
-            model(batch, use_cache=False)
-    for hook in hooks:
-        hook.remove()
-    return {site: torch.cat(rows) for site, rows in seen.items()}
-
-
 def imitating(weight, dense, pruned, alpha):
     """The weight that is nearest to alpha x + (1 - alpha) x' seen from x', damped."""
     tokens = len(pruned)
@@ -69,7 +53,7 @@ def test_what_is_kept_is_of_the_least_squares_answer_for_the_dense_output(order,
     layout, before = layout_of(model), {}
     recipe = recipe_for(layout, shift=alpha, order=order)
     found = applied(model, recipe)
-    dense = read_by(model, layout.layers)
+    dense = read_by(model, layout.layers, BATCHES)
     before = {x.name: read(model, x).clone() for x in layout.layers}
     moved = set()
     with working_weights(model, layout) as working:
@@ -77,7 +61,7 @@ def test_what_is_kept_is_of_the_least_squares_answer_for_the_dense_output(order,
             own = [x for x in layout.layers if x.block == block]
             steps = [own] if order == "block" else [_of(own, step) for step in STEPS]
             for step in steps:
-                pruned = read_by(model, step)
+                pruned = read_by(model, step, BATCHES)
                 for layer in step:
                     x, now = dense[layer.site], pruned[layer.site]
                     target = imitating(before[layer.name], x, now, alpha)
