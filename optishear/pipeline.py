@@ -79,6 +79,15 @@ class MeasurementSettings:
     graphed: bool = False
     mode: str = ONE_SHOT
 
+    @property
+    def no_prefixes(self) -> str:
+        """Why none are reused, if so."""
+        if self.compiled:
+            return "compiled blocks always run from the first one on"
+        if self.graphed:
+            return "CUDA graphs always run from the first block on"
+        return "block by block a block depends on all before it" * (self.mode == SEQUENTIAL)
+
 
 @contextmanager
 def measure_on(
@@ -106,25 +115,21 @@ def measure_on(
     """
     ranks, factored = RankCache(memory.ranks), Factored(memory.factors)
     data = replace(data, ranks=ranks, factored=factored)
-    if by.compiled and memory.prefixes:
+    if memory.prefixes and (why := by.no_prefixes):
         memory = replace(memory, prefixes=0)
-        notice("compiled blocks always run from the first one on: no prefixes are kept")
-    if by.graphed and memory.prefixes:
-        memory = replace(memory, prefixes=0)
-        notice("CUDA graphs always run from the first block on: no prefixes are kept")
-    if by.mode == SEQUENTIAL and memory.prefixes:
-        memory = replace(memory, prefixes=0)
-        notice("block by block a block depends on all before it: no prefixes are kept")
+        notice(f"{why}: no prefixes are kept")
     compiling = compiled_blocks(loaded.model) if by.compiled else nullcontext()
     with working_weights(loaded.model, layout) as working, torch.no_grad(), compiling:
         batches, batches_of = cut(search, by.rungs, by.batch_tokens)
         batches = [batch.to(input_device(loaded.model)) for batch in batches]
         taylor = TaylorLosses(data.gradients) if "taylor" in by.quantities else None
-        writer: OneShot | BlockByBlock = OneShot(working, layout, data, taylor, solved)
+        writer: OneShot | BlockByBlock
         if by.mode == SEQUENTIAL:
-            batches_there = [batch.to(input_device(loaded.model)) for batch in calibration]
+            read = [batch.to(input_device(loaded.model)) for batch in calibration]
             source = InMemory(loaded.model, working, layout)
-            writer = BlockByBlock(source, data, batches_there, taylor)
+            writer = BlockByBlock(source, data, read, taylor)
+        else:
+            writer = OneShot(working, layout, data, taylor, solved)
         yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice, own or {})
 
 

@@ -213,8 +213,6 @@ def _lost(recipe: Recipe, layout: ModelLayout, modifier: str) -> Iterator[str]:
                 f"{of[parts]}the pattern is {parts.pattern.text}; weights compete under {own.text} "
                 f"instead"
             )
-    if recipe.reconstruct is not None:
-        yield "the kept weights of each block are moved once it is solved; here they are not"
     if modifier == SPARSEGPT:
         yield "where a Hessian cannot be inverted llm-compressor goes on with the identity"
 

@@ -45,13 +45,12 @@ class BlockByBlock:
             reports = apply_by_block(
                 self.source, recipe, self.batches, gradients=self.data.gradients
             )
-            self._reports = [self._with_taylor(report, recipe) for report in reports]
+            self._reports = [self._with_taylor(report) for report in reports]
             self._holds = recipe.key
         return self._reports
 
-    def _with_taylor(self, report: LayerReport, recipe: Recipe) -> LayerReport:
+    def _with_taylor(self, report: LayerReport) -> LayerReport:
         if self.taylor is None:
             return report
         new, dense = self.source.working.view(report.name), self.source.working.dense(report.name)
-        key = f"{recipe.key} {report.name}"
-        return replace(report, taylor=self.taylor.of(report.name, key, new, dense))
+        return replace(report, taylor=self.taylor.once(report.name, new, dense))

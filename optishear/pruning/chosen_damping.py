@@ -1,6 +1,5 @@
 """The damping of one layer, chosen by what calibration held back from it."""
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -42,7 +41,7 @@ def tried_dampings(
     moved = stats.per_token(HeldBackCross) if shift else None
 
     def pose(damping: float) -> LayerProblem:
-        make: Callable = partial(reconstruction, seen, damping)
+        make = partial(reconstruction, seen, damping)
         quadratic = trials.get((layer.site, damping, 0), layer.in_features, make)
         problem = LayerProblem(
             dense,

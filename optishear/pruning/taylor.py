@@ -25,6 +25,11 @@ class TaylorLosses:
         dense: Float[Tensor, "out in"],
     ) -> float:
         if key not in self.known:
-            change = weight.to(dense.device).float() - dense.float()
-            self.known[key] = self.gradients[layer].taylor(change)
+            self.known[key] = self.once(layer, weight, dense)
         return self.known[key]
+
+    def once(
+        self, layer: str, weight: Float[Tensor, "out in"], dense: Float[Tensor, "out in"]
+    ) -> float:
+        """The same of a weight that will not come again."""
+        return self.gradients[layer].taylor(weight.to(dense.device).float() - dense.float())

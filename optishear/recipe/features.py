@@ -5,7 +5,7 @@ from typing import Any
 
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.parts import Parts
-from optishear.recipe.quadratic import QuadraticSettings
+from optishear.recipe.quadratic import USUAL
 from optishear.recipe.recipe import BY_BLOCK, Recipe
 
 
@@ -72,7 +72,7 @@ def _usual(name: str) -> Feature | None:
         return BY_BLOCK
     if name == "reconstruct":
         return "none"
-    return QuadraticSettings().to_json().get(name.split(OF_ROLE)[0])
+    return USUAL.to_json().get(name.split(OF_ROLE)[0])
 
 
 def _is_part(name: str) -> bool:

@@ -307,10 +307,8 @@ def roles_of(data: Any) -> list[tuple[str, dict[str, Any]]]:
         for key, value in entry.items():
             if key not in (*ROLE_KEYS, "role"):
                 raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(key, ROLE_KEYS)}")
-            kind = {"metric": dict, "solver": dict, **dict.fromkeys(QUADRATIC_KEYS, object)}.get(
-                key, str
-            )
-            if not isinstance(value, kind):
+            kind = {"metric": dict, "solver": dict}.get(key, str)
+            if key not in QUADRATIC_KEYS and not isinstance(value, kind):
                 raise ConfigError(f"{where}: {key!r} is no {kind.__name__}.")
         said = {key: value for key, value in entry.items() if key != "role"}
         QuadraticSettings.check(said, where)

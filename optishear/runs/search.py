@@ -17,7 +17,7 @@ from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
 from optishear.records.output import file_for, folder_for
 from optishear.records.run_directory import RunDirectory, write_json
-from optishear.report.comparison import BLOCK_BY_BLOCK
+from optishear.report.comparison import name_of
 from optishear.report.figures import draw_figures
 from optishear.runs.held_out import FOUND, baseline_recipes, compare
 from optishear.runs.inputs import inputs_of, refuse_changed_inputs
@@ -134,10 +134,8 @@ def _run(
             (SEQUENTIAL,) if experiment.mode == SEQUENTIAL else (ONE_SHOT, SEQUENTIAL),
         )
         for row in rows:
-            name = row["name"]
-            if experiment.mode == SEQUENTIAL:
-                name = name.removesuffix(BLOCK_BY_BLOCK)
-            row["search"] = searched.get(name)
+            own = row["mode"] == experiment.mode
+            row["search"] = searched.get(name_of(row)) if own else None
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})
         watcher.stage("drawing figures")
         draw_figures(directory)
