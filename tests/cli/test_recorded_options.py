@@ -8,6 +8,7 @@ import pytest
 from tiny_folders import tiny_folder
 
 from optishear.calibration.origin import Origin
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.text.sources import TextSpec
 from optishear.tools.named import NamedMethod
 from optishear.tools.prune import How, prune_to
@@ -27,6 +28,7 @@ CHANGES = {
 }
 ELSEWHERE = {
     "device": "stands in the file; there is one here",
+    "beyond": "is of the recipe, which says it",
     "workers": "changes no bit, and where it would there is nothing to be asked of it",
 }
 
@@ -52,6 +54,13 @@ def test_every_field_has_an_expectation():
 
 def test_the_device_stands_in_the_file(base):
     assert base["made_with"]["device"] == "cpu"
+
+
+def test_what_goes_beyond_a_recipe_stands_in_it(dense, base, tmp_path):
+    settings = ReconstructionSettings("block", epochs=1)
+    found = written(dense, tmp_path / "pruned", replace(HOW, beyond={"reconstruct": settings}))
+    assert {**found, "reconstruct": None} == {**base, "reconstruct": None}
+    assert found["reconstruct"] == {"name": "block", "epochs": 1}
 
 
 @pytest.mark.parametrize("field", CHANGES)
