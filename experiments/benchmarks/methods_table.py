@@ -4,14 +4,14 @@
 
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
 sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss,
-METHOD/shift=0.5/order=site with other settings (`options_of`); `--recipes` puts recipe files of
-`optishear export` beside them, `--runs` what searches on the same calibration text have already
-measured of their pick, block by block. One row of methods.csv.xz for each method, setting,
-calibration and text, written as soon as it is measured; what the file already has is not measured
-again. summary.md holds the tables that people read: perplexity and its standard error over
-sequences, one column a setting, and for each recipe what it gains on the best fixed method of its
-setting; where there are several calibration texts, a row for each and what the methods gain on the
-first of them.
+METHOD/shift=0.5/order=site/reconstruct=block:epochs=5 with what goes beyond it (`options_of`);
+`--recipes` puts recipe files of `optishear export` beside them, `--runs` what searches on the same
+calibration text have already measured of their pick, block by block. One row of methods.csv.xz for
+each method, setting, calibration and text, written as soon as it is measured; what the file already
+has is not measured again. summary.md holds the tables that people read: perplexity and its standard
+error over sequences, one column a setting, and for each recipe what it gains on the best fixed
+method of its setting; where there are several calibration texts, a row for each and what the
+methods gain on the first of them.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -40,6 +41,7 @@ from optishear.evaluation.paired import paired_difference
 from optishear.evaluation.perplexity import held_out
 from optishear.models.weights import working_weights
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.records.run_directory import find_run, read_json
 from optishear.runs.held_out import SEQUENTIAL
 from optishear.runs.prepare import Prepared, prepare
@@ -131,13 +133,7 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
     yield DENSE, "", None
     for setting in filter(None, given.settings.split(",")):
         for method in filter(None, given.methods.split(",")):
-            plain, *blend = method.split("/")
-            name, _, profile = plain.partition("@")
-            name, options = EXTRA.get(name, (name, {}))
-            options = {**options, **options_of(blend)}
-            where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
-            options = {**options, **where, "profile": profile or "uniform"}
-            yield method, setting, partial(NamedMethod(name, **options).on, prepared)
+            yield method, setting, partial(recipe_of, method, setting, prepared)
     for named in given.recipes:
         name, _, file = named.partition("=")
         recipe = Recipe.read(Path(file))
@@ -145,12 +141,24 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
         yield f"{FOUND}{name}", setting, partial(Recipe.read, Path(file))
 
 
+def recipe_of(method: str, setting: str, prepared: Prepared) -> Recipe:
+    plain, *words = method.split("/")
+    name, _, profile = plain.partition("@")
+    name, extra = EXTRA.get(name, (name, {}))
+    options, beyond = options_of(words)
+    where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
+    named = NamedMethod(name, **{**extra, **options, **where, "profile": profile or "uniform"})
+    return replace(named.on(prepared), **beyond)
+
+
 QUADRATIC = {"shift": "target_shift", "damping": "damping", "guided": "guided"}
 
 
-def options_of(texts: Sequence[str]) -> dict[str, Any]:
-    given = dict(text.split("=") for text in texts)
+def options_of(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a named method is asked for, and the fields of its recipe that no method names."""
+    given = dict(text.split("=", 1) for text in texts)
     options: dict[str, Any] = {}
+    beyond: dict[str, Any] = {}
     said = {key: given.pop(key) for key in QUADRATIC if key in given}
     if said:
         options["quadratic"] = {QUADRATIC[key]: yaml.safe_load(text) for key, text in said.items()}
@@ -160,12 +168,15 @@ def options_of(texts: Sequence[str]) -> dict[str, Any]:
         options["moonshot_lambda"] = float(given.pop("lambda"))
     if "roles" in given:
         options["moonshot_roles"] = given.pop("roles").replace("+", ",")
+    if "reconstruct" in given:
+        text = given.pop("reconstruct")
+        beyond["reconstruct"] = ReconstructionSettings.parsed(text, "/reconstruct")
     if given:
         raise SystemExit(
-            f"/{next(iter(given))}=…: write /lambda=0.5, /roles=gate+up, "
-            f"/shift=0.5, /damping=auto, /guided=1 or /order=site."
+            f"/{next(iter(given))}=…: write /lambda=0.5, /roles=gate+up, /shift=0.5, "
+            f"/damping=auto, /guided=1, /order=site or /reconstruct=block:epochs=5."
         )
-    return options
+    return options, beyond
 
 
 def rows_of(
