@@ -9,14 +9,29 @@ scope for the names of its dimensions. What is refused is the same; what is said
 import dataclasses
 import functools
 import inspect
+from importlib.machinery import SourceFileLoader
 from typing import Any, get_args, get_type_hints
+from unittest.mock import patch
 
 import jaxtyping
+from jaxtyping import _import_hook
 
 
 def install() -> None:
     """Before anything that the hook instruments is imported; without the hook it does nothing."""
     jaxtyping.jaxtyped = jaxtyped
+    _import_hook._JaxtypingLoader.exec_module = SourceFileLoader.exec_module
+    _import_hook._JaxtypingLoader.get_code = _code_under_its_own_name
+
+
+def _code_under_its_own_name(loader, name):
+    """Compiled files of what is instrumented have names of their own. Theirs go by that name while
+    the module runs, so that all of torch that it imports is looked for there and compiled anew."""
+    own = functools.partial(
+        _import_hook._optimized_cache_from_source, loader._typechecker.get_hash()
+    )
+    with patch("importlib._bootstrap_external.cache_from_source", own):
+        return SourceFileLoader.get_code(loader, name)
 
 
 theirs = jaxtyping.jaxtyped
