@@ -34,8 +34,9 @@ def parallel_figure(view: RunView, axes: tuple[RecipeAxis, ...]) -> "matplotlib.
     rows = np.arange(len(axes))
     front = [keys.index(key) for key in view.front_keys]
     others = np.setdiff1d(np.arange(len(keys)), front)
-    some = others[np.unique(np.linspace(0, len(others) - 1, MOST).round().astype(int))]
-    some = some if len(others) > MOST else others
+    some = others
+    if len(others) > MOST:
+        some = others[np.unique(np.linspace(0, len(others) - 1, MOST).round().astype(int))]
     groups = (
         (some, style.GREY, 0.5, 0.4, 1, f"candidates ({len(others)})"),
         (front, style.BLUE, 0.9, 0.8, 2, f"front ({len(front)})"),
