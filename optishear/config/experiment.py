@@ -221,7 +221,7 @@ class Experiment(Strict):
     def _possible_mode(self) -> None:
         if self.mode == ONE_SHOT and (said := self.space.only_by_block):
             raise ConfigError(
-                f"space: {' and '.join(said)} says nothing where every layer is pruned with "
+                f"space: {', '.join(said)}: of no meaning where every layer is pruned with "
                 f"statistics of the dense model. Add mode: {SEQUENTIAL}."
             )
         if self.mode == SEQUENTIAL and (self.compile or self.cuda_graphs):
@@ -262,14 +262,19 @@ class Experiment(Strict):
         return (*self.objectives, *self.record)
 
     @property
-    def needs(self) -> frozenset[Need]:
-        """What calibration must collect for everything in reach: candidates and baselines."""
+    def reads(self) -> frozenset[Need]:
+        """What everything in reach, candidates and baselines, reads of the calibration text."""
         needs = needs_of_space(self.space)
         if "taylor" in self.quantities:
             needs |= {LayerGradients}
-        needs = needs.union(*(parse_baseline(name).needs for name in self.baselines))
-        # Block by block the rest is summed up as each recipe is applied.
-        return needs & {InputSq, LayerGradients} if self.mode == SEQUENTIAL else needs
+        return needs.union(*(parse_baseline(name).needs for name in self.baselines))
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What is collected of it before the first candidate; block by block the rest is summed up
+        as each recipe is applied."""
+        reads = self.reads
+        return reads & {InputSq, LayerGradients} if self.mode == SEQUENTIAL else reads
 
     @property
     def needs_gradients(self) -> bool:

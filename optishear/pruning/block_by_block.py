@@ -42,6 +42,7 @@ class BlockByBlock:
         if self._holds != recipe.key:
             self._holds = None  # half-written, if something fails
             self.source.working.restore()
+            self.source.windows.clear()
             reports = apply_by_block(
                 self.source, recipe, self.batches, gradients=self.data.gradients
             )

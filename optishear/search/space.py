@@ -15,6 +15,7 @@ from optishear.recipe.pattern import Pattern
 from optishear.recipe.profile import project
 from optishear.recipe.quadratic import QuadraticSettings
 from optishear.recipe.recipe import BY_BLOCK, Recipe
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.search.genes import Choice, Gene, Integer, cleaned
 from optishear.search.quadratic_genes import QuadraticGenes
 from optishear.search.sparsity_genes import SparsityGenes
@@ -67,6 +68,7 @@ class SearchSpace:
     quadratic: QuadraticGenes = RECONSTRUCTION_ONLY
     roles: tuple[RoleGenes, ...] = ()
     order: str = BY_BLOCK
+    reconstruct: ReconstructionSettings | None = None
 
     @cached_property
     def genes(self) -> tuple[Gene, ...]:
@@ -97,7 +99,7 @@ class SearchSpace:
             (role.match, default.but(self._said(role, values, asked.pattern)))
             for role, (_, asked) in zip(self.roles, layers.patterns.roles, strict=True)
         )
-        recipe = Recipe(default, drop, genes.decode(values), roles, self.order)
+        recipe = Recipe(default, drop, genes.decode(values), roles, self.order, self.reconstruct)
         return canonical_recipe(recipe, layers.layout.layers)
 
     @staticmethod

@@ -14,6 +14,7 @@ from optishear.recipe.patterns import Patterns
 from optishear.recipe.profile import Rule, check_grid
 from optishear.recipe.quadratic import AUTO, USUAL_DAMPING
 from optishear.recipe.recipe import BY_BLOCK
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.search.gene_file import parse_setting, parse_templates
 from optishear.search.genes import values_of
 from optishear.search.quadratic_genes import quadratic_genes
@@ -37,7 +38,9 @@ class SpaceSpec(Strict):
     pattern. `roles` says what layers of some roles have otherwise: the first entry counts whose
     pattern of roles, such as `mlp.*`, matches."""
 
-    later = frozenset({"solver", "moonshot", "damping", "target_shift", "order", "roles"})
+    later = frozenset(
+        {"solver", "moonshot", "damping", "target_shift", "order", "reconstruct", "roles"}
+    )
 
     pattern: str = "row"
     metric: Templates = ({"name": "wanda"},)
@@ -47,11 +50,13 @@ class SpaceSpec(Strict):
     damping: Setting = USUAL_DAMPING
     target_shift: Setting = 0.0
     order: Literal["block", "site"] = BY_BLOCK
+    reconstruct: str | dict[str, Any] | None = None
     objectives: tuple[str, ...] | None = None
     roles: dict[str, RoleSpec] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _sound(self) -> "SpaceSpec":
+        _ = self.reconstruction  # refuses what can be none
         patterns, sparsity = self.patterns, self.sparsity
         shares = {asked.fixed for asked in patterns.every}
         if None not in shares and sparsity.by != "uniform":
@@ -147,7 +152,18 @@ class SpaceSpec(Strict):
     def only_by_block(self) -> list[str]:
         """What of it has no meaning where layers are pruned with statistics of the dense model."""
         shifted = any(_shifts(spec.quadratic) for spec in self.every)
-        return ["target_shift"] * shifted + [f"order: {self.order}"] * (self.order != BY_BLOCK)
+        said = ["target_shift"] * shifted + [f"order: {self.order}"] * (self.order != BY_BLOCK)
+        return said + ["reconstruct"] * (self.reconstruct is not None)
+
+    @property
+    def reconstruction(self) -> ReconstructionSettings | None:
+        """What moves the kept weights of every candidate; as command lines or recipes say it."""
+        said = self.reconstruct
+        if said is None:
+            return None
+        if isinstance(said, str):
+            return ReconstructionSettings.parsed(said, "reconstruct")
+        return ReconstructionSettings.of(said)
 
     @property
     def patterns(self) -> Patterns:
@@ -197,6 +213,7 @@ def build_space(spec: SpaceSpec, layout: ModelLayout, rules: Mapping[str, Rule])
         quadratic_genes(spec.moonshot, spec.quadratic, layout),
         tuple(_role_genes(match, role) for match, role in spec.roles.items()),
         spec.order,
+        spec.reconstruction,
     )
     if not space.genes:
         raise ConfigError(

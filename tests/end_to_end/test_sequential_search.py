@@ -13,6 +13,7 @@ from optishear.cli import app
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.models.load import load
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.records.journal import read_journal, recipe_of
 from optishear.records.run_directory import read_json
 from optishear.runs.search import search
@@ -26,6 +27,7 @@ SPACE = {
     "sparsity": {"by": "uniform", "budget": 0.6},
     "target_shift": {"choice": [0, 0.5, 1]},
     "order": "site",
+    "reconstruct": "block:epochs=1",
 }
 
 
@@ -53,7 +55,11 @@ def run(place):
 
 def test_shifts_are_told_apart_and_measured_as_a_prune_would_make_them(run, place, tmp_path):
     header, entries, _ = read_journal(run.directory.journal)
-    found = {recipe_of(e, header["layers"]).default.quadratic.target_shift: e for e in entries}
+    recipes = {entry["key"]: recipe_of(entry, header["layers"]) for entry in entries}
+    found = {recipes[e["key"]].default.quadratic.target_shift: e for e in entries}
+    searched = [recipe for recipe in recipes.values() if recipe.order == "site"]
+    assert searched
+    assert all(recipe.reconstruct == ReconstructionSettings(epochs=1) for recipe in searched)
     assert len({entry["values"]["kl"] for entry in found.values()}) == len(found) > 1
     assert read_json(run.directory.manifest)["measure"]["mode"] == SEQUENTIAL
     # Measured again from the pruned checkpoint's weights.
@@ -81,7 +87,7 @@ def test_the_comparison_and_all_who_read_it_are_of_that_mode(run):
     assert all(row["search"] for row in rows[1:])
     assert read_json(run.directory.front)["made_with"]["mode"] == SEQUENTIAL
     place = str(run.directory.path)
-    for words in (["report", place], ["table", place], ["front", place]):
+    for words in (["report", place], ["table", place, "--dirty"], ["front", place]):
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, result.output
     page = (run.directory.path / "report.html").read_text()
@@ -94,7 +100,8 @@ def test_a_second_search_measures_nothing_and_the_one_shot_one_is_another(run, p
     experiment = load_experiment(str(place / "shifts.yaml"))
     again = search(experiment, place / "runs", Silent())
     assert again.directory.path == run.directory.path
-    plain = {"space": {**SPACE, "target_shift": 0, "order": "block", "damping": {"real": [0, 1]}}}
+    plain = {"space": {**SPACE, "target_shift": 0, "damping": {"real": [0, 1]}}}
+    del plain["space"]["order"], plain["space"]["reconstruct"]
     one, other = (
         type(experiment).model_validate({**experiment.model_dump(), **plain, "mode": mode})
         for mode in ("one-shot", SEQUENTIAL)
@@ -119,7 +126,7 @@ def test_a_failed_candidate_leaves_nothing_to_the_next(place):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"mode": "one-shot"}, r"target_shift and order: site says nothing.*Add mode: sequential"),
+        ({"mode": "one-shot"}, "target_shift, order: site, reconstruct: of no .*mode: sequential"),
         ({"compile": True}, "compile is true, but mode is sequential"),
         ({"mode": "blocks"}, "mode"),
     ],

@@ -9,6 +9,7 @@ from optishear.config.reach import needs_of_space
 from optishear.errors import ConfigError
 from optishear.recipe.layer_keys import layer_key, layer_keys
 from optishear.recipe.profile import Rule
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.search.levels import levels_of
 from optishear.search.space_file import SpaceSpec, build_space
 
@@ -42,6 +43,20 @@ def test_genes_and_settings_for_all_layers():
     found = settings_of(chosen, target_shift=0.1234567, damping=1)
     assert found["mlp.down"] == {"damping": 0.1, "target_shift": 0.123457}
     assert space(target_shift=0.5, damping={"real": [0.01, 0.1]}).genes[0].name == "damping"
+
+
+def test_every_candidate_is_reconstructed_as_the_space_says():
+    genes = {"target_shift": {"real": [0, 1]}}
+    assert space(**genes).decode(np.zeros(1)).reconstruct is None
+    for said in ("half:epochs=2", {"name": "half", "epochs": 2}):
+        chosen = space(**genes, reconstruct=said)
+        expected = ReconstructionSettings("half", epochs=2)
+        assert chosen.decode(np.zeros(1)).reconstruct == expected
+        assert spec(**genes, reconstruct=said).only_by_block == ["target_shift", "reconstruct"]
+    with pytest.raises(ConfigError, match=r"reconstruct: no window is called 'blok'. Did you mean"):
+        spec(reconstruct="blok")
+    with pytest.raises(ConfigError, match="reconstruct: there is no setting epoch"):
+        spec(reconstruct={"name": "block", "epoch": 2})
 
 
 def test_a_role_has_its_own_or_the_others():

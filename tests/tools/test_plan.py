@@ -76,6 +76,30 @@ def test_the_time_is_the_sum_of_its_steps_and_counts_the_candidates_of_every_run
     assert kinds == {("mask", 64), ("mask", 128)}
 
 
+def test_candidates_pruned_block_by_block_are_charged_for_and_so_is_what_they_move(tmp_path):
+    space = {
+        "solver": {"name": "refit"},
+        "sparsity": {"by": "block", "budget": 0.6},
+        "target_shift": 0.5,
+        "reconstruct": "half:epochs=1",
+    }
+    search = {"driver": "random", "population": 2, "evaluations": 4}
+    path = written(tmp_path, space=space, search=search, mode="sequential", baselines=["alps"])
+    made = planned(path, tmp_path / "out")
+    assert not made.findings.refused
+    held = {item.what: item.bytes for item in made.memory}
+    model, text = made.model, load_experiment(path).text_specs["calibration"]
+    states = text.sequences * text.seq_len * 192 * 4
+    assert held["hidden states of the calibration text"] == 2 * states
+    assert held["what dense windows make"] == 3 * states
+    weights = model.weights / model.blocks
+    assert held["weights that are reconstructed"] == round(weights * (0.4 * (16 + 8) + 4 + 1))
+    assert not {"ranks (memory.ranks)", "prefixes (memory.prefixes)"} & set(held)
+    each = made.times.price.line.seconds(128)
+    later = [step.seconds for step in made.times.steps if "as a candidate takes" in step.rests_on]
+    assert later == pytest.approx([each, 2 * each])  # a baseline; and that and what is found
+
+
 def test_a_dry_run_on_a_known_clock_gives_its_costs_back(tmp_path):
     """0.5 s a candidate and 1 ms a token, 4 s more for the very first."""
     path = written(tmp_path, search={"population": 4, "evaluations": 40, "rungs": [64]})

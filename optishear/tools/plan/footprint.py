@@ -10,6 +10,7 @@ import torch
 
 from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.origin import SEQUENTIAL
 from optishear.calibration.statistics import (
     Gram,
     HeldBackGram,
@@ -34,6 +35,7 @@ from optishear.runs.setup import Setup
 from optishear.search.options import meanings_of
 from optishear.solvers.hessian import most_bytes
 from optishear.solvers.ranks import rank_bytes
+from optishear.tools.plan.by_block import bytes_by_block
 from optishear.tools.plan.costs import visits
 from optishear.tools.plan.levels import Levels, bytes_of
 
@@ -114,6 +116,9 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
         Held("ranks (memory.ranks)", ranks_bytes(setup)),
         Held("prefixes (memory.prefixes)", prefixes_bytes(setup, hidden * own)),
     ]
+    if experiment.mode == SEQUENTIAL:
+        by_block = bytes_by_block(setup, hidden * own, own)
+        found += [Held(what, size) for what, size in by_block.items()]
     if Gram in experiment.needs:
         found.append(
             Held(
@@ -159,7 +164,10 @@ def factored_bytes(layers: Sequence[Layer], needs: frozenset[Need], limits: Memo
 
 
 def ranks_bytes(setup: Setup) -> int:
-    """Of every metric that can come again, as far as `memory.ranks` allows."""
+    """Of every metric that can come again, as far as `memory.ranks` allows; block by block none is
+    kept."""
+    if setup.experiment.mode == SEQUENTIAL:
+        return 0
     space, limit = setup.space, int(setup.experiment.memory.ranks)
     layers, most, total = setup.calibrated.layout.layers, setup.experiment.search.evaluations, 0
     for genes in space.every:
@@ -174,11 +182,11 @@ def ranks_bytes(setup: Setup) -> int:
 
 def prefixes_bytes(setup: Setup, token: int) -> int:
     """States of `token` bytes a token after each block of each candidate, as many as fit; none
-    where not even one of all sequences does, or blocks are compiled or forwards are graphs."""
+    where not even one of all sequences does, or none is ever reused."""
     experiment = setup.experiment
     state = setup.samples["search"].units * token
-    always_whole = experiment.compile or experiment.cuda_graphs
-    slots = 0 if always_whole else experiment.memory.prefixes // state
+    never = setup.measurement_settings.no_prefixes
+    slots = 0 if never else experiment.memory.prefixes // state
     candidates = experiment.search.evaluations * setup.calibrated.layout.blocks
     return min(slots, candidates) * state
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from optishear.calibration.origin import SEQUENTIAL
 from optishear.calibration.statistics import reads_dense, statistics_bytes
 from optishear.errors import NumericalError
 from optishear.evaluation.perplexity import held_out
@@ -108,7 +109,10 @@ def times_of(
         Step("decoding genomes", sample.decoding * recipes, f"{sample.decoding * 1e3:.2g} ms each")
     )
     stage("dry run: held-out text")
-    steps += _ending(setup, sample, times, price, clock)
+    if setup.experiment.mode == SEQUENTIAL:
+        steps += _ending_by_block(setup, price, clock)
+    else:
+        steps += _ending(setup, sample, times, price, clock)
     steps.append(Step("figures", FIGURES, "a rule"))
     failed = tuple(dict.fromkeys([*failures, *tried.failures]))
     return Times(tuple(steps), tuple(rungs), price, tried, failed)
@@ -186,8 +190,6 @@ def _ending(
     again = [r for r in recipes.values() if needs_of(r)]  # the rest is the same block by block
     anew += sum(times.of_recipe(r, by_name, False) for r in again)
     rows = len(recipes) + len(again) + 3  # and dense, found, found block by block
-    texts = [_text_seconds(setup, text, clock) for text in setup.held_out]
-    sequences = sum(len(text) for text in setup.held_out)
     return [
         Step(
             f"{len(recipes)} baselines on {top:,} tokens",
@@ -200,12 +202,28 @@ def _ending(
             anew + (1 + len(again)) * _calibration_seconds(setup, clock),
             "one layer of each shape, one calibration batch",
         ),
-        Step(
-            f"held-out: {rows} models, {sequences:,} sequences each",
-            rows * sum(texts),
-            "one batch of each text",
-        ),
+        _held_out_step(setup, rows, clock),
     ]
+
+
+def _ending_by_block(setup: Setup, price: Price, clock: Callable[[], float]) -> list[Step]:
+    """The same where candidates are pruned block by block: what is compared is pruned likewise, and
+    nothing was summed up of which a layer could be solved on its own."""
+    experiment, top = setup.experiment, setup.ladder.rungs[-1]
+    each, baselines = price.line.seconds(top), len(experiment.baselines)
+    told = "as long as a candidate takes"
+    return [
+        Step(f"{baselines} baselines on {top:,} tokens", baselines * each, told),
+        Step("pruning them block by block for held-out text", (baselines + 1) * each, told),
+        _held_out_step(setup, baselines + 2, clock),  # dense and found
+    ]
+
+
+def _held_out_step(setup: Setup, rows: int, clock: Callable[[], float]) -> Step:
+    texts = [_text_seconds(setup, text, clock) for text in setup.held_out]
+    sequences = sum(len(text) for text in setup.held_out)
+    what = f"held-out: {rows} models, {sequences:,} sequences each"
+    return Step(what, rows * sum(texts), "one batch of each text")
 
 
 def _text_seconds(setup: Setup, text: Samples, clock: Callable[[], float]) -> float:

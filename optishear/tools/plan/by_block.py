@@ -1,0 +1,69 @@
+"""Bytes that candidates take which are pruned block by block.
+
+Nothing but what metrics read is summed up ahead: each candidate takes the hidden states of the
+calibration text through the model, with the statistics of one block at a time, and moves what is
+kept of that block where its space has a local reconstruction.
+"""
+
+from collections.abc import Mapping
+
+from optishear.calibration.statistics import Gram, by_site, reads_dense, statistics_bytes
+from optishear.pruning.factored import held_bytes
+from optishear.recipe.layout import Layer, ModelLayout
+from optishear.recipe.reconstruction import HALF, ReconstructionSettings
+from optishear.runs.setup import Setup
+
+
+NUMBERS = 4 * 4  # bytes of a number that moves: in fp32 with its gradient and two moments
+COPIES = 2  # of the kept weights: as they are now, and at the best epoch
+
+
+def bytes_by_block(setup: Setup, token: int, own: int) -> dict[str, int]:
+    """What is held, by its name in a plan.
+
+    - `token`: bytes of the hidden states of one token; `own`: of one weight.
+    """
+    experiment, layout = setup.experiment, setup.calibrated.layout
+    needs, settings = experiment.reads, setup.space.reconstruct
+    blocks = [_block(layout, block) for block in range(layout.blocks)]
+    states = setup.calibrated.calibration.units * token
+    streams = 1 + (reads_dense(needs) or settings is not None)
+    found = {
+        "hidden states of the calibration text": streams * states,
+        "statistics of a block": max(statistics_bytes(block, needs) for block in blocks),
+    }
+    if Gram in needs:
+        found["factored Hessians of a block"] = max(
+            held_bytes([layers[0].in_features for layers in by_site(block.layers).values()], 0)
+            for block in blocks
+        )
+    if settings is not None:
+        found |= _of_windows(setup, settings, states, own)
+    return found
+
+
+def _of_windows(
+    setup: Setup, settings: ReconstructionSettings, states: int, own: int
+) -> Mapping[str, int]:
+    """What the dense block makes of the text, and in its middle; the numbers of a block that move;
+    and what a sequence leaves of each layer's inputs and outputs for the backward pass."""
+    layout, calibration = setup.calibrated.layout, setup.calibrated.calibration
+    kept = 1 - (setup.space.sparsity or 0.0)
+    blocks = [_block(layout, block) for block in range(layout.blocks)]
+    moved = max(block.total for block in blocks)
+    widths = max(sum(map(_widths, block.layers)) for block in blocks)
+    return {
+        "what dense windows make": (3 if settings.window == HALF else 1) * states,
+        "weights that are reconstructed": round(
+            moved * (kept * (NUMBERS + COPIES * own) + own + 1)  # the whole gradient, and where
+        ),
+        "activations of a sequence": calibration.units_each * widths * own,
+    }
+
+
+def _widths(layer: Layer) -> int:
+    return layer.in_features + layer.out_features
+
+
+def _block(layout: ModelLayout, block: int) -> ModelLayout:
+    return ModelLayout(tuple(layer for layer in layout.layers if layer.block == block))
