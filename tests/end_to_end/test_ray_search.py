@@ -213,6 +213,7 @@ def test_an_address_where_nobody_answers_is_refused(plan, tmp_path, monkeypatch)
 
 def test_a_host_that_leaves_changes_nothing(serial, two, remove_a_host, tmp_path):
     """Taken away while candidates are measured on it. The last test: it does not come back."""
+
     class Leaving(Notes):
         """Takes the node away when two are done, of a generation of four."""
 
