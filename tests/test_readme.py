@@ -26,10 +26,10 @@ QUICK += [
 
 
 def test_the_table_of_methods_is_that_of_the_code():
-    cells = r"^\| `([\w-]+)` \| (\w+) \| ([\w:]+) \| (\w+) \| (\w+) \|"
+    cells = r"^\| `([\w-]+)` \| (\w+) \| ([\w:]+) \| ([\w ,.]+) \| (\w+) \|"
     rows = re.findall(cells, README, flags=re.MULTILINE)
     code = [
-        (name, m.metric["name"], m.pattern, m.quadratic, m.solver["name"])
+        (name, m.metric["name"], m.pattern, m.costs, m.solver["name"])
         for name, m in METHODS.items()
     ]
     assert sorted(rows) == sorted(code)

@@ -31,7 +31,7 @@ def methods(json_: bool = JsonFlag) -> None:
     from optishear.solvers.methods import METHODS
 
     rows = [
-        [name, m.metric["name"], m.pattern, m.quadratic, m.solver["name"], m.needs, m.paper]
+        [name, m.metric["name"], m.pattern, m.costs, m.solver["name"], m.needs, m.paper]
         for name, m in METHODS.items()
     ]
     columns = ["name", "metric", "pattern", "quadratic", "solver", "needs", "paper"]

@@ -267,7 +267,9 @@ class Experiment(Strict):
         needs = needs_of_space(self.space)
         if "taylor" in self.quantities:
             needs |= {LayerGradients}
-        return needs.union(*(parse_baseline(name).needs for name in self.baselines))
+        baselines = map(parse_baseline, self.baselines)
+        by_block = self.mode == SEQUENTIAL
+        return needs.union(*(x.needs for x in baselines if by_block or not x.only_by_block))
 
     @property
     def needs(self) -> frozenset[Need]:

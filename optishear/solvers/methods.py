@@ -36,7 +36,7 @@ from optishear.recipe.quadratic import (
     blended_layers,
     canonical_quadratic,
 )
-from optishear.recipe.recipe import BY_BLOCK, Recipe
+from optishear.recipe.recipe import BY_BLOCK, BY_SITE, Recipe
 from optishear.recipe.solver_settings import check_settings, value_of
 from optishear.solvers.alps import ALPS
 from optishear.solvers.base import Mask, Solver
@@ -90,6 +90,18 @@ class Method:
         return Recipe.of(self.metric, drop, default, solver, quadratic, roles, order)
 
     @property
+    def only_by_block(self) -> bool:
+        """Whether it has no meaning where every layer reads what the dense model makes."""
+        return self.settings.target_shift != 0 or self.order != BY_BLOCK
+
+    @property
+    def costs(self) -> str:
+        """What a change of the weights costs, and in which order layers are solved, in words."""
+        said = [f"{key} {value}" for key, value in self.settings.unusual.items()]
+        said += [f"order {self.order}"] * (self.order != BY_BLOCK)
+        return ", ".join([self.quadratic, *said])
+
+    @property
     def parts(self) -> Parts:
         """On its own pattern."""
         return Parts.of(self.metric, self.pattern, self.solver, self.settings)
@@ -106,6 +118,11 @@ class Method:
 
 _OWN = {"name": OWN}
 _MOONSHOT = "MOONSHOT, Afriat et al. 2026, arXiv 2604.13287, in our formulation"
+
+# What the plain one of the name does, from layers that imitate the dense model half-way, in the
+# order in which data flow; by how much is measured in docs/kept_weights.md.
+SHIFTED = QuadraticSettings(target_shift=0.5)
+_SHIFTED = "ours; a whole shift: GPTAQ (ICML 2025)"
 
 METHODS: dict[str, Method] = {
     "magnitude": Method({"name": "magnitude"}, "layer", "Han et al. 2015, arXiv 1506.02626"),
@@ -130,6 +147,17 @@ METHODS: dict[str, Method] = {
         _OWN, "block:128", _MOONSHOT, {"name": "sparsegpt"}, moonshot_lambda=0.5
     ),
     "moonshot-alps": Method(_OWN, "layer", _MOONSHOT, {"name": "alps"}, moonshot_lambda=0.5),
+    "optima-shifted": Method(
+        {"name": "wanda"},
+        "row",
+        _SHIFTED,
+        {"name": "refit", "of": "mask"},
+        settings=SHIFTED,
+        order=BY_SITE,
+    ),
+    "alps-shifted": Method(
+        _OWN, "layer", _SHIFTED, {"name": "alps"}, settings=SHIFTED, order=BY_SITE
+    ),
 }
 
 

@@ -100,13 +100,17 @@ def evaluate_all(
     anything is loaded where a name, text or task is unknown, or the first model's recipe does not
     say what is needed.
     """
-    for name in beside:
-        if name != DENSE:
-            parse_baseline(name)
+    baselines = [parse_baseline(name) for name in beside if name != DENSE]
     names = [*models, *beside]
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{doubled[0]} is named twice. Name every model and method once.")
     made = _made(models[0]) if beside else None
+    by_block = [baseline.name for baseline in baselines if baseline.only_by_block]
+    if made is not None and by_block and made.origin.mode != SEQUENTIAL:
+        raise ConfigError(
+            f"--beside {by_block[0]}: is pruned block by block only, and {models[0]} was pruned "
+            f"one-shot. Leave it out, or prune that block by block."
+        )
     lookup(BOS, on.bos, kind="place of a BOS")
     for text in on.texts:
         source_of(text.source)

@@ -225,6 +225,12 @@ def test_a_mistake_is_one_sentence(words, sentence, tmp_path, monkeypatch):
     assert not result.stdout
 
 
+def test_what_is_pruned_block_by_block_only_is_not_put_beside_a_one_shot_folder(folders):
+    result = invoke("evaluate", folders / "oneshot", "--beside", "optima-shifted", *TEXT, code=2)
+    assert "--beside optima-shifted: is pruned block by block only" in result.stderr
+    assert "evaluating" not in result.stderr
+
+
 def test_a_task_file_that_would_run_code_is_refused_before_a_model_is_loaded(tasks):
     (tasks / "three.yaml").write_text("task: three\ndoc_to_text: !function trap.f\n")
     result = invoke("evaluate", "embedded", "--task-files", tasks, code=2)

@@ -110,6 +110,27 @@ def test_a_second_search_measures_nothing_and_the_one_shot_one_is_another(run, p
     assert set_up(one, Silent()).identity != set_up(other, Silent()).identity
 
 
+def test_a_method_that_needs_it_is_pruned_block_by_block_beside_one_shot_candidates(place):
+    changes = {
+        "name": "beside",
+        "space": {"sparsity": {"by": "block", "budget": 0.6}},
+        "mode": "one-shot",
+        "search": {"driver": "random", "population": 2, "evaluations": 2},
+        "baselines": ["wanda", "optima-shifted"],
+    }
+    said = yaml.safe_load((place / "shifts.yaml").read_text())
+    (place / "beside.yaml").write_text(yaml.safe_dump(said | changes))
+    run = search(load_experiment(str(place / "beside.yaml")), place / "runs", Silent())
+    rows = {row["name"]: row for row in read_json(run.directory.evaluation)["rows"]}
+    assert "optima-shifted" not in rows
+    assert rows["optima-shifted, block by block"]["search"] is None
+    assert rows["wanda"]["search"]
+    assert set(rows["optima-shifted, block by block"]["texts"]) == set(rows["wanda"]["texts"])
+    shifted = rows["optima-shifted, block by block"]["texts"]
+    plain = rows["wanda, block by block"]["texts"]
+    assert all(shifted[text]["perplexity"] != plain[text]["perplexity"] for text in plain)
+
+
 def test_a_failed_candidate_leaves_nothing_to_the_next(place):
     setup = set_up(load_experiment(str(place / "shifts.yaml")), Silent())
     import numpy as np

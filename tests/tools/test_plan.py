@@ -42,7 +42,8 @@ def whole(tmp_path_factory):
     """A plan of a search with a ladder that nobody has begun, and where its run would be."""
     folder = tmp_path_factory.mktemp("whole")
     settings = {"population": 4, "evaluations": 40, "rungs": [64]}
-    return planned(written(folder, search=settings), folder / "out"), folder / "out"
+    path = written(folder, search=settings, baselines=["magnitude", "wanda", "optima-shifted"])
+    return planned(path, folder / "out"), folder / "out"
 
 
 def test_a_plan_leaves_no_trace_where_runs_are_kept(whole):
@@ -72,6 +73,12 @@ def test_the_time_is_the_sum_of_its_steps_and_counts_the_candidates_of_every_run
     times = whole[0].times
     assert times.seconds == pytest.approx(sum(s.seconds for s in times.steps if not s.done))
     assert [(cost.rung, cost.candidates) for cost in times.rungs] == [(64, 40), (128, 10)]
+    names = [step.what for step in times.steps]
+    # Block by block there are magnitude, which reads nothing, no second time, and the shifted one.
+    assert "2 baselines on 128 tokens" in names
+    assert "held-out: 7 models, 3 sequences each" in names
+    [anew] = [step for step in times.steps if step.what == "pruning block by block"]
+    assert "no layer of optima-shifted, for which nothing is summed up ahead" in anew.rests_on
     kinds = {(one.kind, one.tokens) for one in (*times.run.lowest, *times.run.higher)}
     assert kinds == {("mask", 64), ("mask", 128)}
 

@@ -183,24 +183,27 @@ def _ending(
     by_name = c.layout.by_name
     picked = sample.real[0][1]
     recipes = baseline_recipes(experiment.baselines, picked, setup.space.layers.patterns, c)
-    solved = sum(times.of_recipe(r, by_name, True) for r in recipes.values())
+    alike = [r for r in recipes.values() if not r.only_by_block]
+    solved = sum(times.of_recipe(r, by_name, True) for r in alike)
     found = sum(share * times.of_recipe(r, by_name, True) for share, r in sample.real)
     anew = sum(share * times.of_recipe(r, by_name, False) for share, r in sample.real)
     top = setup.ladder.rungs[-1]
     again = [r for r in recipes.values() if needs_of(r)]  # the rest is the same block by block
-    anew += sum(times.of_recipe(r, by_name, False) for r in again)
-    rows = len(recipes) + len(again) + 3  # and dense, found, found block by block
+    anew += sum(times.of_recipe(r, by_name, False) for r in again if r in alike)
+    apart = [name for name, recipe in recipes.items() if recipe not in alike]
+    without = f", but no layer of {' and '.join(apart)}, for which nothing is summed up ahead"
+    rows = len(alike) + len(again) + 3  # and dense, found, found block by block
     return [
         Step(
-            f"{len(recipes)} baselines on {top:,} tokens",
-            solved + len(recipes) * (price.line.per_token * top + price.line.own),
+            f"{len(alike)} baselines on {top:,} tokens",
+            solved + len(alike) * (price.line.per_token * top + price.line.own),
             "one layer of each shape, and a candidate's tokens",
         ),
         Step("pruning them for held-out text", solved + found, "one layer of each shape"),
         Step(
             "pruning block by block",
             anew + (1 + len(again)) * _calibration_seconds(setup, clock),
-            "one layer of each shape, one calibration batch",
+            f"one layer of each shape, one calibration batch{without * bool(apart)}",
         ),
         _held_out_step(setup, rows, clock),
     ]
