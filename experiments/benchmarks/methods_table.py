@@ -11,7 +11,7 @@ each method, setting, calibration and text, written as soon as it is measured; w
 has is not measured again. summary.md holds the tables that people read: perplexity and its standard
 error over sequences, one column a setting, and for each recipe what it gains on the best fixed
 method of its setting; where there are several calibration texts, a row for each and what the
-methods gain on the first of them.
+methods gain on the first of them; and what each lever (METHOD/...) gains on its METHOD.
 """
 
 import argparse
@@ -35,6 +35,7 @@ import yaml
 from bench_common import origin_line
 from frames import groups, where
 from help_text import first_line
+from levers import lever_lines
 
 from optishear.config import Experiment
 from optishear.evaluation.paired import paired_difference
@@ -254,6 +255,10 @@ def summarise(given: argparse.Namespace) -> None:
     for text, rows in groups(table, "evaluation", sort=False):
         lines += [f"## {text}", ""]
         lines += by_calibration(rows) if len(calibrations) > 1 else table_of(rows)
+        for calibration in calibrations:
+            of_it = rows.calibration.map(without_seed) == calibration
+            levers = lever_lines(where(rows, of_it & (rows.method != DENSE)))
+            lines += [f"### Levers, calibrated on {calibration}", "", *levers] if levers else []
     lines += [
         "Seconds to prune (median over settings): "
         + ", ".join(
