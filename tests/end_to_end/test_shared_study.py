@@ -1,5 +1,6 @@
 """Several processes on one study: what one has measured the others know, and all end together."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,38 +10,88 @@ from pathlib import Path
 import pytest
 import yaml
 from small_experiment import EMBEDDED
+from tiny_folders import tiny_folder
 from typer.testing import CliRunner
 
 from optishear.cli import app
 from optishear.records.journal import read_journal
 from optishear.runs.results import open_run
+from optishear.search.shared_study import SharedStudy
 
 
 SEARCH = {"driver": "tpe", "population": 4, "evaluations": 10}
 
 
+# Obeys commands that it is given a line each, and answers with their exit codes; where it joins a
+# study it says so, and waits for whoever else does.
+MATE = """
+import json, sys
+from optishear.cli import app
+from optishear.runs import search
+from optishear.search.shared_study import SharedStudy
+search.draw_figures = lambda directory: []
+join, answers, sys.stdout = SharedStudy.join, sys.stdout, sys.stderr
+def together(study, driver):
+    join(study, driver)
+    print("joined", file=answers, flush=True)
+    sys.stdin.readline()
+SharedStudy.join = together
+while words := sys.stdin.readline():
+    try:
+        app(json.loads(words))
+    except SystemExit as end:
+        print(end.code, file=answers, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return str(tiny_folder("llama", tmp_path_factory.mktemp("models") / "llama"))
+
+
 @pytest.fixture
-def config(tmp_path):
+def config(model, tmp_path):
     path = tmp_path / "shared.yaml"
-    path.write_text(yaml.safe_dump({**EMBEDDED, "search": SEARCH}))
+    path.write_text(yaml.safe_dump({**EMBEDDED, "model": model, "search": SEARCH}))
     return path
+
+
+@pytest.fixture(scope="module")
+def mate():
+    """Another process, one for all: to start it takes longer than to search."""
+    command = [sys.executable, "-c", MATE]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def words(config, out, study, *more):
     return ["search", str(config), "--out", str(out), "--study", str(study), *more]
 
 
-def both(config, folder, study):
-    """Two processes at once; their runs."""
-    command = [sys.executable, "-m", "optishear"]
-    outs = [folder / name for name in ("one", "two")]
-    running = [subprocess.Popen([*command, *words(config, out, study)]) for out in outs]
-    try:
-        assert [process.wait() for process in running] == [0, 0]
-    finally:
-        for process in running:
-            process.kill()
-    return [open_run(out / "shared") for out in outs]
+@pytest.fixture
+def both(config, mate, tmp_path, monkeypatch):
+    """Lets two processes, of which this is one, search a study at once; their runs."""
+    join = SharedStudy.join
+
+    def together(self, driver):
+        join(self, driver)
+        assert mate.stdout.readline() == "joined\n"
+        mate.stdin.write("\n")
+
+    def searched(study):
+        monkeypatch.setattr(SharedStudy, "join", together)
+        outs = [tmp_path / name for name in ("one", "two")]
+        mate.stdin.write(json.dumps(words(config, outs[0], study)) + "\n")
+        result = CliRunner().invoke(app, words(config, outs[1], study))
+        assert (result.exit_code, mate.stdout.readline()) == (0, "0\n"), result.output
+        return [open_run(out / "shared") for out in outs]
+
+    return searched
 
 
 def recipes(run):
@@ -63,8 +114,8 @@ def is_one_search(runs):
         assert {e.recipe.key for e in run.front.entries} <= recipes(run).keys()
 
 
-def test_two_processes_search_one_study_in_a_file(config, tmp_path):
-    is_one_search(both(config, tmp_path, tmp_path / "study.log"))
+def test_two_processes_search_one_study_in_a_file(both, tmp_path):
+    is_one_search(both(tmp_path / "study.log"))
 
 
 def test_a_third_process_finds_all_there_is(config, tmp_path):
@@ -139,5 +190,5 @@ def database(tmp_path):
         shutil.rmtree(place, ignore_errors=True)
 
 
-def test_two_processes_search_one_study_in_postgresql(config, tmp_path, database):
-    is_one_search(both(config, tmp_path, database))
+def test_two_processes_search_one_study_in_postgresql(both, database):
+    is_one_search(both(database))
