@@ -1,10 +1,11 @@
-"""Whole searches on the embedded model by the faster ways: rungs, level database, prefixes."""
+"""Whole searches of a small model by the faster ways: rungs, level database, prefixes."""
 
 import shutil
 
 import pytest
 import yaml
 from small_experiment import EMBEDDED
+from tiny_folders import tiny_folder
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
@@ -26,6 +27,16 @@ LEVELS = {
     "sparsity": {"by": "block", "steps": 4, "low": 0.4, "high": 0.8, "budget": 0.6},
     "solver": {"name": "refit", "of": "mask"},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny(tmp_path_factory):
+    tiny = str(
+        tiny_folder("llama", tmp_path_factory.mktemp("models") / "llama", num_hidden_layers=4)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BASE, "model", tiny)
+        yield
 
 
 class Told(Silent):
@@ -84,7 +95,8 @@ def test_a_search_with_rungs_that_is_begun_again_asks_and_promotes_the_same(tmp_
 def test_evopress_climbs_in_every_generation_on_a_level_database(tmp_path, monkeypatch):
     monkeypatch.setenv("OPTISHEAR_CACHE", str(tmp_path / "cache"))
     settings = BASE["search"] | {"driver": "evopress", "population": 4, "evaluations": 8}
-    plan = experiment(tmp_path, space=LEVELS, objectives=["kl"], search=settings)
+    changes = {"space": LEVELS, "objectives": ["kl"], "search": settings}
+    plan = experiment(tmp_path, model="embedded", **changes)  # where generations find better ones
     told = Told()
     run = search(plan, tmp_path / "r", told)
     solved = list((tmp_path / "cache" / "levels").rglob("*.safetensors"))

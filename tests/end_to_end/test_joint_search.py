@@ -1,4 +1,4 @@
-"""Metric, sparsities, solver and λ searched together on the embedded model, three objectives."""
+"""Metric, sparsities, solver and λ searched together on a small model, three objectives."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import shutil
 import pytest
 import yaml
 from small_experiment import EMBEDDED
+from tiny_folders import tiny_folder
 
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.config import load_experiment
@@ -29,9 +30,15 @@ JOINT = {
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
+def dense(tmp_path_factory):
+    place = tmp_path_factory.mktemp("models") / "llama"
+    return str(tiny_folder("llama", place, num_hidden_layers=4))
+
+
+@pytest.fixture(scope="module")
+def experiment(dense, tmp_path_factory):
     path = tmp_path_factory.mktemp("joint") / "mine.yaml"
-    path.write_text(yaml.safe_dump(JOINT))
+    path.write_text(yaml.safe_dump({**JOINT, "model": dense}))
     return load_experiment(str(path))
 
 
@@ -67,18 +74,18 @@ def test_a_resumed_search_ends_with_the_same_bytes(run, experiment, tmp_path):
     assert resumed.directory.front.read_bytes() == run.directory.front.read_bytes()
 
 
-def test_the_taylor_objective_is_what_the_gradients_say(run, experiment, tmp_path):
+def test_the_taylor_objective_is_what_the_gradients_say(run, dense, experiment, tmp_path):
     """From the pruned weights and gradients collected apart, layer by layer."""
     best = run.front.entries[0]
     texts = experiment.text_specs
-    prepared = prepare("embedded", "float32", "cpu", texts["calibration"])
-    model = load("embedded").model
+    prepared = prepare(dense, "float32", "cpu", texts["calibration"])
+    model = load(dense).model
     store = load_or_collect_gradients(
         tmp_path / "apart", model, prepared.layout, prepared.calibration.tokens[:2]
     )
     total = 0.0
     with pruned(
-        "embedded",
+        dense,
         best.recipe,
         texts["calibration"],
         sequential=False,

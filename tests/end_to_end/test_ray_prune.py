@@ -103,8 +103,10 @@ def alone(sequential=True):
     return how(sequential, Workers(1, 1))
 
 
-@pytest.mark.parametrize("sequential", MODES, ids=["sequential", "one-shot"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "sequential"),
+    [(method, True) for method in METHODS] + [(method, False) for method in ("wanda", "moonshot")],
+)
 def test_two_workers_write_the_same_files(method, sequential, dense, shared, tmp_path):
     recipe_for = METHODS[method].on
     prune_to(str(dense), recipe_for, tmp_path / "one", alone(sequential))
@@ -164,16 +166,15 @@ def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense
         assert all(int((working.view(name) == 0).sum()) == 48 for name in layout.sizes)
 
 
-@pytest.mark.parametrize("sequential", MODES, ids=["sequential", "one-shot"])
 def test_a_worker_killed_in_the_middle_of_a_layer_changes_nothing(
-    sequential, dense, replicas, shared, told, tmp_path
+    dense, replicas, shared, told, tmp_path
 ):
     recipe_for, layer = METHODS["alps"].on, "model.layers.1.mlp.up_proj"
-    prune_to(str(dense), recipe_for, tmp_path / "one", alone(sequential))
+    prune_to(str(dense), recipe_for, tmp_path / "one", alone())
     told.clear()
     ill = deadly(replicas, tmp_path / "deaths", {layer})
     with shared(ill):
-        prune_to(str(dense), recipe_for, tmp_path / "two", how(sequential))
+        prune_to(str(dense), recipe_for, tmp_path / "two", how())
     assert ill.deaths.count == 1
     [notice] = told
     assert notice.startswith(f"a worker died on layer {layer} ")

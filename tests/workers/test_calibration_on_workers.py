@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from dying import deadly
+from test_layers import Desk
 from tiny_models import TINY, tokens
 
 from optishear.calibration.gradient_file import INDEX, NUMBERS, GradientFile
@@ -27,6 +28,12 @@ def cluster():
     workers = Workers(2, torch.get_num_threads())
     with running(workers):
         yield Cluster(workers, TOLD.append)
+
+
+@pytest.fixture
+def desk():
+    """For mistakes, which pools hand on by their own tests: workers would have to start anew."""
+    return Desk(Workers(2, 1), TOLD.append)
 
 
 def collect(cluster, model, place):
@@ -70,21 +77,21 @@ def test_a_worker_that_dies_costs_its_sequence_a_second_try(cluster, tmp_path, m
     assert [written.count(number) for number in range(5)] == [14] * 5  # nobody's twice
 
 
-def test_a_sequence_whose_gradients_are_not_finite_is_named(cluster, tmp_path):
+def test_a_sequence_whose_gradients_are_not_finite_is_named(desk, tmp_path):
     model = TINY["llama"]()
     [only, *_] = set(SEQUENCES[3].tolist()) - set(SEQUENCES[[0, 1, 2, 4]].flatten().tolist())
     with torch.no_grad():
         model.model.embed_tokens.weight[only] = torch.nan
     with pytest.raises(ConfigError, match=r"Layer model\.layers.*sequence 3 is not finite"):
-        collect(cluster, model, tmp_path)
+        collect(desk, model, tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
-def test_a_disk_that_fills_up_is_told_as_one_process_tells_it(cluster, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up_is_told_as_one_process_tells_it(desk, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(GradientFile, "write", full)
     with pytest.raises(StorageError, match="fewer gradient sequences than 5"):
-        collect(cluster, TINY["llama"](), tmp_path)
+        collect(desk, TINY["llama"](), tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]

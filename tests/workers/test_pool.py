@@ -19,10 +19,8 @@ ray = pytest.importorskip("ray", reason="Ray is an extra: pip install optishear[
 class Toy:
     """What a replica looks like to a pool."""
 
-    def __init__(self):
-        self.done = []
-
     def ready(self, job):
+        self.done = []
         if job == "refused":
             raise ConfigError("this host has another torch")
         if job == "dies":
@@ -83,18 +81,27 @@ def session():
         yield
 
 
+@pytest.fixture(scope="module")
+def spare():
+    """Workers that serve one test after the other: to start one takes seconds."""
+    return []
+
+
 @pytest.fixture
-def pool_of():
+def pool_of(spare):
     pools = []
 
     def make(number=2, job=None, kind=Toy, **more):
         actor = ray.remote(num_cpus=1, max_restarts=0)(kind)
-        pools.append(Pool(actor.remote, job, number, **more))
+
+        def start():
+            return spare.pop() if spare and kind is Toy else actor.remote()
+
+        pools.append(Pool(start, job, number, **more))
         return pools[-1]
 
     yield make
-    for handle in [handle for pool in pools for handle in pool.close()]:
-        ray.kill(handle)
+    spare.extend(handle for pool in pools for handle in pool.close())
 
 
 def call(key, method, *arguments, home=""):
@@ -129,13 +136,12 @@ def test_what_began_at_one_worker_goes_on_there(pool_of, tmp_path):
         assert {key: pid for key, (pid, _) in again.items()} == first
 
 
-def test_workers_that_were_still_beginning_serve_the_next_pool(pool_of):
+def test_workers_that_were_still_beginning_serve_the_next_pool(pool_of, spare):
     handles = pool_of().close()
     assert len(handles) == 2
     pool = Pool(handles.pop, None, 2)
     assert sorted(dict(pool.run([call(str(i), "pid", i) for i in range(3)]))) == ["0", "1", "2"]
-    for handle in pool.close():
-        ray.kill(handle)
+    spare.extend(pool.close())
 
 
 def test_a_worker_killed_in_the_middle_costs_one_call_a_second_try(pool_of, tmp_path):
