@@ -5,6 +5,7 @@ from hashlib import sha256
 
 import pytest
 import torch
+from desk import Desk
 from dying import deadly
 from tiny_folders import tiny_folder
 from tiny_models import TINY
@@ -144,8 +145,8 @@ def test_a_model_that_is_streamed_takes_workers_too(sequential, dense, shared, t
     assert hashes(tmp_path / "two") == hashes(tmp_path / "one")
 
 
-def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense(replicas):
-    """The others are given up; the workers go on with the next recipe."""
+def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense():
+    """That a pool gives the others up and goes on is held by its own tests: it costs a start."""
     model = TINY["llama"]()
     layout = layout_of(model)
     recipe = Recipe.of({"name": "wanda"}, dict.fromkeys(layout.sizes, 48))
@@ -156,7 +157,7 @@ def test_a_layer_that_cannot_be_solved_is_named_and_the_next_recipe_begins_dense
     stats = {x.site: LayerStats.of(9, 1, InputSq(torch.ones(x.in_features))) for x in layout.layers}
     stats[bad.site] = LayerStats.of(9, 1, InputSq(torch.full((bad.in_features,), torch.nan)))
     data = CalibrationData(stats)
-    prune_layers = pruning_on(replicas)
+    prune_layers = pruning_on(Desk(TWO, lambda text: None))
     with working_weights(model, layout) as working:
         with pytest.raises(NumericalError, match=f"^{bad.name}: 768 of 768 scores are nan"):
             oneshot.apply(layout.layers, working, data, recipe, prune_layers)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
+from desk import Desk
 from dying import deadly
-from test_layers import Desk
 from tiny_models import TINY, tokens
 
 from optishear.calibration.gradient_file import INDEX, NUMBERS, GradientFile

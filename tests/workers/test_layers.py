@@ -1,12 +1,10 @@
 """What replicas are asked for: the dearest layers first, and no more is sent than they take."""
 
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
+from desk import Desk
 from layouts import small_layout
 from problems import SmallLayer
 from torch import nn
@@ -16,7 +14,7 @@ from optishear.calibration.statistics import InputSq, LayerStats
 from optishear.models.weights import WeightView, WorkingWeights
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.recipe.recipe import Recipe
-from optishear.workers.cluster import Cluster, Workers
+from optishear.workers.cluster import Workers
 from optishear.workers.layers import DenseLayers, pruning_on, solving_on
 
 
@@ -35,25 +33,6 @@ EVIDENCE = CalibrationData(
     {x.name: LayerGradients(torch.ones(2, 1, 3).half(), torch.ones(1)) for x in LAYERS},
     {name: torch.ones_like(weight).bool() for name, weight in WEIGHTS.items()},
 )
-
-
-@dataclass(frozen=True)
-class Desk(Cluster):
-    """A cluster that is this process, and remembers what it was sent and asked."""
-
-    payloads: list = field(default_factory=list)
-    calls: list = field(default_factory=list)
-
-    @contextmanager
-    def pool(self, payload):
-        self.payloads.append(payload)
-
-        def run(calls):
-            self.calls.extend(calls)
-            for call in calls:
-                yield call.key, getattr(payload, call.method)(*call.arguments)
-
-        yield SimpleNamespace(run=run)
 
 
 @pytest.fixture
