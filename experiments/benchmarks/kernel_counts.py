@@ -149,7 +149,7 @@ def variants() -> Iterator[Variant]:
         yield solving(kernel, "one column", refit_step.WARPS, COLUMNS=16, columns=1, keep_stride=1)
 
 
-def counted(variant: Variant) -> Counted:
+def counted(variant: Variant, disassembled: bool) -> Counted:
     fixed, kernel = dict(variant.fixed), variant.kernel
     types = {
         n: "constexpr" if n in fixed else variant.types.get(n, "i32") for n in kernel.arg_names
@@ -170,7 +170,7 @@ def counted(variant: Variant) -> Counted:
         file.write(built.asm["cubin"])
         file.flush()
         use = _tool("cuobjdump", "-res-usage", file.name)
-        code = _tool("nvdisasm", "-c", file.name)
+        code = _tool("nvdisasm", "-c", file.name) if disassembled else ""
     registers, local = (_number_after(name, use) for name in ("REG", "LOCAL"))
     return Counted(
         kernel.__name__.strip("_"), variant.what, f"sm_{variant.arch}", variant.warps, registers,
@@ -285,8 +285,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=first_line(__doc__))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rows", type=int, default=32, help="of each kind to search through")
+    parser.add_argument(
+        "--few", action="store_true", help="disassemble one variant of each kernel alone"
+    )
     arguments = parser.parse_args()
-    kernels = [asdict(counted(variant)) for variant in variants()]
+    every = list(variants())
+    first = {variant.kernel: variant for variant in reversed(every)}
+    kernels = [
+        asdict(counted(variant, not arguments.few or variant is first[variant.kernel]))
+        for variant in every
+    ]
     searched = list(searches(arguments.rows))
     found = {"triton": version("triton"), "kernels": kernels, "searches": searched}
     if arguments.out is None:

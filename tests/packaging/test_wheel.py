@@ -48,9 +48,10 @@ def test_the_quickstart_runs_from_an_installed_wheel_outside_the_repository(whee
     """The environment is new and holds the wheel; its dependencies are lent from this one, whose
     own editable install of optishear does not reach it."""
     environment = tmp_path / "venv"
-    run(sys.executable, "-m", "venv", environment)
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel)
+    install = ["install", "--quiet", "--no-deps", "--no-index", wheel]
+    run(sys.executable, "-m", "pip", "--python", python, *install)
     packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
     lent = Path(packages) / "dependencies.pth"
     lent.write_text(sysconfig.get_path("purelib") + "\n")
@@ -61,7 +62,8 @@ def test_the_quickstart_runs_from_an_installed_wheel_outside_the_repository(whee
     where = run(python, "-c", "import optishear; print(optishear.__file__)", **kwargs)
     assert where.startswith(str(environment))
     command = [environment / "bin" / "optishear", "search", "quickstart", "--json"]
-    few = ("search.population=6", "search.evaluations=6", "text.evaluation.sequences=8")
+    few = ["search.population=4", "search.evaluations=4", "baselines=[wanda]"]
+    few += [f"text.{name}.sequences=4" for name in ("calibration", "search", "evaluation")]
     small = [word for setting in few for word in ("--set", setting)]
     printed = json.loads(run(*command, *small, **kwargs))
     assert printed["status"] == "finished"
