@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pairwise import pairwise
 from problems import SmallLayer
 
 from optishear.calibration.statistics import InputSq, LayerStats
@@ -91,9 +92,14 @@ def test_rows_of_any_weights_and_inputs(kind, metric):
     check(weights(kind, 2), metric, Row(), some=[25, 47])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("pattern", [Row(), NofM(4), WholeLayer()], ids=str)
-@pytest.mark.parametrize("kind", ["plain", "zeros", "denormal", "huge"])
+@pytest.mark.parametrize(
+    ("kind", "pattern", "dtype"),
+    pairwise(
+        ["plain", "zeros", "denormal", "huge"],
+        [Row(), NofM(4), WholeLayer()],
+        [torch.bfloat16, torch.float16],
+    ),
+)
 def test_half_precision_ties_as_its_fp32_scores_do(kind, pattern, dtype):
     weight = weights(kind, 3, 20, dtype)
     check(weight, Magnitude(), pattern, some=None if isinstance(pattern, NofM) else [1, 31, 59])
@@ -120,11 +126,11 @@ def test_layers_of_any_weights(kind, monkeypatch):
     """Several programs, several tiles a row, and rows and tiles that do not come out even."""
     monkeypatch.setattr(layer_selection, "PROGRAMS", 2)
     monkeypatch.setattr(layer_selection, "BLOCK", 16)
-    some = {"plain": [0, 1, 81, 160, 161], "ties": [40, 81]}
-    check(weights(kind, 7, 23), Magnitude(), WholeLayer(), some.get(kind, [81]))
+    some = {"plain": [0, 1, 57, 114, 115], "ties": [28, 57]}
+    check(weights(kind, 5, 23), Magnitude(), WholeLayer(), some.get(kind, [57]))
     if kind == "plain":
-        check(weights(kind, 4, 20), Wanda(), WholeLayer(), some=[40])
-        check(weights(kind, 4, 20), Ria(), WholeLayer(), some=[40])
+        check(weights(kind, 3, 20), Wanda(), WholeLayer(), some=[30])
+        check(weights(kind, 3, 20), Ria(), WholeLayer(), some=[30])
 
 
 def test_a_long_row_whose_scores_ties_and_gaps_are_far_apart():
@@ -155,7 +161,7 @@ def test_rows_of_a_larger_matrix_and_of_a_larger_buffer():
 @pytest.mark.parametrize("kind", ["plain", "ties", "zeros", "spread", "huge", "denormal"])
 def test_given_scores_of_either_sign(kind, shape):
     scores = weights(kind, *shape)
-    for count in (shape[1] // 2, shape[1] - 1):
+    for count in (shape[1] // 2, shape[1] - 1) if kind in ("plain", "ties") else [shape[1] // 2]:
         with kernels("off"):
             want = keep_highest(scores, shape[0] * count, Row())
         got = selection.without_lowest(scores, count)

@@ -35,9 +35,7 @@ from optishear.workers.cluster import Cluster, Workers
 from optishear.workers.layers import pruning_on
 
 
-HOW = How(
-    TextSpec("embedded", "train", 40, 64)
-)  # two batches, of which ten sequences are held back
+HOW = How(TextSpec("embedded", "train", 10, 256))  # two batches, of which two are held back
 OWN = {"name": "own"}
 METHODS = {
     "refit": ({"name": "wanda"}, "row", {"name": "refit", "of": "mask"}),
@@ -101,7 +99,7 @@ def test_a_layer_is_what_the_number_would_have_made_of_it(kind, method):
     recipe = recipe_for(layout_of(model), method)
     layout, data = calibrated(model, recipe)
     dampings = set()
-    for layer in layout.layers:
+    for layer in layout.layers[len(layout.layers) // 2 :]:  # one block of two
         weight = read(model, layer).detach()
         got = solver_of(recipe.at(layer)).solve(data.problem(layer, weight, recipe))
         least = min(got.tried, key=lambda each: each.error)

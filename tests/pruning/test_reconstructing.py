@@ -21,7 +21,7 @@ from optishear.recipe.reconstruction import ReconstructionSettings
 
 BATCHES = [tokens(3, 12, seed=1), tokens(5, 12, seed=2)]
 SEQUENCES = torch.cat(BATCHES)
-BLOCK = ReconstructionSettings(epochs=3, learning_rate=3e-3, held_back=0.25)
+BLOCK = ReconstructionSettings(epochs=2, learning_rate=3e-3, held_back=0.25)
 HALF = replace(BLOCK, window="half")
 DEEP = {**GATED, "num_hidden_layers": 3}
 
@@ -67,7 +67,7 @@ def error(made, dense, sequences):
 def test_the_errors_told_are_those_of_whole_forward_passes(model, settings):
     dense = made_by_blocks(model)
     made, weights, windows = applied(model, recipe_of(model, settings))
-    _, held = split(8, 0.25, 0)
+    _, held = split(len(SEQUENCES), 0.25, 0)
     halves = settings.window == "half"
     assert len(windows) == len(dense) * (2 if halves else 1)
     for block, window in enumerate(windows[1::2] if halves else windows):
@@ -148,10 +148,10 @@ def test_with_targets_shifted_and_sites_in_their_order_both_streams_are_shared()
     solver = {"name": "refit", "of": "mask"}
     quadratic = {"name": "reconstruction", "damping": 0.1, "target_shift": 0.5}
     more = {"solver": solver, "quadratic": quadratic, "order": "site"}
-    recipe = recipe_of(model, replace(BLOCK, learning_rate=1e-3), **more)
+    recipe = recipe_of(model, replace(BLOCK, epochs=3, learning_rate=1e-3), **more)
     made, _, windows = applied(model, recipe)
     plain, _, _ = applied(model, replace(recipe, reconstruct=None))
-    _, held = split(8, 0.25, 0)
+    _, held = split(len(SEQUENCES), 0.25, 0)
     for block, window in enumerate(windows):
         assert window.after == pytest.approx(error(made[block], dense[block], held), rel=1e-3)
     assert error(made[-1], dense[-1], held) < error(plain[-1], dense[-1], held)
@@ -160,7 +160,7 @@ def test_with_targets_shifted_and_sites_in_their_order_both_streams_are_shared()
 def test_a_recipe_that_reads_no_inputs_can_be_reconstructed_too(model):
     dense = made_by_blocks(model)
     made, _, windows = applied(model, recipe_of(model, BLOCK, "magnitude"))
-    _, held = split(8, 0.25, 0)
+    _, held = split(len(SEQUENCES), 0.25, 0)
     for block, window in enumerate(windows):
         assert window.after == pytest.approx(error(made[block], dense[block], held), rel=1e-3)
 
@@ -180,7 +180,7 @@ def test_an_absurd_learning_rate_leaves_what_was_solved_and_says_so(model):
 
 def test_what_stays_dense_is_left_as_it_is():
     model = make("llama", DEEP)
-    recipe = recipe_of(model, BLOCK)
+    recipe = recipe_of(model, replace(BLOCK, epochs=3))
     drop = {name: n if ".1." in name else 0 for name, n in recipe.drop.items()}
     _, weights, windows = applied(model, recipe.with_drop(drop))
     for layer in layout_of(model).layers:

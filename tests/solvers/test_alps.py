@@ -4,6 +4,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from pairwise import pairwise
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Gram, InputSq, LayerStats
@@ -150,10 +151,11 @@ def follow(problem):
     return moves
 
 
-@pytest.mark.parametrize("lam", LAMBDAS)
-@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.text)
-@pytest.mark.parametrize(("rows", "columns", "drop"), [(6, 16, 48), (14, 8, 28)])
-def test_it_iterates_as_a_dense_solve_of_every_row_would(rows, columns, drop, pattern, lam):
+@pytest.mark.parametrize(
+    ("shape", "pattern", "lam"), pairwise([(6, 16, 48), (14, 8, 28)], PATTERNS, LAMBDAS)
+)
+def test_it_iterates_as_a_dense_solve_of_every_row_would(shape, pattern, lam):
+    rows, columns, drop = shape
     weight, stats = layer(rows, rows, columns)
     quadratic = quadratic_of(rows, weight, stats, lam)
     follow(problem_of(weight, drop, pattern, stats, quadratic))
@@ -219,18 +221,11 @@ def test_a_lambda_of_one_is_the_plain_method(pattern):
     torch.testing.assert_close(answer.weight, plain.weight, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("lam", [1.0, 0.5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("pattern", "drops"),
-    [
-        (WholeLayer(), [0, 1, 77, 191, 192]),
-        (Row(), [0, 1, 77, 191, 192]),
-        (Block(5), [0, 1, 77, 191, 192]),
-        (NofM(4), [0, 48, 96, 144, 192]),
-    ],
+    ("pattern", "dtype", "lam"), pairwise(PATTERNS, [torch.float32, torch.bfloat16], [1.0, 0.5])
 )
-def test_counts_and_zeros_are_exact_and_the_dense_weight_is_left_alone(pattern, drops, dtype, lam):
+def test_counts_and_zeros_are_exact_and_the_dense_weight_is_left_alone(pattern, dtype, lam):
+    drops = [0, 48, 96, 144, 192] if isinstance(pattern, NofM) else [0, 1, 77, 191, 192]
     weight, stats = layer(5, 12, 16)
     weight = weight.to(dtype)
     before, quadratic = weight.clone(), quadratic_of(5, weight, stats, lam)
@@ -249,9 +244,9 @@ def test_counts_and_zeros_are_exact_and_the_dense_weight_is_left_alone(pattern, 
             assert answer.cost == 0
 
 
-@pytest.mark.parametrize("lam", LAMBDAS)
-@pytest.mark.parametrize("pattern", PATTERNS, ids=lambda p: p.text)
-@pytest.mark.parametrize("metric", ["wanda", "magnitude"])
+@pytest.mark.parametrize(
+    ("metric", "pattern", "lam"), pairwise(["wanda", "magnitude"], PATTERNS, LAMBDAS)
+)
 def test_its_masks_are_better_than_those_of_scores(metric, pattern, lam):
     """Each with its best weights, on correlated inputs. It is no law: on independent ones refitted
     Wanda ends up to 1 % lower, and where a few directions hold nearly all of the inputs (a spectrum
