@@ -146,7 +146,7 @@ class TestEveryDriver:
     def test_a_quarter_of_failures_leaves_a_comparable_front(self, name):
         sizes = []
         for fails in (lambda count: False, lambda count: count % 4 == 1):
-            _, values = searched(make_driver(name, settings_for(name)), 120, fails)
+            _, values = searched(make_driver(name, settings_for(name)), 72, fails)
             real = np.array([value for value in values if value is not None])
             sizes.append(len(non_dominated(real)))
         assert sizes[1] >= max(min(2, sizes[0]), 0.4 * sizes[0])
@@ -257,9 +257,9 @@ class TestEvolution:
 
     @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
     def test_no_genome_is_asked_for_twice(self, name):
-        genes = (Choice("a", tuple(range(10))), Integer("b", 0, 8), Choice("c", tuple(range(5))))
-        rows, _ = searched(make_driver(name, settings_for(name, genes=genes, population=2)), 999)
-        assert len(rows) == len(np.unique(rows, axis=0)) == 10 * 9 * 5
+        genes = (Choice("a", tuple(range(6))), Integer("b", 0, 5), Choice("c", tuple(range(4))))
+        rows, _ = searched(make_driver(name, settings_for(name, genes=genes, population=2)), 399)
+        assert len(rows) == len(np.unique(rows, axis=0)) == 6 * 6 * 4
 
     @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
     def test_the_scale_of_the_objectives_does_not_matter(self, name):
