@@ -44,6 +44,10 @@ HEAVY = {
 }  # fmt: skip
 
 
+def pytest_runtest_setup():
+    type_checks.begin_test()
+
+
 def pytest_collection_modifyitems(items):
     """Heavy ones begin first: files are shared out whole, and a long one at the end would leave all
     workers but one idle."""

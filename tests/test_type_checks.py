@@ -125,6 +125,17 @@ def test_sizes_are_those_of_one_call(module):
     assert module.added(B, B).shape == (4, 5)
 
 
+def test_a_test_checks_the_first_calls_and_the_next_one_does_again(module):
+    for _ in range(type_checks.MOST):
+        with pytest.raises(Exception, match="violates"):
+            module.Pair.count(4)
+    with pytest.raises(TypeError, match="has no len"):
+        module.Pair.count(4)
+    type_checks.begin_test()
+    with pytest.raises(Exception, match="violates"):
+        module.Pair.count(4)
+
+
 def test_it_is_what_the_hook_takes():
     import jaxtyping
 
