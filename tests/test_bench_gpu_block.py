@@ -5,13 +5,10 @@ import sys
 import bench_gpu_block
 import pytest
 
-from optishear.kernels.use import kernels
-
 
 def bench(monkeypatch, *options):
     monkeypatch.setattr(sys, "argv", ["bench_gpu_block.py", "--device", "cpu", *options])
-    with kernels("off"):  # interpreted, they take minutes
-        bench_gpu_block.main()
+    bench_gpu_block.main()
 
 
 def test_every_lever_is_timed_beside_the_plain_method(monkeypatch, tmp_path):
