@@ -106,7 +106,8 @@ def by_role(methods):
 ROLES = [f"self_attn.{part}_proj" for part in "qkvo"]
 ROLES += [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
 MIXED = [name for name, method in METHODS.items() if method.moonshot_lambda != 1]
-PLAIN = [name for name in METHODS if name not in MIXED]
+SHIFTED = [name for name, method in METHODS.items() if method.only_by_block]  # test_shifted_prune
+PLAIN = [name for name in METHODS if name not in MIXED + SHIFTED]
 
 
 @pytest.mark.parametrize("methods", [["magnitude"], PLAIN, MIXED], ids=["alone", "plain", "mixed"])
