@@ -8,6 +8,7 @@ import pytest
 import yaml
 from drift import Drift
 from small_experiment import EMBEDDED
+from tiny_folders import tiny_folder
 
 from optishear.config import load_experiment
 from optishear.errors import ConfigError, ConfigErrors, NumericalError
@@ -91,12 +92,20 @@ def test_candidates_pruned_block_by_block_are_charged_for_and_so_is_what_they_mo
         "reconstruct": "half:epochs=1",
     }
     search = {"driver": "random", "population": 2, "evaluations": 4}
-    path = written(tmp_path, space=space, search=search, mode="sequential", baselines=["alps"])
+    path = written(
+        tmp_path,
+        model=str(tiny_folder("llama", tmp_path / "llama")),
+        space=space,
+        search=search,
+        mode="sequential",
+        baselines=["alps"],
+    )
     made = planned(path, tmp_path / "out")
     assert not made.findings.refused
     held = {item.what: item.bytes for item in made.memory}
     model, text = made.model, load_experiment(path).text_specs["calibration"]
-    states = text.sequences * text.seq_len * 192 * 4
+    hidden = int(model.roles[0].shapes[0].split(" x ")[1])
+    states = text.sequences * text.seq_len * hidden * 4
     assert held["hidden states of the calibration text"] == 2 * states
     assert held["what dense windows make"] == 3 * states
     weights = model.weights / model.blocks
