@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from optishear.errors import ConfigError
 from optishear.recipe.canonical import MASK, chooser_of, metric_under
@@ -50,13 +50,22 @@ class SpaceSpec(Strict):
     damping: Setting = USUAL_DAMPING
     target_shift: Setting = 0.0
     order: Literal["block", "site"] = BY_BLOCK
-    reconstruct: str | dict[str, Any] | None = None
+    reconstruct: dict[str, Any] | None = None
     objectives: tuple[str, ...] | None = None
     roles: dict[str, RoleSpec] = Field(default_factory=dict)
 
+    @field_validator("reconstruct", mode="before")
+    @classmethod
+    def _as_recipes_say_it(cls, said: Any) -> Any:
+        """However it is written, one setting has one hash."""
+        if isinstance(said, str):
+            return ReconstructionSettings.parsed(said, "reconstruct").to_json()
+        if isinstance(said, Mapping):
+            return ReconstructionSettings.of(said).to_json()
+        return said
+
     @model_validator(mode="after")
     def _sound(self) -> "SpaceSpec":
-        _ = self.reconstruction  # refuses what can be none
         patterns, sparsity = self.patterns, self.sparsity
         shares = {asked.fixed for asked in patterns.every}
         if None not in shares and sparsity.by != "uniform":
@@ -157,13 +166,8 @@ class SpaceSpec(Strict):
 
     @property
     def reconstruction(self) -> ReconstructionSettings | None:
-        """What moves the kept weights of every candidate; as command lines or recipes say it."""
-        said = self.reconstruct
-        if said is None:
-            return None
-        if isinstance(said, str):
-            return ReconstructionSettings.parsed(said, "reconstruct")
-        return ReconstructionSettings.of(said)
+        """What moves the kept weights of every candidate."""
+        return None if self.reconstruct is None else ReconstructionSettings.of(self.reconstruct)
 
     @property
     def patterns(self) -> Patterns:

@@ -52,7 +52,9 @@ def test_every_candidate_is_reconstructed_as_the_space_says():
         chosen = space(**genes, reconstruct=said)
         expected = ReconstructionSettings("half", epochs=2)
         assert chosen.decode(np.zeros(1)).reconstruct == expected
-        assert spec(**genes, reconstruct=said).only_by_block == ["target_shift", "reconstruct"]
+        made = spec(**genes, reconstruct=said)
+        assert made.only_by_block == ["target_shift", "reconstruct"]
+        assert made.model_dump()["reconstruct"] == {"name": "half", "epochs": 2}
     with pytest.raises(ConfigError, match=r"reconstruct: no window is called 'blok'. Did you mean"):
         spec(reconstruct="blok")
     with pytest.raises(ConfigError, match="reconstruct: there is no setting epoch"):
