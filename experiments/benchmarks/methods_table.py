@@ -259,14 +259,12 @@ def summarise(given: argparse.Namespace) -> None:
             of_it = rows.calibration.map(without_seed) == calibration
             levers = lever_lines(where(rows, of_it & (rows.method != DENSE)))
             lines += [f"### Levers, calibrated on {calibration}", "", *levers] if levers else []
+    seconds = ", ".join(
+        f"{method} {rows.prune_seconds.median():.0f}"
+        for method, rows in groups(timed, "method", sort=False)
+    )
+    lines += [f"Seconds to prune (median over settings): {seconds}.", ""] if seconds else []
     lines += [
-        "Seconds to prune (median over settings): "
-        + ", ".join(
-            f"{method} {rows.prune_seconds.median():.0f}"
-            for method, rows in groups(timed, "method", sort=False)
-        )
-        + ".",
-        "",
         origin_line(f"{given.threads} threads, {given.dtype}"),
         "",
     ]

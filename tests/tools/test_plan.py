@@ -13,12 +13,14 @@ from tiny_folders import tiny_folder
 from optishear.config import load_experiment
 from optishear.errors import ConfigError, ConfigErrors, NumericalError
 from optishear.metrics import METRICS
+from optishear.recipe.reconstruction import ReconstructionSettings
 from optishear.records.journal import Journal
 from optishear.records.run_directory import read_json, write_json
 from optishear.runs.search import search
 from optishear.runs.setup import set_up
 from optishear.runs.watcher import Silent
 from optishear.tools.plan import footprint
+from optishear.tools.plan.by_block import places_of
 from optishear.tools.plan.dry_run import dry_run, sample_of
 from optishear.tools.plan.plan import plan
 from optishear.workers.candidates import Job
@@ -108,6 +110,11 @@ def test_candidates_pruned_block_by_block_are_charged_for_and_so_is_what_they_mo
     states = text.sequences * text.seq_len * hidden * 4
     assert held["hidden states of the calibration text"] == 2 * states
     assert held["what dense windows make"] == 3 * states
+    assert [
+        places_of(ReconstructionSettings(window, inputs=inputs))
+        for window in ("block", "half")
+        for inputs in ("pruned", "dense")
+    ] == [1, 2, 3, 3]
     weights = model.weights / model.blocks
     assert held["weights that are reconstructed"] == round(weights * (0.4 * (16 + 8) + 4 + 1))
     assert not {"ranks (memory.ranks)", "prefixes (memory.prefixes)"} & set(held)

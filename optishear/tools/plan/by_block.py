@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from optishear.calibration.statistics import Gram, by_site, reads_dense, statistics_bytes
 from optishear.pruning.factored import held_bytes
 from optishear.recipe.layout import Layer, ModelLayout
-from optishear.recipe.reconstruction import HALF, ReconstructionSettings
+from optishear.recipe.reconstruction import DENSE, HALF, ReconstructionSettings
 from optishear.runs.setup import Setup
 
 
@@ -45,20 +45,28 @@ def bytes_by_block(setup: Setup, token: int, own: int) -> dict[str, int]:
 def _of_windows(
     setup: Setup, settings: ReconstructionSettings, states: int, own: int
 ) -> Mapping[str, int]:
-    """What the dense block makes of the text, and in its middle; the numbers of a block that move;
-    and what a sequence leaves of each layer's inputs and outputs for the backward pass."""
+    """Hidden states beside the streams; the numbers of a block that move; and what a sequence
+    leaves of each layer's inputs and outputs for the backward pass."""
     layout, calibration = setup.calibrated.layout, setup.calibrated.calibration
     kept = 1 - (setup.space.sparsity or 0.0)
     blocks = [_block(layout, block) for block in range(layout.blocks)]
     moved = max(block.total for block in blocks)
     widths = max(sum(map(_widths, block.layers)) for block in blocks)
     return {
-        "what dense windows make": (3 if settings.window == HALF else 1) * states,
+        "what dense windows make": places_of(settings) * states,
         "weights that are reconstructed": round(
             moved * (kept * (NUMBERS + COPIES * own) + own + 1)  # the whole gradient, and where
         ),
         "activations of a sequence": calibration.units_each * widths * own,
     }
+
+
+def places_of(settings: ReconstructionSettings) -> int:
+    """Of hidden states of the whole text: what the block makes, and either what its halves do,
+    dense and pruned, or the dense inputs, kept while those of the next block are there."""
+    if settings.window == HALF:
+        return 3
+    return 2 if settings.inputs == DENSE else 1
 
 
 def _widths(layer: Layer) -> int:
