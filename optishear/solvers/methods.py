@@ -120,7 +120,7 @@ _OWN = {"name": OWN}
 _MOONSHOT = "MOONSHOT, Afriat et al. 2026, arXiv 2604.13287, in our formulation"
 
 # What the plain one of the name does, from layers that imitate the dense model half-way, in the
-# order in which data flow; by how much is measured in docs/kept_weights.md.
+# order in which data flow; what that gains: results/kept_weights.md.
 SHIFTED = QuadraticSettings(target_shift=0.5)
 _SHIFTED = "ours; a whole shift: GPTAQ (ICML 2025)"
 
