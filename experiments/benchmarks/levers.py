@@ -19,7 +19,7 @@ def lever_lines(rows: pd.DataFrame) -> list[str]:
         plain = where(rows, rows.method == method)
         if own.empty or plain.empty:
             continue
-        settings = sorted(set(own.setting), key=lambda s: (":" in s, s))
+        settings = settings_of(own)
         lines += [
             f"What levers gain on {method}, in nats per token: the mean over calibration seeds, "
             f"± their standard deviation; of one seed (*) the paired difference ± its standard "
@@ -36,6 +36,11 @@ def lever_lines(rows: pd.DataFrame) -> list[str]:
             lines.append(f"| {words} | " + " | ".join([*cells, times_cell(plain, levered)]) + " |")
         lines.append("")
     return lines
+
+
+def settings_of(rows: pd.DataFrame) -> list[str]:
+    """Sparsities first, then patterns."""
+    return sorted(set(rows.setting), key=lambda setting: (":" in setting, setting))
 
 
 def of(rows: pd.DataFrame, setting: str) -> pd.DataFrame:

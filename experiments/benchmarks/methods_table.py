@@ -35,7 +35,7 @@ import yaml
 from bench_common import origin_line
 from frames import groups, where
 from help_text import first_line
-from levers import lever_lines
+from levers import heading, lever_lines, settings_of
 
 from optishear.config import Experiment
 from optishear.evaluation.paired import paired_difference
@@ -256,8 +256,7 @@ def summarise(given: argparse.Namespace) -> None:
         lines += [f"## {text}", ""]
         lines += by_calibration(rows) if len(calibrations) > 1 else table_of(rows)
         for calibration in calibrations:
-            of_it = rows.calibration.map(without_seed) == calibration
-            levers = lever_lines(where(rows, of_it & (rows.method != DENSE)))
+            levers = lever_lines(where(rows, rows.calibration.map(without_seed) == calibration))
             lines += [f"### Levers, calibrated on {calibration}", "", *levers] if levers else []
     seconds = ", ".join(
         f"{method} {rows.prune_seconds.median():.0f}"
@@ -275,7 +274,7 @@ def table_of(rows: pd.DataFrame) -> list[str]:
     """All methods on one text, one column a setting; then what the found recipes gain."""
     dense = where(rows, rows.method == DENSE).iloc[0]
     pruned = where(rows, rows.method != DENSE)
-    settings = sorted(set(pruned.setting), key=lambda s: (":" in s, s))
+    settings = settings_of(pruned)
     lines = [f"Dense: {dense.perplexity:.2f} ± {dense.error:.2f}.", ""]
     lines += ["| method | " + " | ".join(map(heading, settings)) + " |"]
     lines += ["| --- |" + " --- |" * len(settings)]
@@ -331,10 +330,6 @@ def by_calibration(rows: pd.DataFrame) -> list[str]:
                 lines.append(f"| {text} | " + " | ".join(cells) + " |")
             lines.append("")
     return lines
-
-
-def heading(setting: str) -> str:
-    return setting if ":" in setting else f"{100 * float(setting):g} %"
 
 
 def cell(rows: pd.DataFrame) -> str:

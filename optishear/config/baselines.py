@@ -42,11 +42,6 @@ class Baseline:
         return Patterns(default, roles if any(asked != default for _, asked in roles) else ())
 
     @property
-    def only_by_block(self) -> bool:
-        """Whether it stands beside recipes that are pruned block by block only."""
-        return self.method.only_by_block
-
-    @property
     def needs(self) -> frozenset[Need]:
         """The statistics that it reads."""
         reads = parse_rule(self.rule, self.name).name in READS_INPUTS

@@ -269,7 +269,7 @@ class Experiment(Strict):
             needs |= {LayerGradients}
         baselines = map(parse_baseline, self.baselines)
         by_block = self.mode == SEQUENTIAL
-        return needs.union(*(x.needs for x in baselines if by_block or not x.only_by_block))
+        return needs.union(*(x.needs for x in baselines if by_block or not x.method.only_by_block))
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -41,8 +41,7 @@ class BlockByBlock:
         """Makes the weights what the recipe says, those of all blocks."""
         if self._holds != recipe.key:
             self._holds = None  # half-written, if something fails
-            self.source.working.restore()
-            self.source.windows.clear()
+            self.source.begin()
             reports = apply_by_block(
                 self.source, recipe, self.batches, gradients=self.data.gradients
             )

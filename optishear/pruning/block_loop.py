@@ -83,7 +83,12 @@ class InMemory(BlockSource):
         self.blocks = layout.blocks
         self.windows: list[WindowReport] = []
         self._stack: BlockStack | None = None
-        working.restore()
+        self.begin()
+
+    def begin(self) -> None:
+        """All dense again, and nothing gained yet: for the first recipe, and each one after it."""
+        self.working.restore()
+        self.windows.clear()
 
     def runner(self, batches: Batches, stream: str) -> BlockRunner:
         runner = BlockRunner(self.model, batches, stack=self._stack)

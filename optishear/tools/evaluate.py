@@ -105,7 +105,7 @@ def evaluate_all(
     if doubled := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"{doubled[0]} is named twice. Name every model and method once.")
     made = _made(models[0]) if beside else None
-    by_block = [baseline.name for baseline in baselines if baseline.only_by_block]
+    by_block = [baseline.name for baseline in baselines if baseline.method.only_by_block]
     if made is not None and by_block and made.origin.mode != SEQUENTIAL:
         raise ConfigError(
             f"--beside {by_block[0]}: is pruned block by block only, and {models[0]} was pruned "

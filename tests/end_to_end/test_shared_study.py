@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from small_experiment import EMBEDDED
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from optishear.cli import app
 from optishear.records.journal import read_journal
 from optishear.runs.results import open_run
+from optishear.search.front import non_dominated
 from optishear.search.shared_study import SharedStudy
 
 
@@ -128,15 +130,14 @@ def test_a_third_process_finds_all_there_is(config, tmp_path):
     # hangs on the moment, and it may be better than one of the first's front.
     assert second.manifest["measured_now"] <= 3
     assert recipes(first).keys() <= recipes(second).keys()
-    fronts = [{e.recipe.key: e.values for e in run.front.entries} for run in (first, second)]
-    for key in fronts[0].keys() - fronts[1].keys():
-        assert any(beats(new, fronts[0][key], first.front.objectives) for new in fronts[1].values())
-
-
-def beats(one, other, objectives):
-    signs = {name: -1 if maximised else 1 for name, maximised in objectives.items()}
-    pairs = [(sign * one[name], sign * other[name]) for name, sign in signs.items()]
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    objectives = first.front.objectives.items()
+    found = {
+        e.recipe.key: [-e.values[name] if up else e.values[name] for name, up in objectives]
+        for run in (second, first)
+        for e in run.front.entries
+    }
+    best = [[*found][index] for index in non_dominated(np.array([*found.values()]))]
+    assert set(best) == {e.recipe.key for e in second.front.entries}
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,17 @@
 import pytest
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.statistics import Gram
+from optishear.calibration.statistics import Gram, HeldBackGram
 from optishear.config.sections import MemoryConfig
 from optishear.recipe.layout import Layer
 from optishear.tools.plan.footprint import (
     Held,
     Room,
     bytes_at,
-    factored_bytes,
     memory_advice,
     size_text,
 )
+from optishear.tools.plan.hessians import factored_bytes, trial_bytes
 
 
 @pytest.mark.parametrize(
@@ -68,4 +68,12 @@ def test_a_plan_counts_the_factors_that_are_held_and_not_those_of_every_site(
         for n, (width, site) in enumerate([(2, "a"), (2, "a"), (3, "b"), (3, "c")])
     ]
     limits = MemoryConfig.model_validate({"factors": limit})
-    assert factored_bytes(layers, frozenset(needs), limits) == 24 * matrices
+    assert factored_bytes(layers, frozenset(needs), int(limits.factors)) == 24 * matrices
+
+
+def test_dampings_on_trial_are_counted_where_held_back_sequences_choose_them():
+    """Six of them, for sites of 2 and 3 inputs."""
+    layers = [Layer(f"{width}", 0, "role", 5, width, f"{width}") for width in (2, 3)]
+    assert trial_bytes(layers, frozenset({Gram, HeldBackGram})) == 6 * 24 * (4 + 9)
+    assert trial_bytes(layers, frozenset({Gram})) == 0
+    assert factored_bytes(layers, frozenset(), 0) == 0

@@ -7,11 +7,11 @@ kept of that block where its space has a local reconstruction.
 
 from collections.abc import Mapping
 
-from optishear.calibration.statistics import Gram, by_site, reads_dense, statistics_bytes
-from optishear.pruning.factored import held_bytes
+from optishear.calibration.statistics import reads_dense, statistics_bytes
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.reconstruction import DENSE, HALF, ReconstructionSettings
 from optishear.runs.setup import Setup
+from optishear.tools.plan.hessians import factored_bytes, trial_bytes
 
 
 NUMBERS = 4 * 4  # bytes of a number that moves: in fp32 with its gradient and two moments
@@ -23,20 +23,16 @@ def bytes_by_block(setup: Setup, token: int, own: int) -> dict[str, int]:
 
     - `token`: bytes of the hidden states of one token; `own`: of one weight.
     """
-    experiment, layout = setup.experiment, setup.calibrated.layout
-    needs, settings = experiment.reads, setup.space.reconstruct
-    blocks = [_block(layout, block) for block in range(layout.blocks)]
+    layout, needs = setup.calibrated.layout, setup.experiment.reads
+    settings, blocks = setup.space.reconstruct, _blocks(layout)
     states = setup.calibrated.calibration.units * token
     streams = 1 + (reads_dense(needs) or settings is not None)
     found = {
         "hidden states of the calibration text": streams * states,
         "statistics of a block": max(statistics_bytes(block, needs) for block in blocks),
+        "factored Hessians of a block": max(factored_bytes(b.layers, needs, 0) for b in blocks),
+        "Hessians at dampings on trial": max(trial_bytes(b.layers, needs) for b in blocks),
     }
-    if Gram in needs:
-        found["factored Hessians of a block"] = max(
-            held_bytes([layers[0].in_features for layers in by_site(block.layers).values()], 0)
-            for block in blocks
-        )
     if settings is not None:
         found |= _of_windows(setup, settings, states, own)
     return found
@@ -47,9 +43,8 @@ def _of_windows(
 ) -> Mapping[str, int]:
     """Hidden states beside the streams; the numbers of a block that move; and what a sequence
     leaves of each layer's inputs and outputs for the backward pass."""
-    layout, calibration = setup.calibrated.layout, setup.calibrated.calibration
+    blocks, calibration = _blocks(setup.calibrated.layout), setup.calibrated.calibration
     kept = 1 - (setup.space.sparsity or 0.0)
-    blocks = [_block(layout, block) for block in range(layout.blocks)]
     moved = max(block.total for block in blocks)
     widths = max(sum(map(_widths, block.layers)) for block in blocks)
     return {
@@ -73,5 +68,9 @@ def _widths(layer: Layer) -> int:
     return layer.in_features + layer.out_features
 
 
-def _block(layout: ModelLayout, block: int) -> ModelLayout:
-    return ModelLayout(tuple(layer for layer in layout.layers if layer.block == block))
+def _blocks(layout: ModelLayout) -> list[ModelLayout]:
+    """Each with its layers alone, those that have any."""
+    found: dict[int, list[Layer]] = {}
+    for layer in layout.layers:
+        found.setdefault(layer.block, []).append(layer)
+    return [ModelLayout(tuple(layers)) for layers in found.values()]

@@ -12,9 +12,6 @@ from optishear.calibration.gradient_file import gradient_bytes
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import SEQUENTIAL
 from optishear.calibration.statistics import (
-    Gram,
-    HeldBackGram,
-    Need,
     reads_dense,
     statistics_bytes,
 )
@@ -23,20 +20,16 @@ from optishear.models.head import find_head, logits_at_once
 from optishear.models.placement import devices_of
 from optishear.models.weights import view_of
 from optishear.pipeline import HEAD_UNITS
-from optishear.pruning.calibration_data import TRIAL_BYTES
-from optishear.pruning.factored import held_bytes
 from optishear.recipe.canonical import CHOOSES_ITSELF
-from optishear.recipe.layout import Layer
-from optishear.recipe.quadratic import DAMPINGS
 from optishear.records.cache import cache_dir
 from optishear.records.run_directory import RunDirectory
 from optishear.runs.levels import wanted_levels
 from optishear.runs.setup import Setup
 from optishear.search.options import meanings_of
-from optishear.solvers.hessian import most_bytes
 from optishear.solvers.ranks import rank_bytes
 from optishear.tools.plan.by_block import bytes_by_block
 from optishear.tools.plan.costs import visits
+from optishear.tools.plan.hessians import factored_bytes, trial_bytes
 from optishear.tools.plan.levels import Levels, bytes_of
 
 
@@ -119,17 +112,11 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
     if experiment.mode == SEQUENTIAL:
         by_block = bytes_by_block(setup, hidden * own, own)
         found += [Held(what, size) for what, size in by_block.items()]
-    if Gram in experiment.needs:
-        found.append(
-            Held(
-                "factored Hessians (memory.factors)",
-                factored_bytes(layout.layers, experiment.needs, experiment.memory),
-            )
-        )
-    if HeldBackGram in experiment.needs:
-        widths = {layer.site: layer.in_features for layer in layout.layers}.values()
-        tried = [width for width in widths for _ in DAMPINGS]
-        found.append(Held("Hessians at dampings on trial", held_bytes(tried, TRIAL_BYTES)))
+    layers, needs, room = layout.layers, experiment.needs, int(experiment.memory.factors)
+    found += [
+        Held("factored Hessians (memory.factors)", factored_bytes(layers, needs, room)),
+        Held("Hessians at dampings on trial", trial_bytes(layers, needs)),
+    ]
     if LayerGradients in experiment.needs:
         samples = min(experiment.gradient_sequences, len(c.calibration))
         found.append(Held("gradients, mapped", gradient_bytes(layout, samples), mapped=True))
@@ -153,14 +140,6 @@ def away_of(setup: Setup, disk_only: bool = False) -> int:
     model, layers = setup.calibrated.loaded.model, setup.calibrated.layout.layers
     found = [(layer.size, view_of(model, layer.name).offloaded) for layer in layers]
     return sum(size for size, away in found if away and (away.on_disk or not disk_only))
-
-
-def factored_bytes(layers: Sequence[Layer], needs: frozenset[Need], limits: MemoryConfig) -> int:
-    """Of the input sites' Hessians, as far as `memory.factors` allows, the last few anyhow; and one
-    layer's own where the Taylor loss is mixed in."""
-    widths = {layer.site: layer.in_features for layer in layers}.values()
-    held = held_bytes(widths, int(limits.factors))
-    return held + (most_bytes(max(widths)) if LayerGradients in needs else 0)
 
 
 def ranks_bytes(setup: Setup) -> int:

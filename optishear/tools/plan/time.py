@@ -189,9 +189,10 @@ def _ending(
     anew = sum(share * times.of_recipe(r, by_name, False) for share, r in sample.real)
     top = setup.ladder.rungs[-1]
     again = [r for r in recipes.values() if needs_of(r)]  # the rest is the same block by block
-    anew += sum(times.of_recipe(r, by_name, False) for r in again if r in alike)
-    apart = [name for name, recipe in recipes.items() if recipe not in alike]
-    without = f", but no layer of {' and '.join(apart)}, for which nothing is summed up ahead"
+    anew += sum(times.of_recipe(r, by_name, False) for r in again if not r.only_by_block)
+    rests_on = "one layer of each shape, one calibration batch"
+    if apart := [name for name, recipe in recipes.items() if recipe.only_by_block]:
+        rests_on += f", but no layer of {' and '.join(apart)}, for which nothing is summed up ahead"
     rows = len(alike) + len(again) + 3  # and dense, found, found block by block
     return [
         Step(
@@ -203,7 +204,7 @@ def _ending(
         Step(
             "pruning block by block",
             anew + (1 + len(again)) * _calibration_seconds(setup, clock),
-            f"one layer of each shape, one calibration batch{without * bool(apart)}",
+            rests_on,
         ),
         _held_out_step(setup, rows, clock),
     ]
