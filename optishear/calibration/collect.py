@@ -82,16 +82,21 @@ def collecting(
     views = {site: view_of(model, site) for site in sites}
     sums = {site: _Sums(sites[site], view.device, needs, guide) for site, view in views.items()}
     experts = {site: view for site, view in views.items() if view.expert is not None}
+    found = RunningSums(sums)
     with ExitStack() as stack:
         for site in [site for site in sums if site not in experts]:
             hook = model.get_submodule(site).register_forward_pre_hook(
-                sums[site].add_inputs, with_kwargs=True
+                partial(found.read, site), with_kwargs=True
             )
             stack.callback(hook.remove)
         if experts:
             stack.enter_context(_eager_experts(model))
             stack.enter_context(_ExpertInputs(experts, sums))
-        yield RunningSums(sums)
+        yield found
+
+
+class _AllRead(Exception):
+    """Ends a forward pass once all sites have read it. Private, so nobody else's error is taken."""
 
 
 class RunningSums:
@@ -99,6 +104,35 @@ class RunningSums:
 
     def __init__(self, sums: Mapping[str, "_Sums"]) -> None:
         self._sums = sums
+        self._reads = dict.fromkeys(sums, 0)  # by site, in the last pass
+        self._stop = False
+
+    def read(
+        self, site: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """A module's pre-hook: this site reads the first of its arguments."""
+        self._sums[site].add((args[0] if args else next(iter(kwargs.values()))).flatten(0, -2))
+        self._reads[site] += 1
+        if self._stop and all(self._reads.values()):
+            raise _AllRead
+
+    @contextmanager
+    def one_pass(self, *, stop: bool) -> Iterator[None]:
+        """One forward pass in here; with `stop` it ends where every site has read: what comes
+        after is for nobody. Only for a model of which `each_read_once` has been seen to hold."""
+        self._reads, self._stop = dict.fromkeys(self._sums, 0), stop
+        try:
+            yield
+        except _AllRead:
+            pass
+        finally:
+            self._stop = False
+
+    @property
+    def each_read_once(self) -> bool:
+        """Whether every site read once in the last pass. Experts' reads are not counted, for which
+        of them read depends on the tokens: never with them."""
+        return all(count == 1 for count in self._reads.values())
 
     @contextmanager
     def dense_stream(self) -> Iterator[None]:
@@ -148,9 +182,6 @@ class _Sums:
             for layer in layers
             if layer.name in weights
         }
-
-    def add_inputs(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.add((args[0] if args else next(iter(kwargs.values()))).flatten(0, -2))
 
     def add(self, inputs: Float[Tensor, "tokens in"]) -> None:
         if self.dense is not None:

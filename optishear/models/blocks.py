@@ -219,11 +219,6 @@ class BlockRunner:
         """All batches were handed on, and go into the block after it."""
         self.block += 1
 
-    def observe(self, batches: range | None = None) -> None:
-        """Runs the next block on these batches, or all, for the sake of who listens inside."""
-        for index in range(len(self.batches)) if batches is None else batches:
-            self.run(index)
-
     def advance(self) -> None:
         """Runs the next block on all batches; what it makes of them goes into the one after it."""
         for index in range(len(self.batches)):

@@ -8,6 +8,8 @@ only where a statistic asks for it, which then gets both rows of each token at o
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from torch import nn
+
 from optishear.calibration.collect import check, collecting
 from optishear.calibration.held_back import at_once, joined
 from optishear.calibration.statistics import Kinds, LayerStats, reads_dense, unread
@@ -36,6 +38,8 @@ class Streams:
     ) -> None:
         self.kinds, self.pruned, self.dense = kinds, pruned, dense
         self.guide, self.held_back = guide, held_back
+        # Whether layers of these roles, in a block of this class, read once in a pass.
+        self._read_once: dict[tuple[type[nn.Module], tuple[str, ...]], bool] = {}
 
     def statistics(
         self,
@@ -81,16 +85,20 @@ class Streams:
         before, sequences = sum(counts[: batches.start]), sum(counts[i] for i in batches)
         kinds, guide = at_once(self.kinds), self.guide.part(before, sequences)
         dense = self.dense if self.moves_dense else None
+        alike = type(runner.stack.blocks[runner.block]), tuple(layer.role for layer in layers)
         with collecting(runner.model, layers, kinds, guide) as collected:
-            if dense is None:
-                runner.observe(batches)
-                return collected.of_part(sequences)
             for index in batches:
-                with collected.dense_stream(), dense_again():
-                    made = dense.run(index)
-                if leave:
-                    dense.hand_on(index, made)
-                runner.run(index)
+                stop = self._read_once.get(alike, False)
+                if dense is not None:
+                    with collected.dense_stream(), dense_again():
+                        if leave:
+                            dense.hand_on(index, dense.run(index))
+                        else:
+                            with collected.one_pass(stop=stop):
+                                dense.run(index)
+                with collected.one_pass(stop=stop):
+                    runner.run(index)
+                self._read_once.setdefault(alike, collected.each_read_once)
         return collected.of_part(sequences)
 
     @property

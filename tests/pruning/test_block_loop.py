@@ -156,9 +156,9 @@ def test_statistics_of_one_block_are_alive_at_a_time(deep, method, monkeypatch):
         return sum(issubclass(type(thing), kind) for thing in gc.get_objects())
 
     def checked(run):
-        def when_run(runner, *batches):
+        def when_run(runner, *index):
             assert alive(LayerStats) == alive(Quadratic) == 0
-            run(runner, *batches)
+            return run(runner, *index)
 
         return when_run
 
@@ -168,7 +168,7 @@ def test_statistics_of_one_block_are_alive_at_a_time(deep, method, monkeypatch):
         counts.append(alive(LayerStats))
         yield from oneshot.prune(*args)
 
-    monkeypatch.setattr(BlockRunner, "observe", checked(BlockRunner.observe))
+    monkeypatch.setattr(BlockRunner, "run", checked(BlockRunner.run))
     monkeypatch.setattr(BlockRunner, "advance", checked(BlockRunner.advance))
     gc.collect()
     gc.freeze()  # what is alive by now, of other tests' fixtures, say, is not among the objects

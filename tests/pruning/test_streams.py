@@ -9,10 +9,12 @@ from tiny_models import GATED, TINY, make, tokens
 from optishear.calibration.statistics import Cross, Gram, InputSq, reads_dense, summed
 from optishear.errors import ConfigError
 from optishear.metrics import METRICS
+from optishear.models.blocks import BlockRunner
 from optishear.models.discover import layout_of
 from optishear.models.weights import working_weights
 from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.oneshot import prune
+from optishear.pruning.streams import Streams
 from optishear.recipe.recipe import Recipe
 
 
@@ -116,3 +118,51 @@ def test_experts_that_read_other_tokens_in_each_stream_are_refused(kind):
     with pytest.raises(ConfigError, match=r"experts.*do not read the same tokens"):
         applied(model, recipe_for(layout_of(model)))
     assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def counting(model, end):
+    """How often modules whose name ends so are called, in a list that grows."""
+    called = []
+    for name, module in model.named_modules():
+        if name.endswith(end):
+            module.register_forward_hook(lambda *_, name=name: called.append(name))
+    return called
+
+
+def streams_of(model, batches):
+    layout = layout_of(model)
+    layers = [layer for layer in layout.layers if layer.block == 0]
+    runner = BlockRunner(model, batches)
+    return Streams(frozenset({Gram}), runner), layers
+
+
+def test_a_pass_ends_where_every_layer_has_read():
+    model = make("llama", DEEP)
+    streams, layers = streams_of(model, [tokens(2, 12, seed=seed) for seed in range(3)])
+    for end, others in (("down_proj", "up_proj"), ("v_proj", "o_proj")):
+        step = [layer for layer in layers if not layer.role.endswith(("down_proj", "o_proj"))]
+        step = layers if end == "down_proj" else [x for x in step if "self_attn" in x.role]
+        last, before = counting(model, end), counting(model, others)
+        first = streams.statistics(step)
+        # All of the first pass, which shows that each layer reads once; then no more than it takes.
+        assert len(last) == 1
+        again = streams.statistics(step)
+        assert len(last) == 1
+        assert len(before) == (6 if end == "down_proj" else 1)
+        for site, stats in first.items():
+            assert torch.equal(stats[Gram].total, again[site][Gram].total)
+
+
+def test_a_pass_with_a_layer_that_reads_twice_goes_to_its_end():
+    model = make("llama", DEEP)
+    block = model.model.layers[0]
+    plain = type(block.mlp).forward
+    block.mlp.forward = lambda x: plain(block.mlp, plain(block.mlp, x))
+    batches = [tokens(2, 12, seed=seed) for seed in range(3)]
+    streams, layers = streams_of(model, batches)
+    found = streams.statistics(layers)
+    want = read_by(model, layers, batches)
+    assert len(want["model.layers.0.mlp.down_proj"]) == 2 * 72
+    for site, x in want.items():
+        assert found[site].tokens == len(x)
+        torch.testing.assert_close(found[site][Gram].total.double(), x.T @ x, rtol=1e-4, atol=1e-4)
