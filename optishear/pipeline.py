@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,14 +23,23 @@ from optishear.models.placement import input_device, kind_of_device
 from optishear.models.prefix import NotReusable, PrefixForward
 from optishear.models.weights import working_weights
 from optishear.objectives import make_objective
-from optishear.objectives.base import Chunk, Objective, OutputObjective, Reference, SizeObjective
+from optishear.objectives.base import (
+    Chunk,
+    Objective,
+    OutputObjective,
+    Reference,
+    SizeObjective,
+    Summed,
+)
 from optishear.objectives.own_data import OwnData, OwnDataObjective
+from optishear.objectives.slopes import SlopePart, slope_part
 from optishear.pruning.block_by_block import BlockByBlock
 from optishear.pruning.block_loop import InMemory
 from optishear.pruning.calibration_data import CalibrationData
 from optishear.pruning.factored import Factored
 from optishear.pruning.oneshot import OneShot, block_keys
 from optishear.pruning.result import LayerReport, PruneResult
+from optishear.pruning.slopes import Counts, Directions
 from optishear.pruning.solved import SolvedLayers
 from optishear.pruning.taylor import TaylorLosses
 from optishear.recipe.layout import ModelLayout
@@ -39,7 +49,6 @@ from optishear.solvers.ranks import RankCache
 from optishear.tasks import Batch, Samples, task_of
 
 
-MeasureFunction = Callable[[Recipe, int], dict[str, float]]
 HEAD_UNITS = 16  # of one sample (tokens) tell the form of the head: its fp64 logits are large
 BEGUN = 4096  # recipes whose sums on a lower rung are remembered: a few numbers each
 
@@ -101,7 +110,7 @@ def measure_on(
     notice: Callable[[str], None] = lambda text: None,
     own: Mapping[str, OwnData] | None = None,
     calibration: Sequence[Batch] = (),
-) -> Iterator[MeasureFunction]:
+) -> Iterator["Measure"]:
     """A function that says what a recipe is worth on so many of the first search samples.
 
     It is called with a recipe and a rung (a number of units: tokens) and returns {quantity: value}.
@@ -130,10 +139,12 @@ def measure_on(
             writer = BlockByBlock(source, data, read, taylor)
         else:
             writer = OneShot(working, layout, data, taylor, solved)
-        yield _Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice, own or {})
+        yield Measure(loaded, writer, by, batches, batches_of, memory.prefixes, notice, own or {})
 
 
-class _Measure:
+class Measure:
+    """What `measure_on` gives: called with a recipe and a rung it measures, and it knows slopes."""
+
     def __init__(
         self,
         loaded: LoadedModel,
@@ -217,6 +228,32 @@ class _Measure:
                 for reader in readers:
                     reader.update(chunk)
         return result
+
+    def slope_parts(
+        self, objective: str, recipe: Recipe, rung: int, counts: Counts, part: int = 0, of: int = 1
+    ) -> list[SlopePart]:
+        """What each batch of the rung says of an objective's slopes at this recipe; every `of`-th
+        of them only, the first being `part`. `counts`: by layer, between which the slope is taken.
+
+        Costs a forward and a backward pass of these batches.
+        """
+        made = make_objective(objective)
+        if not isinstance(made, Summed) or not isinstance(self.writer, OneShot):
+            raise ConfigError(
+                f"{objective}: has no slopes"
+                + (" block by block." if isinstance(made, Summed) else ", being no smooth sum.")
+            )
+        self.writer.write(recipe)
+        directions = Directions(self.writer, recipe, counts)
+        return [
+            slope_part(
+                made,
+                partial(hidden_states, self.loaded.model, self.batches[batch]),
+                self.references[batch],
+                directions,
+            )
+            for batch in range(part, self.batches_of[rung], of)
+        ]
 
     def _read_own(self, objectives: Mapping[str, Objective], own: Mapping[str, OwnData]) -> None:
         for name, data in own.items():

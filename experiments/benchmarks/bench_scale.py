@@ -138,8 +138,8 @@ def loop_seconds(setup: Setup) -> float:
             evaluator = Evaluator(one_by_one(drawn), journal)
             start = time.perf_counter()
             run(
-                setup.space, setup.driver(), evaluator, number, experiment.objectives, maximise,
-                setup.ladder,
+                setup.space, setup.driver(setup.unsolved), evaluator, number,
+                experiment.objectives, maximise, setup.ladder,
             )  # fmt: skip
             return (time.perf_counter() - start) / number
 

@@ -15,7 +15,7 @@ from optishear.calibration.statistics import InputSq, stats_of
 from optishear.models.head import hidden_states
 from optishear.models.load import load
 from optishear.models.weights import read
-from optishear.pipeline import MeasureFunction, MeasurementSettings, Memory, measure_on
+from optishear.pipeline import Measure, MeasurementSettings, Memory, measure_on
 from optishear.recipe.recipe import Recipe
 from optishear.runs.prepare import Calibrated, prepare
 from optishear.search.space import SearchSpace
@@ -103,7 +103,7 @@ def bench_of(given: argparse.Namespace) -> Bench:
 
 
 def next_of(
-    measure: MeasureFunction, recipes: Iterator[Recipe], tokens: int
+    measure: Measure, recipes: Iterator[Recipe], tokens: int
 ) -> Callable[[], dict[str, float]]:
     return lambda: measure(next(recipes), tokens)
 

@@ -1,13 +1,16 @@
 """Commands about a run that is there: front, plot, export, pack."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from optishear.cli.console import JsonFlag, note, say, say_json, say_table, speaking
 from optishear.cli.wording import how_text, number_text
 
+
+if TYPE_CHECKING:
+    from optishear.search.finalists import Finalists
 
 RunPlace = Annotated[
     Path,
@@ -41,7 +44,7 @@ def front(run: RunPlace, pick: PickOption = None, json_: bool = JsonFlag) -> Non
 
     found = open_run(run).front
     chosen = found.pick(pick)
-    entries = [chosen] if pick else found.entries
+    entries, finalists = ([chosen], None) if pick else (found.entries, found.finalists)
     rows = [found.row(entry) for entry in entries]
     if json_:
         say_json(
@@ -52,6 +55,7 @@ def front(run: RunPlace, pick: PickOption = None, json_: bool = JsonFlag) -> Non
                     {"key": e.recipe.key, "values": row, "recipe": e.recipe.to_json()}
                     for e, row in zip(entries, rows, strict=True)
                 ],
+                **({} if finalists is None else {"finalists": finalists.to_json()}),
             }
         )
         return
@@ -68,14 +72,36 @@ def front(run: RunPlace, pick: PickOption = None, json_: bool = JsonFlag) -> Non
     ]
     title = f"{found.experiment}: {len(found.entries)} recipes on the front"
     if not pick:
-        title += f" (→ {found.usual_pick})"
+        title += f" (→ {found.usual_pick}{'' if finalists is None else ', of the finalists'})"
     say_table(title, ["recipe", *names, "how"], lines)
+    if finalists is not None:
+        _say_finalists(finalists)
     if dense := rows[0].get("bytes_dense"):
         note(
             f"Written with its zeros, every recipe takes {number_text('bytes', dense)}; bytes: as "
             "non-zeros plus one bit a weight."
             + (" bytes_2:4: as 2:4 hardware stores it." if "bytes_2:4" in names else "")
         )
+
+
+def _say_finalists(finalists: "Finalists") -> None:
+    """In the order of the pick one-shot."""
+    from optishear.report.finalists import finalists_text
+
+    name = finalists.quantity
+    lines = [
+        [
+            ("→ " if one is finalists.final else "  ") + one.recipe.key,
+            number_text(name, one.one_shot[name]),
+            f"failed: {one.reason}"
+            if one.by_block is None
+            else number_text(name, one.by_block[name]),
+            how_text(one.recipe),
+        ]
+        for one in finalists.entries
+    ]
+    say_table("finalists", ["recipe", f"{name} one-shot", f"{name} block by block", "how"], lines)
+    say(finalists_text(finalists))
 
 
 @speaking

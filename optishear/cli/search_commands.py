@@ -149,23 +149,28 @@ def search(
 
 
 def _summary(run: "Run") -> dict[str, Any]:
-    manifest = run.manifest
+    manifest, front = run.manifest, run.front
     keys = ("status", "hash", "evaluations", "failed", "measured_now", "seconds", "ended")
     return {
         "run": str(run.directory.path),
         **{key: manifest[key] for key in keys},
-        "picked": run.front.pick().recipe.key,
+        "picked": front.pick().recipe.key,
+        **({} if front.finalists is None else {"finalists": front.finalists.to_json()}),
         "held_out": without_sequences(run.evaluation),
     }
 
 
 def _say_run(experiment: "Experiment", run: "Run", remark: Callable[[str], None] | None) -> None:
     say_held_out(run.evaluation, experiment.pick)
-    manifest = run.manifest
+    manifest, front = run.manifest, run.front
+    if front.finalists is not None:
+        from optishear.report.finalists import finalists_text
+
+        say(finalists_text(front.finalists))
     if remark is not None:
         remark(
             f"{manifest['evaluations']} recipes ({manifest['failed']} failed), "
-            f"{len(run.front.entries)} on the front; {manifest['ended']}."
+            f"{len(front.entries)} on the front; {manifest['ended']}."
         )
     say(f"run: {run.directory.path}")
 

@@ -13,13 +13,21 @@ from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
 from optishear.calibration.statistics import InputSq, Need
 from optishear.config.baselines import parse_baseline
 from optishear.config.reach import check_space, needs_of_space
-from optishear.config.sections import MemoryConfig, QuestionsConfig, SearchConfig, TextsConfig
+from optishear.config.sections import (
+    GRADIENT,
+    KNAPSACK,
+    MemoryConfig,
+    QuestionsConfig,
+    SearchConfig,
+    TextsConfig,
+)
 from optishear.errors import ConfigError, ConfigErrors, collect_errors
 from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
-from optishear.recipe.lookup import did_you_mean
+from optishear.objectives.slopes import has_slopes
+from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.storage import SIZES
-from optishear.search.drivers import check_budget, check_seed, check_variation
+from optishear.search.drivers import DRIVERS, check_budget, check_seed, check_variation
 from optishear.search.pick import Pick, parse_pick
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
@@ -46,6 +54,8 @@ class Experiment(Strict):
       then added: workers share them. Another number changes last bits.
     - `mode`: of pruning candidates: `one-shot`, each layer with statistics of the dense model, or
       `sequential`, block by block, many times as dear and what `optishear prune` does.
+    - `finalists`: so many of the best are applied block by block and measured again, and the pick
+      is made of these; 0 picks of what was measured one-shot.
     - `questions`: zero-shot task files by the names that `zero_shot_error@NAME` calls them by.
     - `gradient_sequences`: of the calibration text, each one sample of the Fisher term; read only
       where something needs gradients.
@@ -63,6 +73,7 @@ class Experiment(Strict):
             "device_map",
             "questions",
             "mode",
+            "finalists",
         }
     )
 
@@ -88,6 +99,7 @@ class Experiment(Strict):
     memory: MemoryConfig = MemoryConfig()
     calibration_parts: int = Field(default=1, ge=1)
     mode: Literal["one-shot", "sequential"] = ONE_SHOT
+    finalists: int = Field(default=0, ge=0)
     workers: int = Field(default=1, ge=1)
     ray_address: str = ""
 
@@ -128,6 +140,8 @@ class Experiment(Strict):
             self._possible_rungs,
             self._possible_graphs,
             self._possible_mode,
+            self._possible_seeds,
+            self._possible_finalists,
             self._possible_device_map,
         )
         for check in checks:
@@ -231,6 +245,53 @@ class Experiment(Strict):
                 f"blocks that run as they are. Set one of them otherwise."
             )
 
+    def _possible_seeds(self) -> None:
+        """What is solved for before the search, and drivers and variations that go by the same."""
+        search, by = self.search, self.space.sparsity.by.partition(":")[0]
+        driver = lookup(DRIVERS, search.driver, kind="driver")
+        asked = {
+            "search.seeds: knapsack": KNAPSACK in search.seeds,
+            "search.seeds: gradient": GRADIENT in search.seeds,
+            "search.variation: guided": search.variation == "guided",
+            f"search.driver: {search.driver}": driver.curves or driver.slopes,
+        }
+        if not (said := next((text for text, is_asked in asked.items() if is_asked), "")):
+            return
+        if by not in GROUPINGS:
+            raise ConfigError(
+                f"{said}: there is nothing to solve for, since sparsity.by {by!r} fixes what each "
+                f"layer loses. Give it block, layer or curve."
+            )
+        if self.mode == SEQUENTIAL:
+            raise ConfigError(
+                f"{said}: single layers and slopes are measured with statistics of the dense "
+                f"model, but mode is {SEQUENTIAL}. Leave one of them out."
+            )
+        if not self.slope_objective:
+            raise ConfigError(
+                f"{said}: goes by an objective that is smooth in what the model makes, and none "
+                f"is measured. Add kl to objectives or record."
+            )
+        if GRADIENT in search.seeds and self.space.resolved_budget is None:
+            raise ConfigError(
+                "search.seeds: gradient goes down the slopes of one objective, and without a "
+                "budget the least of it is the dense model. Give the space a sparsity.budget, or "
+                "leave gradient out: knapsack solves for a whole front."
+            )
+
+    def _possible_finalists(self) -> None:
+        if self.finalists == 1:
+            raise ConfigError(
+                "finalists is 1: of one recipe there is nothing to choose. Give at least 2, or "
+                "leave it out, and the pick is made of what was measured one-shot."
+            )
+        if self.finalists and self.mode == SEQUENTIAL:
+            raise ConfigError(
+                f"finalists is {self.finalists}, but mode is {SEQUENTIAL}: every candidate is "
+                f"measured block by block, so there is nothing to measure again. Leave one of them "
+                f"out."
+            )
+
     def _possible_device_map(self) -> None:
         if not self.device_map:
             return
@@ -260,6 +321,26 @@ class Experiment(Strict):
     def quantities(self) -> tuple[str, ...]:
         """All that is measured of a candidate: the objectives first."""
         return (*self.objectives, *self.record)
+
+    @property
+    def slope_objective(self) -> str:
+        """The quantity whose slopes and curves are taken: kl where it is measured, else the first
+        that has slopes; empty where none has."""
+        smooth = [name for name in self.quantities if has_slopes(make_objective(name))]
+        return "kl" if "kl" in smooth else next(iter(smooth), "")
+
+    @property
+    def solves(self) -> bool:
+        """Whether something is measured on few tokens before the search, or slopes within it."""
+        slopes = lookup(DRIVERS, self.search.driver, kind="driver").slopes
+        return slopes or self.needs_curves or GRADIENT in self.search.seeds
+
+    @property
+    def needs_curves(self) -> bool:
+        """Whether anything of the search goes by curves of single layers."""
+        search = self.search
+        by_driver = lookup(DRIVERS, search.driver, kind="driver").curves
+        return by_driver or search.variation == "guided" or KNAPSACK in search.seeds
 
     @property
     def reads(self) -> frozenset[Need]:

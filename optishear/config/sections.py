@@ -61,6 +61,25 @@ class QuestionsConfig(Strict):
         return QuestionSpec(self.file, self.data, self.limit, self.metric)
 
 
+class CurvesConfig(Strict):
+    """Curves of single layers: each measured at `levels` of its counts, on `tokens` of the search
+    text (whole sequences, one at least)."""
+
+    tokens: int = Field(default=512, ge=1)
+    levels: int = Field(default=4, ge=1)
+
+
+class DescentConfig(Strict):
+    """What `gradient` among the seeds does: `steps` down the slopes, on `tokens` of the search text
+    (whole sequences, one at least)."""
+
+    tokens: int = Field(default=1024, ge=1)
+    steps: int = Field(default=8, ge=1)
+
+
+METHODS, RULES, KNAPSACK, GRADIENT = SEEDS = ("methods", "rules", "knapsack", "gradient")
+
+
 class SearchConfig(Strict):
     """`evaluations` counts distinct recipes, `rungs` are numbers of search tokens.
 
@@ -68,10 +87,15 @@ class SearchConfig(Strict):
     one rung, the share `keep` or one population if that is more, go on to the next; the last, above
     the listed ones, is all search tokens. (evopress: the share of each generation, at once.)
 
-    `variation` `prefix` makes children that begin like a parent, so that less of them is run.
+    `variation` `prefix` makes children that begin like a parent, so that less of them is run, and
+    `guided` moves sparsity to where curves of single layers say that it costs least.
+
+    `seeds` open the first population: known `methods`, the published `rules` for layer sparsities,
+    and what is solved for on few tokens before the search begins: an exact `knapsack` over curves
+    of single layers, a descent by `gradient`. The solved ones come first.
     """
 
-    later = frozenset({"rungs", "keep", "variation"})
+    later = frozenset({"rungs", "keep", "variation", "seeds", "curves", "descent"})
 
     driver: str = "nsga2"
     population: int = Field(default=24, ge=1)
@@ -79,7 +103,10 @@ class SearchConfig(Strict):
     seed: int = Field(default=0, ge=0)
     rungs: tuple[int, ...] = ()
     keep: float = Field(default=0.25, gt=0, le=1)
-    variation: Literal["free", "prefix"] = "free"
+    variation: Literal["free", "prefix", "guided"] = "free"
+    seeds: tuple[Literal["methods", "rules", "knapsack", "gradient"], ...] = (METHODS, RULES)
+    curves: CurvesConfig = CurvesConfig()
+    descent: DescentConfig = DescentConfig()
 
 
 class MemoryConfig(Strict):

@@ -174,6 +174,28 @@ class OutputObjective(Objective, ABC):
     def value(self) -> float: ...
 
 
+class Summed(OutputObjective):
+    """A function of one sum over rows, and smooth in the hidden states: it has slopes.
+
+    What is summed is computed as widely as the hidden states are, in fp32 at least.
+    """
+
+    @abstractmethod
+    def summand(
+        self, hidden: Float[Tensor, "tokens hidden"], reference: Reference
+    ) -> tuple[Float[Tensor, ""], int]:
+        """What these rows add to the sum, for a backward pass to `hidden`; and how many of them
+        count."""
+
+    @abstractmethod
+    def valued(self, total: float, counted: int) -> float:
+        """The value where the sum over so many rows is `total`."""
+
+    @abstractmethod
+    def derivative(self, total: float, counted: int) -> float:
+        """d value / d sum, there."""
+
+
 class SizeObjective(Objective, ABC):
     """Needs no forward pass: reads what pruning itself found out."""
 

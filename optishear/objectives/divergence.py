@@ -3,20 +3,21 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from optishear.errors import NumericalError
-from optishear.objectives.base import Chunk, Number, OutputObjective
+from optishear.objectives.base import Chunk, Number, OutputObjective, Reference, Summed
 from optishear.objectives.rounding import (
     NeverNegative,
     bucket_rounding,
     form_rounding,
     kl_rounding,
 )
+from optishear.objectives.softmax import log_probs, recorded_logits
 
 
-class Reconstruction(OutputObjective):
+class Reconstruction(Summed):
     """OptiShear's model-wise reconstruction error ||logits - dense logits||_F over all tokens.
 
     Where the head is linear no logit is made: with d the difference of the final hidden states and
@@ -38,6 +39,24 @@ class Reconstruction(OutputObjective):
 
     def value(self) -> float:
         return self.sign.total(self.squared) ** 0.5
+
+    def summand(
+        self, hidden: Float[Tensor, "tokens hidden"], reference: Reference
+    ) -> tuple[Float[Tensor, ""], int]:
+        head = reference.head
+        change = recorded_logits(head, hidden) - recorded_logits(head, reference.hidden)
+        if self.centred:
+            change = change - change.mean(-1, keepdim=True)
+        return change.square().sum(), len(change)
+
+    def valued(self, total: float, counted: int) -> float:
+        return total**0.5
+
+    def derivative(self, total: float, counted: int) -> float:
+        """Of a root: none at 0, where nothing was dropped."""
+        if total <= 0:
+            raise NumericalError("A reconstruction error of 0 has no slope: nothing is dropped.")
+        return 0.5 / total**0.5
 
 
 class CentredReconstruction(Reconstruction):
@@ -75,7 +94,7 @@ class RelativeReconstruction(OutputObjective):
         return self.absolute.value() / scale**0.5
 
 
-class KL(OutputObjective):
+class KL(Summed):
     """KL(dense || pruned) of the next-token distributions, nats per token, all positions.
 
     Where the head is linear, from the pruned model's log-sum-exp alone: with A(h) the log-sum-exp
@@ -107,8 +126,21 @@ class KL(OutputObjective):
     def value(self) -> float:
         return self.sign.total(self.nats) / self.tokens
 
+    def summand(
+        self, hidden: Float[Tensor, "tokens hidden"], reference: Reference
+    ) -> tuple[Float[Tensor, ""], int]:
+        dense = log_probs(reference.head, reference.hidden)
+        nats = dense.exp() * (dense - log_probs(reference.head, hidden))
+        return nats.sum(), len(nats)
 
-class KLTop(OutputObjective):
+    def valued(self, total: float, counted: int) -> float:
+        return total / counted
+
+    def derivative(self, total: float, counted: int) -> float:
+        return 1 / counted
+
+
+class KLTop(Summed):
     """KL(dense || pruned) over the dense model's K likeliest tokens and one bucket for the rest:
 
     sum_{v in top} p_v log(p_v / q_v) + p_rest log(p_rest / q_rest), nats per token. Merging tokens
@@ -139,6 +171,31 @@ class KLTop(OutputObjective):
 
     def value(self) -> float:
         return self.sign.total(self.nats) / self.tokens
+
+    def summand(
+        self, hidden: Float[Tensor, "tokens hidden"], reference: Reference
+    ) -> tuple[Float[Tensor, ""], int]:
+        likeliest = reference.buckets(self.top).likeliest
+        dense = _bucketed(log_probs(reference.head, reference.hidden), likeliest)
+        pruned = _bucketed(log_probs(reference.head, hidden), likeliest)
+        return (dense.exp() * (dense - pruned)).sum(), len(dense)
+
+    def valued(self, total: float, counted: int) -> float:
+        return total / counted
+
+    def derivative(self, total: float, counted: int) -> float:
+        return 1 / counted
+
+
+def _bucketed(
+    log_probs: Float[Tensor, "tokens vocab"], likeliest: Int[Tensor, "tokens top"]
+) -> Float[Tensor, "tokens top+1"]:
+    """Of these tokens and of all others together, for a backward pass. The rest is summed up on its
+    own and not as one less the others: what is left of that is rounding. Where there is no other
+    token it has the least of logarithms, and so no part in any sum."""
+    others = log_probs.scatter(1, likeliest, torch.finfo(log_probs.dtype).min)
+    rest = others.logsumexp(-1, keepdim=True)
+    return torch.cat([log_probs.gather(1, likeliest), rest], dim=1)
 
 
 def _kl_linear(chunk: Chunk) -> Float[Tensor, " tokens"]:

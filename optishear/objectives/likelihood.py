@@ -3,12 +3,14 @@
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from optishear.objectives.base import Chunk, OutputObjective
+from optishear.objectives.base import Chunk, Reference, Summed
+from optishear.objectives.softmax import log_probs
 
 
-class Perplexity(OutputObjective):
+class Perplexity(Summed):
     """exp of the mean negative log-likelihood of each next token of the search text."""
 
     unit = "perplexity (search text)"
@@ -28,5 +30,20 @@ class Perplexity(OutputObjective):
         self.tokens = self.tokens + known.sum()
 
     def value(self) -> float:
-        mean = float(self.nats) / int(self.tokens)
+        return self.valued(float(self.nats), int(self.tokens))
+
+    def summand(
+        self, hidden: Float[Tensor, "tokens hidden"], reference: Reference
+    ) -> tuple[Float[Tensor, ""], int]:
+        known = reference.targets >= 0
+        said = log_probs(reference.head, hidden)
+        targets = reference.targets.clamp_min(0)[:, None]
+        nats = torch.where(known, -said.gather(1, targets)[:, 0], 0.0)
+        return nats.sum(), int(known.sum())
+
+    def valued(self, total: float, counted: int) -> float:
+        mean = total / counted
         return math.exp(mean) if mean < 700 else math.inf
+
+    def derivative(self, total: float, counted: int) -> float:
+        return self.valued(total, counted) / counted

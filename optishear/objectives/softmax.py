@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -91,3 +92,19 @@ def bucket_log_probs(
     least = torch.finfo(torch.float64).eps
     rest = torch.where(rest < -torch.finfo(logits.dtype).eps, math.nan, rest.clamp_min(least))
     return torch.cat([z.double() - norm.lse[:, None], rest.log()[:, None]], dim=1)
+
+
+def recorded_logits(
+    head: Head, hidden: Float[Tensor, "tokens hidden"]
+) -> Float[Tensor, "tokens vocab"]:
+    """The head's logits for a backward pass: nothing in place, as wide as the hidden states and in
+    fp32 at least."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    bias = None if head.bias is None else head.bias.to(wide)
+    raw = F.linear(hidden.to(wide), head.weight.to(wide), bias) * head.scale
+    return raw if head.softcap is None else head.softcap * torch.tanh(raw / head.softcap)
+
+
+def log_probs(head: Head, hidden: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens vocab"]:
+    """Of the next tokens, for a backward pass."""
+    return recorded_logits(head, hidden).log_softmax(-1)

@@ -6,6 +6,8 @@ from functools import partial
 from hashlib import sha256
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from optishear.errors import ConfigError, NumericalError
 from optishear.models.stored import STORED_AS_THEY_ARE, Dtypes
@@ -16,7 +18,7 @@ from optishear.pruning.result import LayerReport
 from optishear.pruning.solved import SolvedLayers, Stored
 from optishear.pruning.taylor import TaylorLosses
 from optishear.recipe.canonical import MASK
-from optishear.recipe.layer_keys import layer_keys
+from optishear.recipe.layer_keys import layer_key, layer_keys
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.solvers.base import LayerProblem, LayerSolution, Solver
@@ -106,6 +108,21 @@ class OneShot:
         while len(self._reports) > max(REPORTS, len(keys)):
             self._reports.popitem(last=False)
         return reports
+
+    def made(self, layer: Layer, recipe: Recipe) -> Float[Tensor, "out in"]:
+        """What the recipe makes of this layer, in a tensor of its own: nothing is written."""
+        parts, dense = recipe.at(layer), self.working.dense(layer.name)
+        key = layer_key(recipe, layer)
+        solved = None if parts.solver == MASK else self.solved
+        if solved is not None and (stored := solved.get(key)) is not None:
+            weight = torch.empty_like(dense)
+            stored.write_into(weight)
+            return weight
+        pose = partial(self.data.problem, layer, dense, recipe)
+        solution = solve_layer(solver_of(parts), layer, pose)
+        if solved is not None:
+            solved.put(key, solution)
+        return solution.weight
 
     def _made(
         self, layers: Sequence[Layer], recipe: Recipe, keys: Mapping[str, str]

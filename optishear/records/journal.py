@@ -177,6 +177,8 @@ def memo_of(
     for path in paths:
         try:
             header, entries, _ = read_journal(path)
+        except FileNotFoundError:  # an archive may hold none that is called so
+            continue
         except ConfigError as error:  # not ours to mend, and only a memo is lost
             logger.warning("%s It is not used as a memo.", error)
             continue

@@ -49,6 +49,7 @@ class Entry(Shape):
     reason: str
     seconds: float = Field(ge=0)
     memo: bool = False
+    slopes: list[float] | None = None
     metric: dict[str, Any]
     pattern: str
     solver: dict[str, Any]
@@ -120,6 +121,8 @@ def _contradiction(entry: Entry, header: Mapping[str, Any]) -> str:
     """What of the line does not go with the rest of it or with the first line, if anything."""
     if len(entry.drop) != len(header["layers"]):
         return f"drop: has {len(entry.drop)} counts for {len(header['layers'])} layers"
+    if entry.slopes is not None and len(entry.slopes) != len(header["layers"]):
+        return f"slopes: has {len(entry.slopes)} numbers for {len(header['layers'])} layers"
     if (entry.values is None) != bool(entry.reason):
         return "values and reason: an evaluation has one of them, the values or why there are none"
     values = entry.values

@@ -17,7 +17,14 @@ from optishear.errors import ConfigError
 
 
 SUFFIX = ".tar.xz"
-FILES = ("manifest.json", "layout.json", "journal.jsonl", "front.json", "evaluation.json")
+FILES = (
+    "manifest.json",
+    "layout.json",
+    "journal.jsonl",
+    "finalists.jsonl",
+    "front.json",
+    "evaluation.json",
+)
 NEEDED = ("manifest.json", "journal.jsonl")
 LEAST_LIMIT = 64 * 2**20  # bytes that any archive may unpack to
 MOST_TIMES = 100  # its own size, beyond that; journals become 10 times smaller

@@ -55,6 +55,26 @@ class RunDirectory:
         return self.path / "journal.jsonl"
 
     @property
+    def finalists(self) -> Path:
+        """The journal of what was measured again block by block."""
+        return self.path / "finalists.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        """The journal of single layers pruned, all others dense."""
+        return self.path / "curves.jsonl"
+
+    @property
+    def descent(self) -> Path:
+        """The journal of the slopes that the search's seeds went down."""
+        return self.path / "descent.jsonl"
+
+    @property
+    def slopes(self) -> Path:
+        """The journal of the slopes that a driver asked for."""
+        return self.path / "slopes.jsonl"
+
+    @property
     def front(self) -> Path:
         return self.path / "front.json"
 
@@ -75,12 +95,13 @@ class RunDirectory:
         """The evaluations as an Optuna study: made from the journal, and of no use to a search."""
         return self._derived("optuna.log")
 
-    def siblings(self) -> list[Path]:
-        """Journals of all other runs under the same results folder, packed ones among them."""
+    def siblings(self, name: str = "journal.jsonl") -> list[Path]:
+        """Journals of all other runs under the same results folder, packed ones among them, in
+        which one that is called otherwise need not be."""
         results = self.path.parent.parent
-        everywhere = [*results.glob("*/*/journal.jsonl")]
-        everywhere += [archive / "journal.jsonl" for archive in results.glob(f"*/*{SUFFIX}")]
-        return sorted(path for path in everywhere if path != self.journal)
+        everywhere = [*results.glob(f"*/*/{name}")]
+        everywhere += [archive / name for archive in results.glob(f"*/*{SUFFIX}")]
+        return sorted(path for path in everywhere if path != self.path / name)
 
 
 def write_json(path: Path, data: Mapping[str, Any] | Sequence[Any]) -> None:

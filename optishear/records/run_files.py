@@ -5,6 +5,7 @@ loss. Each reader takes the whole of a file as plain data, once this has seen th
 reads of it is there.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,6 +82,20 @@ class _Storage(Shape):
     bytes_per_weight: int
 
 
+class _Finalist(Shape):
+    key: str
+    one_shot: dict[str, float]
+    block_by_block: dict[str, float] | None
+    reason: str
+    recipe: dict[str, Any]
+
+
+class _Finalists(Shape):
+    quantity: str
+    picked: str
+    entries: list[_Finalist] = Field(min_length=1)
+
+
 class _Front(Shape):
     experiment: str
     model: str
@@ -90,6 +105,7 @@ class _Front(Shape):
     made_with: dict[str, Any] = Field(default_factory=dict)
     layout: list[Any]
     storage: _Storage | None = None
+    finalists: _Finalists | None = None
     entries: list[_Entry]
 
 
@@ -155,20 +171,54 @@ def read_front(run: RunDirectory) -> dict[str, Any]:
     layout = ModelLayout.from_json(data["layout"], f"{where}: layout", MEND)
     names = [objective.name for objective in front.objectives]
     for entry in front.entries:
-        try:
-            recipe = Recipe.from_json(entry.recipe, f"{where}: entry {entry.key}")
-        except ConfigError as error:
-            raise ConfigError(f"{error} {MEND}") from None
-        if recipe.drop.keys() != layout.sizes.keys():
-            raise ConfigError(f"{where}: entry {entry.key}: is of other layers. {MEND}")
-        if missing := [name for name in names if name not in entry.values]:
-            raise ConfigError(f"{where}: entry {entry.key}: has no {missing[0]!r}. {MEND}")
-    if front.entries and front.picked not in [entry.key for entry in front.entries]:
+        _check_entry(entry.key, entry.recipe, [entry.values], names, layout, where)
+    if (final := front.finalists) is not None:
+        _check_finalists(final, names, layout, where)
+        if front.picked != final.picked:
+            raise ConfigError(
+                f"{where}: {front.picked!r} is picked, but of its finalists {final.picked!r}. "
+                f"{MEND}"
+            )
+    elif front.entries and front.picked not in [entry.key for entry in front.entries]:
         raise ConfigError(
             f"{where}: the picked recipe {front.picked!r} is none of its {len(front.entries)} "
             f"entries. {MEND}"
         )
     return data
+
+
+def _check_finalists(
+    final: _Finalists, objectives: Sequence[str], layout: ModelLayout, where: str
+) -> None:
+    for one in final.entries:
+        rows = [one.one_shot, *([] if one.block_by_block is None else [one.block_by_block])]
+        names = [*objectives, final.quantity]
+        _check_entry(one.key, one.recipe, rows, names, layout, f"{where}: finalists")
+    measured = [one.key for one in final.entries if one.block_by_block is not None]
+    if final.picked not in measured:
+        raise ConfigError(
+            f"{where}: the picked recipe {final.picked!r} is none of the {len(measured)} finalists "
+            f"that were measured. {MEND}"
+        )
+
+
+def _check_entry(
+    key: str,
+    said: Mapping[str, Any],
+    rows: Sequence[Mapping[str, float]],
+    names: Sequence[str],
+    layout: ModelLayout,
+    where: str,
+) -> None:
+    """A recipe for the layers, and in each of its rows all quantities of these names."""
+    try:
+        recipe = Recipe.from_json(said, f"{where}: entry {key}")
+    except ConfigError as error:
+        raise ConfigError(f"{error} {MEND}") from None
+    if recipe.drop.keys() != layout.sizes.keys():
+        raise ConfigError(f"{where}: entry {key}: is of other layers. {MEND}")
+    if missing := [name for row in rows for name in names if name not in row]:
+        raise ConfigError(f"{where}: entry {key}: has no {missing[0]!r}. {MEND}")
 
 
 def read_evaluation(run: RunDirectory, shape: type[Row] = Compared) -> list[dict[str, Any]]:

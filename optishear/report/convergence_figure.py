@@ -66,7 +66,7 @@ def value_figure(
             markersize=5.5, markeredgecolor=style.BLACK, markeredgewidth=0.6, clip_on=False,
             label=style.plain(name), zorder=2.5,
         )  # fmt: skip
-    text = f"pick: {style.plain(view.pick)}, {quantity.text(view.front[view.picked, 0].item())}"
+    text = f"pick: {style.plain(view.pick)}, {quantity.text(view.picked[0])}"
     _curve(axes, quantity.shown(_best(view, outcomes)), picked, "best so far", text)
     style.note(figure, footnote(view))
     _finish(figure, axes, outcomes)

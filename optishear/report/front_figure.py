@@ -33,7 +33,7 @@ class FrontView:
     quantities: tuple[Quantity, ...]
     candidates: Float[np.ndarray, "candidates objectives"]  # all that succeeded, in the order made
     front: Float[np.ndarray, "front objectives"]
-    picked: int  # row of `front`
+    picked: tuple[float, ...]  # a row of `front`, unless finalists were measured block by block
     pick: str
     baselines: Mapping[str, tuple[float, ...]]
     failed: int
@@ -71,9 +71,10 @@ def _panel(view: FrontView, title: str) -> "matplotlib.figure.Figure":
     style.legend_above(figure, axes)
     style.note(figure, footnote(view))
     style.settle(figure)
-    lines = [q.text(v) for q, v in zip(view.quantities, view.front[view.picked].tolist())]
+    lines = [q.text(v) for q, v in zip(view.quantities, view.picked)]
     text = "\n".join([style.plain(view.pick).replace(",", ",\n"), *lines])
-    style.callout(axes, text, (float(across[view.picked]), float(up[view.picked])))
+    at = [view.quantities[i].shown(np.array([view.picked[i]])).item() for i in (x, y)]
+    style.callout(axes, text, (at[0], at[1]))
     return figure
 
 
@@ -94,7 +95,7 @@ def _triangle(view: FrontView, title: str) -> "matplotlib.figure.Figure":
         axes.label_outer()
     legend = corner.legend(*axes.get_legend_handles_labels(), loc="upper right")
     legend.set_in_layout(False)
-    values = [q.text(v) for q, v in zip(view.quantities, view.front[view.picked].tolist())]
+    values = [q.text(v) for q, v in zip(view.quantities, view.picked)]
     style.note(figure, f"{style.plain(view.pick)}: {', '.join(values)}. {footnote(view)}")
     figure.align_ylabels()
     style.settle(figure)
@@ -124,7 +125,7 @@ def _marks(axes: "matplotlib.axes.Axes", view: FrontView, x: int, y: int) -> Non
             clip_on=False, label=style.plain(name),
         )  # fmt: skip
     axes.plot(
-        *place(view.front[[view.picked]]), "*", color=style.RED, markersize=13, zorder=5,
+        *place(np.array([view.picked])), "*", color=style.RED, markersize=13, zorder=5,
         markeredgecolor=style.BLACK, markeredgewidth=0.7, clip_on=False, label="pick",
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from optishear.report.convergence_figure import Outcome
 from optishear.report.evaluations import evaluations_table
 from optishear.report.front_figure import FrontView
 from optishear.report.style import Quantity
+from optishear.search.finalists import Finalists
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def read_run(run: RunDirectory) -> RunView:
     )
     names = [quantity.name for quantity in quantities]
     keys = [entry["key"] for entry in front["entries"]]
-    evaluations = _at_the_fronts_rung(run, keys, names)
+    needed = list(dict.fromkeys([*keys, front["picked"]] if keys else keys))
+    evaluations = _at_the_fronts_rung(run, needed, names)
     outcomes = [
         None if row[0] is None else tuple(row)
         for row in evaluations[[f"value.{name}" for name in names]]
@@ -71,12 +74,12 @@ def read_run(run: RunDirectory) -> RunView:
     ]
     if not keys:
         raise ConfigError(f"{run.front}: holds no recipe, so there is nothing to draw.")
-    layout, picked = ModelLayout.from_json(front["layout"]), keys.index(front["picked"])
+    layout, picked = ModelLayout.from_json(front["layout"]), _picked(front)
     view = FrontView(
         quantities=quantities,
         candidates=np.array([outcome for outcome in outcomes if outcome is not None]),
         front=np.array([_point(entry["values"], names) for entry in front["entries"]]),
-        picked=picked,
+        picked=_point(picked.values, names),
         pick=front["pick"],
         baselines=_baselines(run, names),
         failed=outcomes.count(None),
@@ -84,13 +87,29 @@ def read_run(run: RunDirectory) -> RunView:
     return RunView(
         title=f"{front['experiment']} · {front['model']}",
         layout=layout,
-        pick=Recipe.from_json(front["entries"][picked]["recipe"], where=str(run.front)),
+        pick=picked.recipe,
         front=view,
         front_keys=tuple(keys),
         evaluations=evaluations,
         outcomes=tuple(outcomes),
         found=evaluations.key.tolist().index(front["picked"]),
     )
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """The pick as the search has measured it: a finalist need not be on the front."""
+
+    recipe: Recipe
+    values: Mapping[str, float]
+
+
+def _picked(front: Mapping[str, Any]) -> _Picked:
+    if said := front.get("finalists"):
+        final = Finalists.from_json(said).final
+        return _Picked(final.recipe, final.one_shot)
+    [entry] = [entry for entry in front["entries"] if entry["key"] == front["picked"]]
+    return _Picked(Recipe.from_json(entry["recipe"], entry["key"]), entry["values"])
 
 
 def _at_the_fronts_rung(run: RunDirectory, keys: list[str], objectives: list[str]) -> pd.DataFrame:

@@ -22,7 +22,8 @@ from optishear.records.run_files import (
     read_manifest,
 )
 from optishear.records.run_files import FRONT_FORMAT as FORMAT
-from optishear.search.pick import parse_pick
+from optishear.search.finalists import Finalists
+from optishear.search.pick import Row, parse_pick
 
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Front:
     - `usual_pick`: the experiment's own `--pick`.
     - `origin`: on what it was found, as exported recipes carry it.
     - `storage`: what sizes in bytes depend on; older runs do not say.
+    - `finalists`: where some were applied block by block before the pick; they need not be on the
+      front.
     """
 
     experiment: str
@@ -63,6 +66,7 @@ class Front:
     entries: tuple[Entry, ...]
     origin: Origin
     storage: Storage | None = None
+    finalists: Finalists | None = None
 
     def row(self, entry: Entry) -> dict[str, float]:
         """All that is known of an entry: what was measured, then the sizes of its checkpoint."""
@@ -73,7 +77,8 @@ class Front:
     def to_frame(self) -> "pd.DataFrame":
         """One row a recipe, in the front's order, under the recipe's key.
 
-        Columns: `picked`, whether the experiment's own pick takes it; `dropped`, weights in all;
+        Columns: `picked`, whether the experiment's own pick takes it (none, where that was made of
+        finalists and is no point of the front); `dropped`, weights in all;
         those of `row`, by which `pick` chooses; the recipe's parts, `recipe.features`.
         """
         import pandas as pd
@@ -94,16 +99,35 @@ class Front:
     def pick(self, text: str | None = None) -> Entry:
         """`knee`, `lowest:NAME`, `highest:NAME`, `nearest:NAME=NUMBER …` or constraints such as
         `sparsity>=0.6,perplexity<=25`, of which the entry lowest in KL (or the next best error
-        that was measured) is taken. None is the experiment's own choice. Names are those of
-        `row`."""
-        rows = [self.row(entry) for entry in self.entries]
-        measured = list(self.entries[0].values) if rows else []
-        prefer = next((n for n in PREFERRED if n in measured), next(iter(self.objectives)))
-        down = {name: not maximise for name, maximise in self.objectives.items()}
-        chosen = parse_pick(text or self.usual_pick).choose(
-            rows, prefer, down, list(self.objectives)
-        )
-        return self.entries[chosen]
+        that was measured) is taken. Names are those of `row`. None is the experiment's own choice,
+        made of the finalists where there are any; what is asked for is chosen of the front."""
+        if not text and self.finalists is not None:
+            final = self.finalists.final
+            own = Entry(final.recipe, final.one_shot)
+            return next((e for e in self.entries if e.recipe.key == final.recipe.key), own)
+        return self.entries[self.choose([self.row(entry) for entry in self.entries], text)]
+
+    def choose(self, rows: Sequence[Row], text: str | None = None) -> int:
+        """The index of the one that a pick takes of these rows, on the front or off it."""
+        pick, told = parse_pick(text or self.usual_pick), self._told(rows)
+        return pick.choose(rows, *told)
+
+    def in_turn(self, entries: Sequence[Entry], most: int) -> list[Entry]:
+        """Those of these entries that the experiment's own pick takes one after the other."""
+        rows = [self.row(entry) for entry in entries]
+        order = parse_pick(self.usual_pick).in_turn(rows, *self._told(rows), most)
+        return [entries[index] for index in order]
+
+    def goes_by(self) -> tuple[str, ...]:
+        """The quantities that the experiment's own pick chooses by."""
+        prefer, _, objectives = self._told([entry.values for entry in self.entries])
+        return parse_pick(self.usual_pick).goes_by(prefer, objectives)
+
+    def _told(self, rows: Sequence[Row]) -> tuple[str, dict[str, bool], list[str]]:
+        """What a pick is told beside the rows: what is preferred, what is minimised, objectives."""
+        objectives = list(self.objectives)
+        prefer = next((n for n in PREFERRED if rows and n in rows[0]), objectives[0])
+        return prefer, {name: not up for name, up in self.objectives.items()}, objectives
 
 
 class _Ended(Shape):
@@ -207,6 +231,7 @@ def front_to_json(front: Front, units: Mapping[str, str]) -> dict[str, Any]:
         ],
         "pick": front.usual_pick,
         "picked": front.pick().recipe.key if front.entries else None,
+        **({} if front.finalists is None else {"finalists": front.finalists.to_json()}),
         MADE_WITH: front.origin.to_json(),
         "layout": front.layout.to_json(),
         "storage": None if front.storage is None else asdict(front.storage),
@@ -226,7 +251,7 @@ def front_from_json(data: Mapping[str, Any], where: str) -> Front:
         raise ConfigError(f"{error} {MEND}") from None
     if origin.model is None:
         raise ConfigError(f"{where}: does not say {MADE_WITH}.model. {MEND}")
-    size = data.get("storage")
+    size, finalists = data.get("storage"), data.get("finalists")
     return Front(
         data["experiment"],
         {objective["name"]: objective["maximise"] for objective in data["objectives"]},
@@ -235,4 +260,5 @@ def front_from_json(data: Mapping[str, Any], where: str) -> Front:
         tuple(Entry(Recipe.from_json(e["recipe"], e["key"]), e["values"]) for e in entries),
         origin,
         Storage(size["other_weights"], size["bytes_per_weight"]) if size else None,
+        Finalists.from_json(finalists) if finalists else None,
     )

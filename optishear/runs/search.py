@@ -1,6 +1,7 @@
 """The run of an experiment: search, front, held-out comparison. The same call resumes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from optishear.config import Experiment
 from optishear.errors import ConfigError
 from optishear.objectives import make_objective
 from optishear.pruning.oneshot import prune
+from optishear.recipe.recipe import Recipe
 from optishear.records.cache import code_of
 from optishear.records.journal import Journal, memo_of, refuse_second_writer
 from optishear.records.manifest import now, provenance
@@ -19,6 +21,7 @@ from optishear.records.output import file_for, folder_for
 from optishear.records.run_directory import RunDirectory, write_json
 from optishear.report.comparison import name_of
 from optishear.report.figures import draw_figures
+from optishear.runs.final_choice import final_choice
 from optishear.runs.held_out import FOUND, baseline_recipes, compare
 from optishear.runs.inputs import inputs_of, refuse_changed_inputs
 from optishear.runs.levels import open_levels
@@ -31,10 +34,12 @@ from optishear.runs.setup import (
     threads,
     workers_of,
 )
+from optishear.runs.starts import slopes_of_recipes, starts_of
 from optishear.runs.watcher import Watcher
-from optishear.search.evaluator import Evaluator, minimised
+from optishear.search.driver import Driver
+from optishear.search.evaluator import Evaluator, Outcome, minimised
 from optishear.search.front import non_dominated
-from optishear.search.loop import Found, run
+from optishear.search.loop import Found, SlopesOf, run
 from optishear.workers.cluster import cluster
 from optishear.workers.layers import pruning_on
 
@@ -106,13 +111,24 @@ def _run(
         memo = memo_of(directory.siblings(), identity, layers)
         watcher.stage("measuring the dense model")
         solved = open_levels(experiment, calibrated, space, watcher, setup.cluster)
-        with setup.measuring(solved, watcher.stage) as measure:
-            if shared is None:
-                evaluator = Evaluator(measure, journal, memo)
-            else:
-                evaluator = Evaluator(shared.publishing(measure), journal, shared)
-            found = _search(setup, evaluator, watcher, shared)
+        told = shared.publishing if shared is not None else lambda measure: measure
+        starts = starts_of(setup, solved, directory, watcher)
+        with ExitStack() as open_now:
+            measuring = open_now.enter_context(setup.measuring(solved, watcher.stage))
+            measure = told(measuring)
+            evaluator = Evaluator(measure, journal, memo if shared is None else shared)
+            evaluators = [evaluator]
+            with slopes_of_recipes(setup, measuring, directory) as slopes:
+                found = _search(setup, setup.driver(starts), evaluator, slopes, watcher, shared)
             front = front_of(experiment, calibrated, found)
+            if experiment.finalists:
+                open_now.close()  # one measures at a time: all write into the model's weights
+                evaluator.measure = _closed
+                del measuring, measure, slopes  # and with them ranks, prefixes, dense answers
+                front, by_block = final_choice(setup, front, found, directory, watcher)
+                evaluators.append(by_block)
+                measure = told(open_now.enter_context(setup.measuring(solved, watcher.stage)))
+                evaluator.measure = measure
             picked = front.pick().recipe
             recipes = baseline_recipes(
                 experiment.baselines, picked, space.layers.patterns, calibrated
@@ -142,7 +158,7 @@ def _run(
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})
         watcher.stage("drawing figures")
         draw_figures(directory)
-        write_json(directory.manifest, manifest | _ending(found, evaluator))
+        write_json(directory.manifest, manifest | _ending(found, evaluators))
 
 
 def shared_study(place: str, experiment: Experiment, measure: Mapping[str, Any]) -> "SharedStudy":
@@ -160,26 +176,35 @@ def shared_study(place: str, experiment: Experiment, measure: Mapping[str, Any])
     return SharedStudy(open_storage(place), name, objectives, measure, most)
 
 
-def _ending(found: Found, evaluator: Evaluator) -> dict[str, Any]:
+def _closed(recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome]]:
+    """Stands where nothing is open, so that what has measured lets go of its memory."""
+    raise AssertionError("Nothing is open that could measure.")
+
+
+def _ending(found: Found, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
     """What the manifest says of a finished run."""
-    entries = evaluator.journal.entries.values()
+    entries = [entry for one in evaluators for entry in one.journal.entries.values()]
     return {
         "status": "finished",
         "finished": now(),
         "ended": found.ended,
         "evaluations": found.asked,
         "failed": len(found.failed),
-        "measured_now": evaluator.measured,
+        "measured_now": sum(one.measured for one in evaluators),
         "seconds": round(sum(entry["seconds"] for entry in entries), 1),
     }
 
 
 def _search(
-    setup: Setup, evaluator: Evaluator, watcher: Watcher, shared: "SharedStudy | None"
+    setup: Setup,
+    driver: Driver,
+    evaluator: Evaluator,
+    slopes: SlopesOf | None,
+    watcher: Watcher,
+    shared: "SharedStudy | None",
 ) -> Found:
     experiment = setup.experiment
     maximise = [make_objective(name).maximise for name in experiment.objectives]
-    driver = setup.driver()
     if shared is not None:
         shared.join(driver)
     watcher.stage("searching")
@@ -193,6 +218,7 @@ def _search(
         maximise,
         setup.ladder,
         lambda found, evaluation: watcher.evaluated(found, evaluation, most),
+        slopes,
     )
     if shared is not None:
         [(rung, mine)] = found.rungs.items()

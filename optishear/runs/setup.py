@@ -1,8 +1,8 @@
 """The setup before the first candidate: model, texts, statistics, space. `search` and `plan`."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from optishear.records.run_directory import RunDirectory, run_at
 from optishear.runs.preconditions import text_for
 from optishear.runs.prepare import Calibrated, prepare, rule_of
 from optishear.runs.watcher import Watcher
+from optishear.search.curves import Curves, fixed_drop, gene_curves
 from optishear.search.driver import Driver, DriverSettings
 from optishear.search.drivers import check_genes, make_driver, make_ladder
-from optishear.search.evaluator import MeasureAll, one_by_one
+from optishear.search.evaluator import Measuring
+from optishear.search.genes import cleaned
 from optishear.search.ladder import Ladder
 from optishear.search.seeds import seed_genomes
 from optishear.search.space import SearchSpace
@@ -35,11 +37,23 @@ from optishear.tasks import Samples
 from optishear.text.disjoint import refuse_shared_text
 from optishear.text.questions import QuestionSet
 from optishear.workers.calibration import collecting_on, gradients_on
-from optishear.workers.candidates import Job, measuring_on
+from optishear.workers.candidates import Job, MeasuringHere, measuring_on
 from optishear.workers.cluster import Cluster, Workers
 
 
 SEEDED = ("wanda", "ria", "magnitude")
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """What a search begins with.
+
+    - `genomes`: of the first population, those that were solved for first.
+    - `curves`: what each layer costs alone, where something asks for it.
+    """
+
+    genomes: Float[np.ndarray, "seeds genes"]
+    curves: Curves | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +92,37 @@ class Setup:
             self.experiment.mode,
         )
 
+    def aside(self, quantity: str, tokens: int) -> "Setup":
+        """The same with one quantity, on so many of the first search tokens (whole samples, one at
+        least): a measure of its own, of what is no candidate."""
+        search, experiment = self.samples["search"], self.experiment
+        few = search.first(max(1, tokens // search.units_each))
+        changes = {
+            "objectives": (quantity,),
+            "record": (),
+            "search": experiment.search.model_copy(update={"rungs": ()}),
+        }
+        return replace(
+            self,
+            experiment=experiment.model_copy(update=changes),
+            samples={**self.samples, "search": few},
+            own={},
+        )
+
+    @property
+    def by_block(self) -> "Setup":
+        """The same with candidates pruned block by block, on all search samples and no fewer."""
+        experiment = self.experiment
+        changes = {
+            "mode": SEQUENTIAL,
+            "finalists": 0,
+            "compile": False,
+            "cuda_graphs": False,
+            "search": experiment.search.model_copy(update={"rungs": ()}),
+            "memory": experiment.memory.model_copy(update={"ranks": 0, "prefixes": 0}),
+        }
+        return replace(self, experiment=experiment.model_copy(update=changes))
+
     @property
     def identity(self) -> dict[str, Any]:
         """What the run's journal belongs to."""
@@ -96,9 +141,34 @@ class Setup:
     @property
     def seeds(self) -> Float[np.ndarray, "seeds genes"]:
         """The known methods that the first population opens with."""
-        return seed_genomes(self.space, [METHODS[name].metric for name in SEEDED])
+        return self._known(self.experiment.search.seeds)
 
-    def driver(self) -> Driver:
+    @property
+    def unsolved(self) -> Starts:
+        """What the search would begin with if nothing were solved for, and every layer cost alone
+        what it loses: enough to try a driver."""
+        if not self.experiment.needs_curves:
+            return Starts(self.seeds)
+        points = {
+            name: tuple((count, count / size) for count in {max(1, size // 2), size})
+            for name, size in self.calibrated.layout.sizes.items()
+        }
+        return Starts(self.seeds, Curves({n: tuple(sorted(p)) for n, p in points.items()}))
+
+    @property
+    def base(self) -> Float[np.ndarray, " genes"]:
+        """What solved seeds have beside their sparsities: the first known method, uniform, or the
+        middle of a space that has none."""
+        known = self._known(("methods",))
+        if len(known):
+            return known[0]
+        middle = np.array([(gene.low + gene.high) / 2 for gene in self.space.genes])
+        return cleaned(self.space.genes, middle)
+
+    def _known(self, kinds: Collection[str]) -> Float[np.ndarray, "seeds genes"]:
+        return seed_genomes(self.space, [METHODS[name].metric for name in SEEDED], kinds)
+
+    def driver(self, starts: Starts) -> Driver:
         """The experiment's driver, about to ask for its first generation."""
         settings, space = self.experiment.search, self.space
         return make_driver(
@@ -108,11 +178,13 @@ class Setup:
                 len(self.experiment.objectives),
                 settings.population,
                 settings.seed,
-                self.seeds,
+                starts.genomes,
                 exchangeable=space.exchangeable,
                 gene_blocks=space.gene_blocks,
                 gene_sizes=space.gene_sizes,
                 variation=settings.variation,
+                curves=None if starts.curves is None else gene_curves(space, starts.curves),
+                budget=None if space.budget is None else space.budget - fixed_drop(space),
             ),
         )
 
@@ -134,7 +206,7 @@ class Setup:
     @contextmanager
     def measuring(
         self, solved: SolvedLayers | None, notice: Callable[[str], None]
-    ) -> Iterator[MeasureAll]:
+    ) -> Iterator[Measuring]:
         """What measures candidates while it is open: this process, or the experiment's workers."""
         job, limit = self.job(solved), self.experiment.memory.ranks
         if (least := rank_bytes(job.layout.layers, self.space.layers.patterns)) > limit > 0:
@@ -144,10 +216,10 @@ class Setup:
             )
         if self.cluster is None:
             with job.measuring(notice) as measure:
-                yield one_by_one(measure)
+                yield MeasuringHere(measure)
         else:
-            with measuring_on(self.cluster, job) as measure_all:
-                yield measure_all
+            with measuring_on(self.cluster, job) as measuring:
+                yield measuring
 
 
 def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = None) -> Setup:

@@ -8,11 +8,13 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from optishear.search.curves import GeneCurve
 from optishear.search.genes import Gene, cleaned
 
 
 Genomes = Float[np.ndarray, "candidates genes"]
 Values = tuple[float, ...] | None  # None: the candidate failed
+GeneSlopes = Float[np.ndarray, " genes"] | None  # d objective / d code of each gene; None: failed
 
 
 class Driver(ABC):
@@ -40,15 +42,23 @@ class Driver(ABC):
         """
 
 
+class SlopeDriver(Driver):
+    """One that goes by slopes: between `ask` and `tell` it is told those of what it asked for."""
+
+    @abstractmethod
+    def tell_slopes(self, slopes: Sequence[GeneSlopes]) -> None:
+        """How fast the objective changes with each gene, for the genomes asked last."""
+
+
 @dataclass(frozen=True, eq=False)
 class DriverSettings:
     """What a driver is made from. The defaults are those of the NSGA papers.
 
     `population` is the size of the first generation of every driver. `initial` are genomes which
-    open it, in their order (see `seeds`). `batch` is how many genomes a driver without generations
-    asks for at a time afterwards; None is its own choice (one for TPE, `population` for the rest);
-    drivers with generations ignore it. `mutation_prob` is per gene; None is one over the genes
-    that can vary.
+    open it, in their order (see `seeds`; under a budget `knapsack` asks its answer before them).
+    `batch` is how many genomes a driver without generations asks for at a time afterwards; None is
+    its own choice (one for TPE, `population` for the rest); drivers with generations ignore it.
+    `mutation_prob` is per gene; None is one over the genes that can vary.
 
     What the space knows of its genes (`SearchSpace` has properties of these names):
     - `exchangeable`: for each gene the weights of which its code is a share that others can take
@@ -56,9 +66,16 @@ class DriverSettings:
     - `gene_blocks`: for each gene the first decoder block that it acts on.
     - `gene_sizes`: for each gene the weights whose share of a budget it asks for, else 0.
 
-    `variation`: `free`, or `prefix`, where a child equals one of its parents in all that acts
-    before some block, so that its forward pass can start there. Only drivers that cross genomes
-    themselves have it, and it needs `gene_blocks`.
+    What was measured of its layers alone, for drivers and variations that need it:
+    - `curves`: for each gene what it can drop and what that costs (`curves.gene_curves`), None for
+      genes that say no sparsity.
+    - `budget`: weights that the genes with curves have to drop in all; None where the space has no
+      budget.
+
+    `variation`: `free`; `prefix`, where a child equals one of its parents in all that acts before
+    some block, so that its forward pass can start there; or `guided`, where half of the children
+    also move sparsity to where `curves` say that it costs less. Only drivers that cross genomes
+    themselves have the latter two, which need `gene_blocks` and `curves`.
     """
 
     genes: tuple[Gene, ...]
@@ -74,7 +91,9 @@ class DriverSettings:
     exchangeable: tuple[int, ...] = ()
     gene_blocks: tuple[int, ...] | None = None
     gene_sizes: tuple[int, ...] | None = None
-    variation: Literal["free", "prefix"] = "free"
+    curves: tuple[GeneCurve | None, ...] | None = None
+    budget: int | None = None
+    variation: Literal["free", "prefix", "guided"] = "free"
 
     @property
     def seeds(self) -> Genomes:

@@ -16,29 +16,36 @@ from optishear.search.ladder import Ladder
 
 
 OPTUNA_SEEDS = 2**32  # numpy's RandomState takes no more
+FREE = "free"
+EVERY_VARIATION = (FREE, "prefix", "guided")
 
 
 @dataclass(frozen=True)
 class DriverEntry:
     """How a driver is made, what it is, where it is described, its smallest population, the most
-    objectives it takes (None: any number), and whether it can vary genomes by `prefix`. `staged`:
+    objectives it takes (None: any number), and the `variations` of genomes that it has. `staged`:
     whether each of its generations climbs the ladder of fidelities at once, to tell it the top.
-    `seeded`: whether chance has a part in it. `seeds_below`: where its engine's seeds end."""
+    `seeded`: whether chance has a part in it. `seeds_below`: where its engine's seeds end.
+    `curves`: whether it needs to know what layers cost alone; `slopes`: how fast the objective
+    changes with each gene."""
 
     make: Callable[[DriverSettings], Driver]
     about: str
     paper: str
     smallest: Callable[[int], int] = lambda objectives: 2
     most_objectives: int | None = None
-    prefix: bool = False
+    variations: tuple[str, ...] = (FREE,)
     staged: bool = False
     seeded: bool = True
     seeds_below: int | None = None
+    curves: bool = False
+    slopes: bool = False
 
     @property
     def settings(self) -> tuple[str, ...]:
         """The keys of `search` that it reads, beside those which every search reads."""
-        read = {"population": True, "seed": self.seeded, "variation": self.prefix}
+        varies = self.variations != (FREE,)
+        read = {"population": True, "seed": self.seeded, "variation": varies}
         return tuple(name for name, is_read in read.items() if is_read)
 
 
@@ -54,6 +61,7 @@ def make_driver(name: str, settings: DriverSettings) -> Driver:
             "The variation 'prefix' needs to know which block each gene acts on, but gene_blocks "
             "is not given. Take it from the search space, or use the variation 'free'."
         )
+    check_curves(settings)
     width = None if settings.initial is None else settings.initial.shape[1]
     if width not in (None, len(settings.genes)):
         raise ConfigError(
@@ -110,13 +118,28 @@ def check_seed(driver: str, seed: int) -> None:
 
 def check_variation(driver: str, variation: str) -> None:
     """Refuse a way to vary genomes which the driver does not have."""
-    if variation == "free" or lookup(DRIVERS, driver, kind="driver").prefix:
+    if variation in lookup(DRIVERS, driver, kind="driver").variations:
         return
-    having = ", ".join(name for name, entry in DRIVERS.items() if entry.prefix)
+    having = ", ".join(name for name, entry in DRIVERS.items() if variation in entry.variations)
     raise ConfigError(
         f"The driver {driver} has no variation {variation!r}. Use the variation 'free', or one of "
         f"the drivers that have it: {having}."
     )
+
+
+def check_curves(settings: DriverSettings) -> None:
+    """Refuse curves of another space, and guided variation without any."""
+    curves = settings.curves
+    if curves is not None and len(curves) != len(settings.genes):
+        raise ConfigError(
+            f"There are curves for {len(curves)} genes but the search space has "
+            f"{len(settings.genes)}. They must come from the same search space."
+        )
+    if settings.variation == "guided" and not any(curves or ()):
+        raise ConfigError(
+            "The variation 'guided' needs curves of what layers cost alone, but no gene has one. "
+            "Use sparsity.by 'block' or 'layer' with curves measured, or the variation 'free'."
+        )
 
 
 def check_genes(genes: tuple[Gene, ...]) -> None:
@@ -137,6 +160,19 @@ def _evopress(settings: DriverSettings) -> Driver:
     from optishear.search.evopress_driver import EvoPressDriver
 
     return EvoPressDriver(settings)
+
+
+def _gradient(settings: DriverSettings) -> Driver:
+    from optishear.search.gradient_driver import GradientDriver
+
+    return GradientDriver(settings)
+
+
+def _knapsack(settings: DriverSettings) -> Driver:
+    from optishear.search.knapsack_driver import BudgetKnapsack
+    from optishear.search.knapsack_front import FrontKnapsack
+
+    return FrontKnapsack(settings) if settings.budget is None else BudgetKnapsack(settings)
 
 
 def _nsga2(settings: DriverSettings) -> Driver:
@@ -196,18 +232,34 @@ DRIVERS: dict[str, DriverEntry] = {
         "(enumeration)",
         seeded=False,
     ),
+    "gradient": DriverEntry(
+        _gradient,
+        "Adam down the slopes of one objective under a budget, from one start or several; ours: "
+        "one backward pass says what every layer's sparsity is worth",
+        "Adam: Kingma and Ba 2015, arXiv 1412.6980",
+        smallest=lambda objectives: 1,
+        slopes=True,
+    ),
+    "knapsack": DriverEntry(
+        _knapsack,
+        "exact knapsack over single-layer curves; ours: the best split of a budget if costs add "
+        "up, then evolution of the curves' weights; without a budget, answers to many",
+        "additive costs: Malinovskii et al. 2024, arXiv 2411.17525; knapsack: Puzzle, Bercovich et "
+        "al. 2024, arXiv 2411.19146",
+        curves=True,
+    ),
     "nsga2": DriverEntry(
         _nsga2,
         "non-dominated sorting and crowding distance; best for one to three objectives",
         "Deb et al. 2002, doi:10.1109/4235.996017",
-        prefix=True,
+        variations=EVERY_VARIATION,
     ),
     "nsga3": DriverEntry(
         _nsga3,
         "non-dominated sorting and reference directions; for three objectives and more",
         "Deb and Jain 2014, doi:10.1109/TEVC.2013.2281535",
         smallest=lambda objectives: max(2, objectives),  # one direction for each corner
-        prefix=True,
+        variations=EVERY_VARIATION,
     ),
     "optuna-nsga2": DriverEntry(
         _optuna_nsga2,

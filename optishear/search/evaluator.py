@@ -2,6 +2,7 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,10 +35,32 @@ class Evaluation:
 
 
 Outcome = dict[str, Any]
-"""What the journal is told of a measured recipe: values or None, a reason, seconds."""
+"""What the journal is told of a measured recipe: values or None, a reason, seconds; and its slopes,
+in layout order, where these were asked for."""
+
+MeasureOne = Callable[[Recipe, int], Mapping[str, float]]
+"""A recipe and a rung in, {quantity: value} out."""
 
 MeasureAll = Callable[[Sequence[Recipe], int], Iterator[tuple[str, Outcome]]]
 """Recipes and a rung in, (recipe key, outcome) out, as they are done."""
+
+Counts = Mapping[str, tuple[int, int]]
+"""By layer the fewer and the more weights dropped between which a slope is taken."""
+
+
+class Measuring(ABC):
+    """What measures candidates: this process, or workers."""
+
+    @abstractmethod
+    def __call__(self, recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome]]:
+        """A `MeasureAll`."""
+
+    @abstractmethod
+    def slopes(
+        self, objective: str, asked: Sequence[tuple[Recipe, Counts]], rung: int
+    ) -> Iterator[tuple[str, Outcome]]:
+        """The slopes of an objective at each recipe, with its value there; d value / d sparsity of
+        every layer, between these counts."""
 
 
 class Evaluator:
@@ -66,7 +89,7 @@ class Evaluator:
                 yield _evaluation(recipe, rung, entry)
             elif (known := self.memo.get(key)) is not None:
                 yield _evaluation(
-                    recipe, rung, self.journal.append(recipe, rung, _remembered(known))
+                    recipe, rung, self.journal.append(recipe, rung, remembered(known))
                 )
             else:
                 unknown[recipe.key] = recipe
@@ -76,7 +99,7 @@ class Evaluator:
             yield _evaluation(recipe, rung, self.journal.append(recipe, rung, outcome))
 
 
-def one_by_one(measure: Callable[[Recipe, int], Mapping[str, float]]) -> MeasureAll:
+def one_by_one(measure: MeasureOne) -> MeasureAll:
     """Measures in this process, one recipe after the other."""
 
     def measure_all(recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome]]:
@@ -86,19 +109,27 @@ def one_by_one(measure: Callable[[Recipe, int], Mapping[str, float]]) -> Measure
     return measure_all
 
 
-def outcome_of(
-    measure: Callable[[Recipe, int], Mapping[str, float]], recipe: Recipe, rung: int
-) -> Outcome:
+def outcome_of(measure: MeasureOne, recipe: Recipe, rung: int) -> Outcome:
     """Only `NumericalError` and values that are not finite are failures of a recipe. Anything
     else (out of memory, a bug) is no property of it: it is raised, and not recorded."""
-    started, values, reason = time.monotonic(), None, ""
+
+    def values() -> Outcome:
+        found = {name: float(value) for name, value in measure(recipe, rung).items()}
+        if bad := [f"{n} = {v}" for n, v in found.items() if not math.isfinite(v)]:
+            raise NumericalError(f"not finite: {', '.join(bad)}")
+        return {"values": found}
+
+    return tried(values)
+
+
+def tried(measure: Callable[[], Outcome]) -> Outcome:
+    """What it found, or the reason of a `NumericalError`; and the seconds that it took."""
+    started = time.monotonic()
     try:
-        values = {name: float(value) for name, value in measure(recipe, rung).items()}
-        if bad := [f"{n} = {v}" for n, v in values.items() if not math.isfinite(v)]:
-            values, reason = None, f"not finite: {', '.join(bad)}"
+        found = {**measure(), "reason": ""}
     except NumericalError as error:
-        reason = str(error) or "no reason given"
-    return {"values": values, "reason": reason, "seconds": round(time.monotonic() - started, 4)}
+        found = {"values": None, "reason": str(error) or "no reason given"}
+    return {**found, "seconds": round(time.monotonic() - started, 4)}
 
 
 def _evaluation(recipe: Recipe, rung: int, entry: Mapping[str, Any]) -> Evaluation:
@@ -106,8 +137,11 @@ def _evaluation(recipe: Recipe, rung: int, entry: Mapping[str, Any]) -> Evaluati
     return Evaluation(recipe, rung, entry["values"], entry["reason"], entry["seconds"], remembered)
 
 
-def _remembered(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {"values": entry["values"], "reason": entry["reason"], "seconds": 0.0, "memo": True}
+def remembered(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What another run's journal says, as this one's is told it: at no cost."""
+    slopes = {"slopes": entry["slopes"]} if "slopes" in entry else {}
+    said = {"values": entry["values"], "reason": entry["reason"], **slopes}
+    return {**said, "seconds": 0.0, "memo": True}
 
 
 def minimised(

@@ -7,11 +7,14 @@ from itertools import pairwise
 import numpy as np
 
 from optishear.recipe.recipe import Recipe
-from optishear.search.driver import Driver
+from optishear.search.driver import Driver, GeneSlopes, SlopeDriver
 from optishear.search.evaluator import Evaluation, minimised
 from optishear.search.ladder import Ladder
 from optishear.search.space import SearchSpace
 
+
+SlopesOf = Callable[[Sequence[Recipe], int], Sequence[GeneSlopes]]
+"""Recipes and a rung in, d objective / d code of each gene out."""
 
 STALLED = 50  # generations in a row without one new recipe: the space is used up, or nearly
 
@@ -56,13 +59,15 @@ def run(
     maximise: Sequence[bool],
     ladder: Ladder,
     watch: Callable[[Found, Evaluation], None] = lambda found, evaluation: None,
+    slopes: SlopesOf | None = None,
 ) -> Found:
     """Searches until `evaluations` distinct recipes were asked for, remembered ones included.
 
     The count follows from the driver's questions alone, never from what a journal knows, so a
     resumed search ends exactly where an unbroken one does. A generation that would cross the limit
     is cut and not told. All recipes are measured on the ladder's lowest rung, then the best climb.
-    `watch` is called after each new evaluation.
+    `watch` is called after each new evaluation. `slopes` are those of a generation, on the lowest
+    rung, for a driver that goes by them.
     """
     found = Found({rung: {} for rung in ladder.rungs})
 
@@ -96,6 +101,9 @@ def run(
         elif len(affordable) < len(new):
             found.ended = "the evaluation budget is spent"
         else:
+            if isinstance(driver, SlopeDriver):
+                assert slopes is not None
+                driver.tell_slopes(slopes(recipes, lowest))
             told = found.rungs[ladder.told]
             driver.tell(minimised([told.get(r.key) for r in recipes], objectives, maximise))
             if idle == STALLED:

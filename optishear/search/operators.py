@@ -18,6 +18,7 @@ from pymoo.operators.mutation.pm import mut_pm
 
 from optishear.search.driver import DriverSettings, Genomes
 from optishear.search.genes import Choice, Gene, Real
+from optishear.search.guided_moves import Moves
 
 
 EXCHANGE_PROB = 0.5  # of one gene, where two genomes mate at all
@@ -221,6 +222,18 @@ class TypedMutation(Mutation):
 
     def _do(self, problem: Any, X: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:
         return mutated(self.table, X, self.gene_prob, self.eta, random_state)
+
+
+class GuidedMutation(Mutation):
+    """Another mutation, and then with probability 1/2 a child 1 to 3 exchanges guided by curves."""
+
+    def __init__(self, mutation: TypedMutation, moves: Moves) -> None:
+        super().__init__(prob=1.0)
+        self.mutation, self.moves = mutation, moves
+
+    def _do(self, problem: Any, X: Any, *args: Any, random_state: Any = None, **kwargs: Any) -> Any:
+        rows = self.mutation._do(problem, X, random_state=random_state)
+        return self.mutation.table.clean(self.moves.guided(rows, random_state))
 
 
 class PrefixVariation(Crossover):

@@ -101,14 +101,10 @@ class Pick:
         if not rows:
             raise ConfigError("There is nothing to pick from: no recipe was measured successfully.")
         self._check_names(rows, prefer, objectives)
-        meeting = [i for i, row in enumerate(rows) if all(c.met(row) for c in self.constraints)]
-        if not meeting:
+        if not any(map(self._met, rows)):
             raise ConfigError(self._nothing_meets(rows))
-        needed = {
-            "knee": tuple(objectives),
-            "nearest": tuple(name for name, _ in self.point),
-        }.get(self.rule, (self.name or prefer,))
-        usable = [i for i in meeting if all(isfinite(rows[i].get(n, inf)) for n in needed)]
+        needed = self.goes_by(prefer, objectives)
+        usable = [i for i, row in enumerate(rows) if self._met(row) and _has(row, needed)]
         if not usable:
             raise ConfigError(
                 f"No entry that --pick {self.text!r} allows has a value of {', '.join(needed)}."
@@ -120,6 +116,34 @@ class Pick:
         values = np.array([[rows[i][name] for name in needed] for i in usable], dtype=np.float64)
         values = np.where(ways, values, -values)
         return usable[knee(values) if self.rule == "knee" else int(np.argmin(values[:, 0]))]
+
+    def in_turn(
+        self,
+        rows: Sequence[Row],
+        prefer: str,
+        minimise: Mapping[str, bool],
+        objectives: Sequence[str],
+        most: int,
+    ) -> list[int]:
+        """The indices of the rows that it chooses one after the other, each where those before are
+        gone: `most`, or fewer where no other row is allowed."""
+        needed = self.goes_by(prefer, objectives)
+        allowed = {i for i, row in enumerate(rows) if self._met(row) and _has(row, needed)}
+        left, chosen = list(range(len(rows))), []
+        while allowed and len(chosen) < most:
+            place = self.choose([rows[i] for i in left], prefer, minimise, objectives)
+            chosen.append(left.pop(place))
+            allowed.remove(chosen[-1])
+        return chosen
+
+    def goes_by(self, prefer: str, objectives: Sequence[str]) -> tuple[str, ...]:
+        """The quantities that it chooses by among rows that meet the constraints."""
+        if self.rule == "knee":
+            return tuple(objectives)
+        return tuple(name for name, _ in self.point) or (self.name or prefer,)
+
+    def _met(self, row: Row) -> bool:
+        return all(constraint.met(row) for constraint in self.constraints)
 
     def _distance(self, row: Row, rows: Sequence[Row]) -> float:
         total = 0.0
@@ -204,6 +228,10 @@ def parse_number(text: str) -> float:
             f"{text.strip()!r} is not a number. Write one like 0.6, 60%, 1e9 or 4.2GB."
         )
     return number
+
+
+def _has(row: Row, names: Sequence[str]) -> bool:
+    return all(isfinite(row.get(name, inf)) for name in names)
 
 
 def _share(constraint: Constraint, row: Row, rows: Sequence[Row]) -> float:

@@ -27,8 +27,10 @@ from pymoo.util.ref_dirs import get_reference_directions
 
 from optishear.search.driver import Driver, DriverSettings, Genomes, Values, checked
 from optishear.search.exhaustive_driver import grid_size, lexicographic
+from optishear.search.guided_moves import Moves
 from optishear.search.operators import (
     GeneTable,
+    GuidedMutation,
     PrefixVariation,
     TypedCrossover,
     TypedMutation,
@@ -66,13 +68,14 @@ def either_parent(pop: Any, pairs: np.ndarray, random_state: np.random.Generator
 
 
 def operators(table: GeneTable, settings: DriverSettings) -> tuple[Crossover, Mutation]:
-    """How genomes vary: freely, or from one block on."""
+    """How genomes vary: freely, from one block on, or guided by curves besides."""
     if settings.variation == "prefix":
         return PrefixVariation(table, settings), NoMutation()
-    return (
-        TypedCrossover(table, settings.crossover_prob, settings.crossover_eta),
-        TypedMutation(table, settings.mutation_prob, settings.mutation_eta),
-    )
+    crossover = TypedCrossover(table, settings.crossover_prob, settings.crossover_eta)
+    mutation = TypedMutation(table, settings.mutation_prob, settings.mutation_eta)
+    if settings.variation == "guided":
+        return crossover, GuidedMutation(mutation, Moves.along(settings.curves or ()))
+    return crossover, mutation
 
 
 class PymooDriver(Driver):

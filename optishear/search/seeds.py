@@ -1,6 +1,6 @@
 """Seeds of the first population: known methods as genomes, to start where others ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,14 @@ LEVELS = (0.5, 0.2, 0.8)  # where between the bounds a space without a budget is
 
 
 def seed_genomes(
-    space: SearchSpace, metrics: Sequence[Mapping[str, Any]]
+    space: SearchSpace,
+    metrics: Sequence[Mapping[str, Any]],
+    kinds: Collection[str] = ("methods", "rules"),
 ) -> Float[np.ndarray, "seeds genes"]:
     """Each metric with the uniform profile, the first metric with every published rule, then with
     every solver, and with λ at both ends and the middle.
+
+    `kinds`: `rules` are the second of these, `methods` all others.
 
     Only what the space can express, each recipe once; without a budget at three levels. Unless said
     otherwise the solver is mask and λ is 1, or what the space has nearest.
@@ -35,12 +39,14 @@ def seed_genomes(
     solvers = [first_of(template) for template in space.solver.templates]
     lambdas = [lam.high, (lam.low + lam.high) / 2, lam.low]
     first = expressible[:1]
-    parts: list[tuple[Mapping[str, Any], str, Mapping[str, Any], float]] = [
-        *((metric, "uniform", MASK, 1.0) for metric in expressible),
-        *((metric, rule, MASK, 1.0) for metric in first for rule in rules if rule != "uniform"),
-        *((metric, "uniform", solver, 1.0) for metric in first for solver in solvers),
-        *((metric, "uniform", MASK, value) for metric in first for value in lambdas),
-    ]
+    parts: list[tuple[Mapping[str, Any], str, Mapping[str, Any], float]] = []
+    if "methods" in kinds:
+        parts += [(metric, "uniform", MASK, 1.0) for metric in expressible]
+    if "rules" in kinds:
+        parts += [(m, rule, MASK, 1.0) for m in first for rule in rules if rule != "uniform"]
+    if "methods" in kinds:
+        parts += [(metric, "uniform", solver, 1.0) for metric in first for solver in solvers]
+        parts += [(metric, "uniform", MASK, value) for metric in first for value in lambdas]
     genomes: dict[str, np.ndarray] = {}
     for level in levels:
         for metric, rule, solver, value in parts:

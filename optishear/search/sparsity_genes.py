@@ -1,5 +1,6 @@
 """Which sparsity a genome asks of each layer: a rule, a gene a block or layer, or a curve."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,12 +10,13 @@ import numpy as np
 
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.patterns import Patterns
-from optishear.recipe.profile import Bounds, Rule
+from optishear.recipe.profile import Bounds, Rule, counts_within
 from optishear.search.genes import Choice, Gene, Integer, Real
 
 
 LEVEL, SLOPE, BEND = "sparsity.level", "sparsity.slope", "sparsity.bend"
 GROUPINGS = ("block", "layer", "curve")
+REAL_GRID = 64  # of a layer: where a real gene's counts are listed
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,32 @@ class SparsityGenes:
         found = {g: {self.patterns.at(x).levels for x in own} for g, own in self._groups.items()}
         return {g: levels.pop() if len(levels) == 1 else None for g, levels in found.items()}
 
+    @cached_property
+    def counts_by_code(self) -> dict[str, tuple[tuple[float, dict[str, int]], ...]]:
+        """By name of a block's or layer's gene: its codes, each with what the layers that follow it
+        then drop; empty where blocks and layers have no genes of their own.
+
+        The counts are those which `project` makes without a budget: the nearest legal ones. All
+        codes of whole genes, of a real one every 64th of a layer within its bounds, and both ends.
+        """
+        if self.by not in ("block", "layer"):
+            return {}
+        return {
+            gene.name: tuple((code, self._counts(group, gene.value(code))) for code in _codes(gene))
+            for gene, group in zip(self.genes, self._groups, strict=True)
+        }
+
+    def _counts(self, group: str, value: Any) -> dict[str, int]:
+        """What the layers of a group drop at this value of their gene."""
+        target = self._target_of(group, value)
+        return {layer.name: self._count(layer, target) for layer in self._groups[group]}
+
+    def _count(self, layer: Layer, target: float) -> int:
+        """The legal count nearest to a target sparsity."""
+        reach = counts_within(layer, self.patterns, self.bounds)
+        wanted = round(min(max(target, 0.0), 1.0) * (layer.size // reach.step)) * reach.step
+        return min(max(wanted, reach[0]), reach[-1])
+
     def group_of(self, layer: Layer) -> str:
         """Whose sparsity gene the layer follows, where blocks or layers have genes of their own."""
         return f"block.{layer.block}" if self.by == "block" else layer.name
@@ -175,3 +203,12 @@ class SparsityGenes:
 
 def _offset(role: str) -> str:
     return f"sparsity.offset.{role}"
+
+
+def _codes(gene: Gene) -> list[float]:
+    """Every code of a gene; of a real one those of a grid, and both ends."""
+    if not isinstance(gene, Real):
+        return [float(code) for code in range(int(gene.low), int(gene.high) + 1)]
+    first, last = math.ceil(gene.low * REAL_GRID), math.floor(gene.high * REAL_GRID)
+    inside = (step / REAL_GRID for step in range(first, last + 1))
+    return sorted({gene.low, gene.high, *inside})

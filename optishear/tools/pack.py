@@ -13,8 +13,8 @@ from optishear.records.run_directory import RunDirectory, runs_under
 from optishear.runs.results import finished
 
 
-DERIVED = ("figures", "report.html", "optuna.log", "journal.lock")
-"""What `plot`, `report` and `dashboard` make again."""
+DERIVED = ("figures", "report.html", "optuna.log", "journal.lock", "finalists.lock")
+"""What `plot`, `report` and `dashboard` make again, and locks."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def _files(run: RunDirectory) -> dict[str, bytes] | None:
     if has_writer(run.journal):
         raise ConfigError(f"{run.path}: another process is writing to this run. Wait for it.")
     read_journal(run.journal)  # a damaged one is refused
+    if run.finalists.exists():
+        read_journal(run.finalists)
     if others := sorted({path.name for path in run.path.iterdir()} - {*FILES, *DERIVED}):
         raise ConfigError(
             f"{run.path}: holds {', '.join(others)}, which is no part of a run and would be lost. "

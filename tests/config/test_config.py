@@ -567,3 +567,24 @@ def test_a_byte_order_mark_hides_no_hypothesis(tmp_path):
     text = "# Hypothesis: it holds.\n" + yaml.safe_dump(BASE)
     (tmp_path / "mine.yaml").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
     assert load_experiment(str(tmp_path / "mine.yaml")).hypothesis == "It holds."
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"finalists": 1}, "finalists is 1: of one recipe there is nothing to choose"),
+        ({"finalists": -2}, "finalists"),
+        ({"finalists": 3, "mode": "sequential"}, "finalists is 3, but mode is sequential"),
+    ],
+)
+def test_finalists_that_could_choose_nothing_are_refused(tmp_path, changes, said):
+    with pytest.raises(ConfigError, match=said):
+        experiment(tmp_path, changes)
+
+
+def test_only_an_experiment_with_finalists_has_another_hash(tmp_path):
+    plain = experiment(tmp_path)
+    none, some = (experiment(tmp_path, {"finalists": number}) for number in (0, 4))
+    assert none.hash == plain.hash != some.hash
+    assert "finalists" not in none.model_dump(mode="json")
+    assert Experiment.model_validate(some.model_dump(mode="json")) == some

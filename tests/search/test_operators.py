@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 from layouts import small_layout
 
 from optishear.recipe.profile import Rule
+from optishear.search.curves import Curves, GeneCurve, gene_curves
 from optishear.search.driver import DriverSettings
 from optishear.search.genes import Choice, Integer, Real, cleaned
+from optishear.search.guided_moves import Moves
 from optishear.search.operators import (
+    GuidedMutation,
     TypedCrossover,
     TypedMutation,
     crossed,
@@ -321,6 +324,116 @@ class TestRebalancing:
             table, np.array([[0.1, 0.4, 0.9]]), np.array([[18.0]]), np.full((1, 3), 10.0)
         )
         assert np.allclose(got, [[0.25, 0.55, 1.0]])
+
+
+COSTS = Curves(
+    {
+        layer.name: tuple((layer.size * i // 8, (1 + n % 5) * 2.0**i) for i in range(1, 8))
+        for n, layer in enumerate(LAYOUT.layers)
+    }
+)
+GUIDED = {
+    "layers in steps": space(by="layer", steps=32, low=0.2, high=0.9, budget=0.6),
+    "blocks in steps": space(by="block", steps=32, low=0.2, high=0.9),
+    "n of 4": space(pattern="n:4", by="layer", low=0.0, high=0.75),
+    "options": space(by="layer", options=[0.3, 0.4, 0.5, 0.6, 0.7]),
+    "any number": space(by="layer", low=0.25, high=0.875, budget=0.6),
+    "metric and layers": space(POWER, by="layer", steps=16),
+}
+
+
+def dropped(curves, row):
+    """Weights that the options nearest to a genome's codes drop in all, and what they cost."""
+    own = [(c, np.abs(c.codes - code).argmin()) for c, code in zip(curves, row) if c is not None]
+    return sum(int(c.dropped[i]) for c, i in own), sum(float(c.costs[i]) for c, i in own)
+
+
+@pytest.mark.parametrize("name", GUIDED)
+class TestGuidedMoves:
+    def middling(self, chosen, count, rng):
+        """Genomes whose sparsities have room to both sides."""
+        low, high = gene_table(chosen.genes).low, gene_table(chosen.genes).high
+        rows = low + (0.35 + 0.3 * rng.random((count, len(low)))) * (high - low)
+        return gene_table(chosen.genes).clean(rows)
+
+    def test_an_exchange_keeps_the_sum_as_nearly_as_steps_allow(self, name):
+        chosen, rng = GUIDED[name], np.random.default_rng(0)
+        curves, table = gene_curves(chosen, COSTS), gene_table(chosen.genes)
+        moves = Moves.along(curves)
+        half = max(np.diff(c.dropped).max() for c in curves if c is not None) / 2
+        changed = 0
+        for row in self.middling(chosen, 60, rng):
+            child = row.copy()
+            moves.exchange(child, rng)
+            changed += not np.array_equal(child, row)
+            before, after = (dropped(curves, one)[0] for one in (row, child))
+            assert abs(before - after) <= half
+            assert np.allclose(table.clean(child[None])[0], child, rtol=0, atol=1e-12)
+            moved = np.flatnonzero(child != row)
+            assert len(moved) in (0, 2)
+            assert all(curves[gene] is not None for gene in moved)
+        assert changed > 40
+
+    def test_moves_lower_the_predicted_cost_more_often_than_random_ones(self, name):
+        chosen, rng = GUIDED[name], np.random.default_rng(1)
+        curves = gene_curves(chosen, COSTS)
+        aimless = [
+            c if c is None else GeneCurve(c.codes, c.dropped, 1.0 * c.dropped) for c in curves
+        ]
+        rates = []
+        for known in (curves, aimless):
+            moves, better = Moves.along(known), []
+            for row in self.middling(chosen, 150, rng):
+                child = row.copy()
+                moves.exchange(child, rng)
+                if not np.array_equal(child, row):
+                    better.append(dropped(curves, child)[1] < dropped(curves, row)[1])
+            rates.append(np.mean(better))
+        assert rates[0] > 0.75
+        assert rates[0] > rates[1] + 0.15
+
+    def test_half_of_the_children_move_by_one_to_three_exchanges(self, name):
+        chosen, rng = GUIDED[name], np.random.default_rng(2)
+        moves = Moves.along(gene_curves(chosen, COSTS))
+        rows = self.middling(chosen, 400, rng)
+        children = moves.guided(rows, rng)
+        changed = (children != rows).sum(axis=1)
+        assert 0.35 < (changed > 0).mean() < 0.6
+        assert changed.max() <= 6
+        assert (changed > 2).any()
+
+    def test_one_seed_gives_one_result_and_parents_are_untouched(self, name):
+        chosen = GUIDED[name]
+        table, moves = gene_table(chosen.genes), Moves.along(gene_curves(chosen, COSTS))
+        operator = GuidedMutation(TypedMutation(table, None, 20.0), moves)
+        rows = sampled(table, 40, np.random.default_rng(3))
+        kept = rows.copy()
+        one, two = (
+            operator._do(None, rows, random_state=np.random.default_rng(4)) for _ in range(2)
+        )
+        assert one.tobytes() == two.tobytes()
+        assert is_legal(chosen.genes, one)
+        assert np.array_equal(rows, kept)
+
+    def test_nothing_moves_where_there_is_no_room(self, name):
+        chosen, rng = GUIDED[name], np.random.default_rng(5)
+        moves = Moves.along(gene_curves(chosen, COSTS))
+        for end in ("low", "high"):
+            row = np.array([getattr(gene, end) for gene in chosen.genes], dtype=float)
+            child = row.copy()
+            moves.exchange(child, rng)
+            assert np.array_equal(child, row)
+
+
+def test_one_heavy_step_goes_against_as_many_light_ones():
+    steps = np.arange(13)
+    heavy = GeneCurve(steps * 1.0, steps * 80, 1.0 * steps)
+    light = GeneCurve(steps * 1.0, steps * 10, 1e3 * steps)
+    moves, row = Moves.along([heavy, None, light]), np.array([3.0, 7.0, 10.0])
+    moves.exchange(row, np.random.default_rng(0))
+    assert row.tolist() == [4.0, 7.0, 2.0]
+    moves.exchange(row, np.random.default_rng(0))
+    assert row.tolist() == [4.0, 7.0, 2.0]  # two light steps are no match for a heavy one
 
 
 def test_the_pymoo_crossover_is_ours():

@@ -11,12 +11,14 @@ from layouts import small_layout
 from optishear.errors import NumericalError
 from optishear.recipe.profile import Rule
 from optishear.records.journal import Journal, memo_of
+from optishear.search.curves import Curves, gene_curves
 from optishear.search.driver import Driver, DriverSettings
 from optishear.search.drivers import DRIVERS, make_driver
 from optishear.search.evaluator import Evaluator, minimised, one_by_one
 from optishear.search.ladder import Ladder
 from optishear.search.loop import run
 from optishear.search.seeds import seed_genomes
+from optishear.search.slopes import gene_slopes
 from optishear.search.space_file import SpaceSpec, build_space
 
 
@@ -60,24 +62,48 @@ class Measure:
         )
         return {"sparsity": LAYOUT.sparsity(recipe.drop), "error": error, "kl": error / 2}
 
+    def slopes(self, space):
+        """By gene, for a driver that goes by them."""
+
+        def of(recipe, rung):
+            lost = np.array([recipe.drop[name] / LAYOUT.sizes[name] for name in NAMES])
+            text = np.random.default_rng(rung).normal(1, 20 / rung**0.5, 6)
+            own = dict(zip(NAMES, 2 * lost * np.arange(1, 7) * text, strict=True))
+            return None if lost[0] > 0.8 else gene_slopes(space, own)
+
+        return lambda recipes, rung: [of(recipe, rung) for recipe in recipes]
+
 
 def goal_of(driver):
-    return (("error",), (False,)) if driver == "evopress" else (OBJECTIVES, MAXIMISE)
+    one = driver in ("evopress", "gradient")
+    return (("error",), (False,)) if one else (OBJECTIVES, MAXIMISE)
 
 
 def search(path, measure, driver="nsga2", seed=0, evaluations=60, spec=SPEC, memo=None, ladder=ONE):
+    if driver in ("gradient", "knapsack"):
+        spec = {**spec, "sparsity": {**spec["sparsity"], "budget": 0.5}}
     chosen = build_space(SpaceSpec.model_validate(spec), LAYOUT, RULES)
     seeds = seed_genomes(chosen, [{"name": "magnitude"}])
     goal = goal_of(driver)
+    curves = Curves({x.name: ((x.size // 2, 1.0), (x.size, 3.0 + x.block)) for x in LAYOUT.layers})
     settings = DriverSettings(
-        chosen.genes, len(goal[0]), POPULATION, seed, seeds, exchangeable=chosen.exchangeable
+        chosen.genes,
+        len(goal[0]),
+        POPULATION,
+        seed,
+        seeds,
+        exchangeable=chosen.exchangeable,
+        gene_sizes=chosen.gene_sizes,
+        curves=gene_curves(chosen, curves) if driver == "knapsack" else None,
+        budget=chosen.budget,
     )
     with Journal(path, {"model": "stand-in"}, NAMES) as journal:
         evaluator, made = (
             Evaluator(one_by_one(measure), journal, memo),
             make_driver(driver, settings),
         )
-        return run(chosen, made, evaluator, evaluations, *goal, ladder)
+        slopes = measure.slopes(chosen) if driver == "gradient" else None
+        return run(chosen, made, evaluator, evaluations, *goal, ladder, slopes=slopes)
 
 
 def everything(found):

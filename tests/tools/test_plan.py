@@ -45,7 +45,8 @@ def whole(tmp_path_factory):
     """A plan of a search with a ladder that nobody has begun, and where its run would be."""
     folder = tmp_path_factory.mktemp("whole")
     settings = {"population": 4, "evaluations": 40, "rungs": [64]}
-    path = written(folder, search=settings, baselines=["magnitude", "wanda", "optima-shifted"])
+    baselines = ["magnitude", "wanda", "optima-shifted"]
+    path = written(folder, search=settings, baselines=baselines, finalists=3)
     return planned(path, folder / "out"), folder / "out"
 
 
@@ -79,6 +80,7 @@ def test_the_time_is_the_sum_of_its_steps_and_counts_the_candidates_of_every_run
     names = [step.what for step in times.steps]
     # Block by block there are magnitude, which reads nothing, no second time, and the shifted one.
     assert "2 baselines on 128 tokens" in names
+    assert "3 finalists block by block" in names
     assert "held-out: 7 models, 3 sequences each" in names
     [anew] = [step for step in times.steps if step.what == "pruning block by block"]
     assert "no layer of optima-shifted, for which nothing is summed up ahead" in anew.rests_on

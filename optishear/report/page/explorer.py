@@ -35,7 +35,9 @@ def explorer(contents: Contents, view: RunView) -> dict[str, Any]:
     recipes = _recipes(contents, view)
     cells = len(recipes) * len(view.layout.roles) * view.layout.blocks
     baselines = _baselines(contents)
-    kept = set(recipes) if cells <= CELLS else {*view.front_keys, *baselines.values()}
+    kept = (
+        set(recipes) if cells <= CELLS else {view.pick.key, *view.front_keys, *baselines.values()}
+    )
     commands = _commands(contents, view)
     called = {key: name for name, key in baselines.items()}
     items = [

@@ -51,6 +51,7 @@ class _Experiment(ExperimentPart):
     search: _Search
     baselines: list[str]
     hypothesis: str = ""
+    finalists: int = 0
 
 
 class PageManifest(Manifest):

@@ -112,7 +112,7 @@ def configuration(contents: Contents) -> Terms:
         ("Calibration text", text_words(texts["calibration"])),
         ("Search text", text_words(texts["search"])),
         ("Held-out text", "; ".join(text_words(text) for text in held)),
-        ("Pick", f"{experiment['pick']}: which recipe of the front is compared"),
+        ("Pick", _pick_words(experiment)),
         ("Baselines", listed(experiment["baselines"]) if experiment["baselines"] else "none"),
     ]
     roles = space.get("roles") or {}
@@ -123,6 +123,12 @@ def configuration(contents: Contents) -> Terms:
         ladder = f"measured on {listed([f'{rung:,}' for rung in rungs])} tokens first"
         terms.append(("Ladder", f"{ladder}; the best go on to all"))
     return tuple(terms)
+
+
+def _pick_words(experiment: Mapping[str, Any]) -> str:
+    number = experiment.get("finalists") or 0
+    of = f"of {number} finalists, measured block by block," if number else "recipe of the front"
+    return f"{experiment['pick']}: which {of} is compared"
 
 
 def text_words(text: Mapping[str, Any]) -> str:

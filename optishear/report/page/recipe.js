@@ -59,6 +59,11 @@ function showRecipe(card, data, index, pinned, unpin) {
     html('code', { id: 'command' }, card, front);
     copyButton(card, 'Copy this command', front);
     copyButton(card, 'Copy the export command', `optishear export ${data.run} --pick ${pick} --to recipe/`);
+  } else if (index === data.pick) {
+    html('h4', {}, card, 'To take it away');
+    const whole = `optishear export ${data.run} --to recipe/`;
+    html('code', { id: 'command' }, card, whole);
+    copyButton(card, 'Copy the export command', whole);
   } else {
     const why = item.front ? 'It is so close to another recipe that --pick cannot name it' : 'Only recipes of the front can be exported by --pick';
     html('p', { class: 'hint' }, card, `${why}; this one stands in journal.jsonl under its key.`);

@@ -17,6 +17,7 @@ from optishear.records.atomic import replace_file
 from optishear.records.output import file_for
 from optishear.records.run_directory import RunDirectory
 from optishear.report.figures import importances_of, make_figures
+from optishear.report.finalists import finalists_text
 from optishear.report.importance import LEAST, LEVEL, Importance, ped_anova
 from optishear.report.page import held_out, question
 from optishear.report.page.contents import Contents, read_contents
@@ -33,6 +34,7 @@ from optishear.report.page.wording import (
 from optishear.report.run_view import RunView
 from optishear.report.style import DPI, paper_style
 from optishear.report.varying import varying
+from optishear.search.finalists import Finalists
 
 
 if TYPE_CHECKING:
@@ -125,6 +127,7 @@ def _render(contents: Contents, left_out: Mapping[str, str]) -> str:
         meanings=_meanings(contents),
         pick=_pick(contents),
         tables=held_out.tables(contents.held_out) if contents.held_out else (),
+        finalists=_finalists(contents),
         rungs=rungs(contents.evaluations, contents.experiment["objectives"]),
         importance=() if view is None else _importance(view),
         level=f"{LEVEL:.0%}",
@@ -187,11 +190,16 @@ def _pick(contents: Contents) -> list[str]:
     if contents.view is None:
         return []
     front = contents.view.front
-    values = front.front[front.picked].tolist()
     return [
         f"{quantity.name} {value_text(quantity, value)}"
-        for quantity, value in zip(front.quantities, values, strict=True)
+        for quantity, value in zip(front.quantities, front.picked, strict=True)
     ]
+
+
+def _finalists(contents: Contents) -> str | None:
+    """What became of the finalists, where the pick was made of some."""
+    said = (contents.front or {}).get("finalists")
+    return finalists_text(Finalists.from_json(said)) if said else None
 
 
 def _meanings(contents: Contents) -> list[tuple[str, str]]:

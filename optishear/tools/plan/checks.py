@@ -189,7 +189,7 @@ def _space(experiment: Experiment, layout: ModelLayout) -> SearchSpace:
 
 def _first_questions(setup: Setup) -> None:
     """The driver is made and asked, and a candidate decoded as it would be picked."""
-    first = setup.space.decode(setup.driver().ask()[0])
+    first = setup.space.decode(setup.driver(setup.unsolved).ask()[0])
     patterns = setup.space.layers.patterns
     # Nothing is calibrated yet, and all rules meet the same budget on the same pattern.
     methods = [name.partition("@")[0] for name in setup.experiment.baselines]

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from optishear.pipeline import MeasureFunction
 from optishear.recipe.canonical import MASK, chooser_of
 from optishear.recipe.metric_forms import OWN
 from optishear.recipe.parts import Parts, simplest
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal
 from optishear.runs.setup import Setup
-from optishear.search.evaluator import Evaluation, Evaluator, one_by_one
+from optishear.search.evaluator import Evaluation, Evaluator, MeasureOne, one_by_one
 from optishear.search.genes import Gene, Real
 from optishear.tools.plan.costs import Measured
 
@@ -132,7 +131,7 @@ class DryRun:
 
 def dry_run(
     setup: Setup,
-    measure: MeasureFunction,
+    measure: MeasureOne,
     sample: Sample,
     clock: Callable[[], float] = time.monotonic,
 ) -> DryRun:

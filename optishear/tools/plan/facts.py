@@ -218,7 +218,9 @@ def answered(directory: RunDirectory, setup: Setup) -> dict[int, int]:
     objectives = setup.experiment.objectives
     maximise = [make_objective(name).maximise for name in objectives]
     most = setup.experiment.search.evaluations
+    # Where seeds are solved for, or slopes read, a run of it needs more than candidates' journals.
     with suppress(_Unknown):
-        if known:
-            run(setup.space, setup.driver(), evaluate, most, objectives, maximise, setup.ladder)
+        if known and not setup.experiment.solves:
+            driver = setup.driver(setup.unsolved)
+            run(setup.space, driver, evaluate, most, objectives, maximise, setup.ladder)
     return counts

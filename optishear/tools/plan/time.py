@@ -186,28 +186,41 @@ def _ending(
     alike = [r for r in recipes.values() if not r.only_by_block]
     solved = sum(times.of_recipe(r, by_name, True) for r in alike)
     found = sum(share * times.of_recipe(r, by_name, True) for share, r in sample.real)
-    anew = sum(share * times.of_recipe(r, by_name, False) for share, r in sample.real)
+    alone = sum(share * times.of_recipe(r, by_name, False) for share, r in sample.real)
     top = setup.ladder.rungs[-1]
     again = [r for r in recipes.values() if needs_of(r)]  # the rest is the same block by block
-    anew += sum(times.of_recipe(r, by_name, False) for r in again if not r.only_by_block)
+    anew = alone + sum(times.of_recipe(r, by_name, False) for r in again if not r.only_by_block)
     rests_on = "one layer of each shape, one calibration batch"
     if apart := [name for name, recipe in recipes.items() if recipe.only_by_block]:
         rests_on += f", but no layer of {' and '.join(apart)}, for which nothing is summed up ahead"
     rows = len(alike) + len(again) + 3  # and dense, found, found block by block
+    calibrating = _calibration_seconds(setup, clock)
+    each = price.line.per_token * top + price.line.own
     return [
+        *_finalists_steps(setup, calibrating + alone + each),
         Step(
             f"{len(alike)} baselines on {top:,} tokens",
-            solved + len(alike) * (price.line.per_token * top + price.line.own),
+            solved + len(alike) * each,
             "one layer of each shape, and a candidate's tokens",
         ),
         Step("pruning them for held-out text", solved + found, "one layer of each shape"),
         Step(
             "pruning block by block",
-            anew + (1 + len(again)) * _calibration_seconds(setup, clock),
+            anew + (1 + len(again)) * calibrating,
             rests_on,
         ),
         _held_out_step(setup, rows, clock),
     ]
+
+
+def _finalists_steps(setup: Setup, each: float) -> list[Step]:
+    """What the final choice takes, where the experiment has one; workers share it."""
+    experiment = setup.experiment
+    if not (number := experiment.finalists):
+        return []
+    shared = -(-number // experiment.workers)  # so many one after the other
+    told = "one layer of each shape, one calibration batch, and a candidate's tokens"
+    return [Step(f"{number} finalists block by block", shared * each, told)]
 
 
 def _ending_by_block(setup: Setup, price: Price, clock: Callable[[], float]) -> list[Step]:

@@ -1,0 +1,190 @@
+"""Where a search starts: published methods, and what is solved for on a few tokens before it.
+
+Curves of single layers, and slopes, are measured on the first of the search samples: a measure of
+its own, with a journal of its own in the run's folder, for these are no candidates. What another
+run under the same results has measured the same is not measured again.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from optishear.config.sections import GRADIENT, KNAPSACK
+from optishear.pruning.solved import SolvedLayers
+from optishear.recipe.profile import counts_within
+from optishear.recipe.recipe import Recipe
+from optishear.records.journal import Journal, memo_of
+from optishear.records.run_directory import RunDirectory
+from optishear.runs.setup import Setup, Starts
+from optishear.runs.watcher import Watcher
+from optishear.search.curves import Curves, fixed_drop, gene_curves
+from optishear.search.driver import DriverSettings
+from optishear.search.drivers import DRIVERS
+from optishear.search.evaluator import Evaluator, Measuring
+from optishear.search.gradient_driver import GradientDriver
+from optishear.search.knapsack import solve
+from optishear.search.loop import SlopesOf
+from optishear.search.slopes import SlopesReader, slopes_identity
+from optishear.search.space import SearchSpace
+
+
+Genome = Float[np.ndarray, " genes"]
+
+BUDGETS = 10  # of a space without one: so many points of its front are solved for
+
+
+def starts_of(
+    setup: Setup, solved: SolvedLayers | None, directory: RunDirectory, watcher: Watcher
+) -> Starts:
+    """What the experiment's search begins with, measured as far as no journal knows it."""
+    experiment, space = setup.experiment, setup.space
+    curves = None
+    if experiment.needs_curves:
+        curves = _curves(setup, solved, directory, watcher)
+    found: list[Genome] = []
+    if KNAPSACK in experiment.search.seeds and curves is not None:
+        found += knapsack_genomes(space, curves, setup.base)
+    if GRADIENT in experiment.search.seeds:
+        found.append(_descended(setup, solved, directory, watcher, [*found, setup.base][0]))
+    rows: dict[str, Genome] = {}
+    for row in [*found, *setup.seeds]:
+        rows.setdefault(space.decode(row).key, row)
+    return Starts(np.array([*rows.values()]).reshape(len(rows), len(space.genes)), curves)
+
+
+def knapsack_genomes(space: SearchSpace, curves: Curves, base: Genome) -> list[Genome]:
+    """The cheapest genome within the budget, were layers' costs to add up; of a space without a
+    budget the cheapest of `BUDGETS` between the least and the most that can go, the middle first.
+
+    Over blocks or layers where the space has genes of these; where it has a curve over depth, over
+    layers, and then the nearest curve. What says no sparsity is as in `base`.
+    """
+    has_genes = space.layers.by in ("block", "layer")
+    by_layer = replace(space, layers=replace(space.layers, by="layer", options=None))
+    solving = space if has_genes else by_layer
+    places = [(i, curve) for i, curve in enumerate(gene_curves(solving, curves)) if curve]
+    items = [curve for _, curve in places]
+    if space.budget is not None:
+        budgets = [space.budget - fixed_drop(space)]
+    else:
+        least, most = (sum(int(curve.dropped[end]) for curve in items) for end in (0, -1))
+        spread = np.linspace(least, most, BUDGETS + 2)[1:-1].astype(int).tolist()
+        budgets = sorted(spread, key=lambda budget: abs(2 * budget - least - most))
+    found = []
+    for choice in solve(items, budgets):
+        if choice is None:
+            continue
+        row = base.copy() if has_genes else np.array([gene.low for gene in solving.genes])
+        for (index, curve), option in zip(places, choice, strict=True):
+            row[index] = curve.codes[option]
+        found.append(row if has_genes else _nearest(space, base, solving.decode(row)))
+    return found
+
+
+def _nearest(space: SearchSpace, base: Genome, recipe: Recipe) -> Genome:
+    """`base` with the sparsities that come nearest to this recipe's."""
+    sizes = space.layers.layout.sizes
+    targets = {name: recipe.drop[name] / size for name, size in sizes.items()}
+    codes = space.layers.encode(targets) or {}
+    return np.array([codes.get(gene.name, code) for gene, code in zip(space.genes, base)])
+
+
+def curve_recipes(space: SearchSpace, base: Recipe, levels: int) -> list[tuple[str, Recipe]]:
+    """By layer the recipes that drop weights of it alone: as many of its counts, evenly spread up
+    to the highest."""
+    layers, found = space.layers, []
+    dense = dict.fromkeys(layers.layout.sizes, 0)
+    for layer in layers.layout.layers:
+        counts = [c for c in counts_within(layer, layers.patterns, layers.bounds) if c]
+        for place in np.unique(np.linspace(0, len(counts) - 1, levels).round().astype(int)):
+            found.append((layer.name, base.with_drop({**dense, layer.name: counts[place]})))
+    return found
+
+
+def _curves(
+    setup: Setup, solved: SolvedLayers | None, directory: RunDirectory, watcher: Watcher
+) -> Curves:
+    objective, settings = setup.experiment.slope_objective, setup.experiment.search.curves
+    space = setup.space
+    recipes = curve_recipes(space, space.decode(setup.base), settings.levels)
+    watcher.stage(f"measuring curves of single layers: {len(recipes)} recipes")
+    aside = setup.aside(objective, settings.tokens)
+    with _measuring(aside, aside.identity, solved, watcher, directory.curves) as opened:
+        measure, journal = opened
+        memo = memo_of(directory.siblings(directory.curves.name), journal.measure, journal.layers)
+        evaluator = Evaluator(measure, journal, memo)
+        rung = aside.samples["search"].units
+        told = {e.recipe.key: e.values for e in evaluator([r for _, r in recipes], rung)}
+    points: dict[str, list[tuple[int, float]]] = {}
+    for name, recipe in recipes:
+        if (values := told[recipe.key]) is not None:
+            points.setdefault(name, []).append((recipe.drop[name], values[objective]))
+    return Curves({name: tuple(found) for name, found in points.items()})
+
+
+def _descended(
+    setup: Setup,
+    solved: SolvedLayers | None,
+    directory: RunDirectory,
+    watcher: Watcher,
+    start: Genome,
+) -> Genome:
+    """Where a few steps down the slopes lead from `start`: of all on the way the one with the least
+    of the objective."""
+    objective, settings = setup.experiment.slope_objective, setup.experiment.search.descent
+    space = setup.space
+    watcher.stage(f"going down the slopes of {objective}: {settings.steps} steps")
+    aside = setup.aside(objective, settings.tokens)
+    driver = GradientDriver(
+        DriverSettings(space.genes, 1, 1, initial=start[None], gene_sizes=space.gene_sizes)
+    )
+    best, least = start, np.inf
+    identity = slopes_identity(aside.identity, space, objective)
+    with _measuring(aside, identity, solved, watcher, directory.descent) as (measure, journal):
+        memo = memo_of(directory.siblings(directory.descent.name), journal.measure, journal.layers)
+        reader = SlopesReader(measure, space, objective, journal, memo)
+        rung = aside.samples["search"].units
+        for _ in range(settings.steps + 1):
+            rows = driver.ask()
+            if not len(rows):
+                break
+            [(value, slopes)] = reader([space.decode(row) for row in rows], rung)
+            if value is not None and value < least:
+                best, least = rows[0], value
+            driver.tell_slopes([slopes])
+            driver.tell([None if value is None else (value,)])
+    return best
+
+
+@contextmanager
+def slopes_of_recipes(
+    setup: Setup, measuring: Measuring, directory: RunDirectory
+) -> Iterator[SlopesOf | None]:
+    """What tells the search's driver slopes, if it goes by them."""
+    if not DRIVERS[setup.experiment.search.driver].slopes:
+        yield None
+        return
+    objective, path = setup.experiment.slope_objective, directory.slopes
+    identity = slopes_identity(setup.identity, setup.space, objective)
+    with Journal(path, identity, setup.layer_names) as journal:
+        memo = memo_of(directory.siblings(path.name), journal.measure, journal.layers)
+        reader = SlopesReader(measuring, setup.space, objective, journal, memo)
+        yield lambda recipes, rung: [slopes for _, slopes in reader(recipes, rung)]
+
+
+@contextmanager
+def _measuring(
+    aside: Setup,
+    identity: Mapping[str, Any],
+    solved: SolvedLayers | None,
+    watcher: Watcher,
+    path: Path,
+) -> Iterator[tuple[Measuring, Journal]]:
+    with Journal(path, identity, aside.layer_names) as journal:
+        with aside.measuring(solved, watcher.stage) as measure:
+            yield measure, journal

@@ -1,0 +1,125 @@
+"""The cheapest choice of an option for each gene, on an exact total: dynamic programming."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from optishear.search.curves import GeneCurve
+
+
+MOST_STATES = 2**20  # totals of a table: about a byte each a gene, and an addition each an option
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The least cost of every total that the genes can drop together, and how it comes about.
+
+    State s stands for a total of `least` + s x `unit`, in whatever `GeneCurve.dropped` counts.
+
+    - `exact`: whether `unit` divides all counts. If not, it was coarsened to keep the states few:
+      counts are rounded to it, an answer's own total may miss the state's by half a unit a gene,
+      and its cost is near the least. `project` restores a budget to the weight.
+    - `costs`: of each state, infinite where no choice has this total.
+    - `taken`: for each gene the option that it takes to reach a state at the least cost together
+      with the genes before it. Of equal costs the first option.
+    """
+
+    curves: tuple[GeneCurve, ...]
+    least: int
+    unit: int
+    exact: bool
+    costs: Float[np.ndarray, " states"]
+    taken: tuple[np.ndarray, ...]
+
+    @cached_property
+    def totals(self) -> Int[np.ndarray, " reachable"]:
+        """All the totals that can be reached, rising."""
+        return self.least + self.unit * np.flatnonzero(np.isfinite(self.costs))
+
+    def choice(self, budget: int) -> list[int] | None:
+        """For each gene the option of the cheapest choice among all those whose total is the
+        largest within the budget; None where even the least is above it."""
+        place = int(np.searchsorted(self.totals, budget, side="right")) - 1
+        if place < 0:
+            return None
+        state = (int(self.totals[place]) - self.least) // self.unit
+        found = []
+        for curve, taken in zip(reversed(self.curves), reversed(self.taken), strict=True):
+            option = int(taken[state])
+            found.append(option)
+            state -= int(_units(curve, self.unit)[option])
+        return found[::-1]
+
+
+def table_of(
+    curves: Sequence[GeneCurve], most: int | None = None, states: int = MOST_STATES
+) -> Table:
+    """The table of these genes for all totals up to `most` (None: all there are).
+
+    f_g(s) = min over the options i of f_{g-1}(s - d_i) + c_i, with d_i what option i drops above
+    the gene's least, in units: the greatest common divisor of all such differences. With more than
+    `states` totals the unit is a multiple of that (see `Table.exact`).
+    """
+    least, finest = sum(int(curve.dropped[0]) for curve in curves), finest_unit(curves)
+    unit = finest * -(-states_of(curves, most) // states)
+    last = sum(int(_units(curve, unit)[-1]) for curve in curves)
+    last = last if most is None else min(last, max(most - least, 0) // unit)
+    costs, taken = np.zeros(1), []
+    for curve in curves:
+        costs, option = _with(costs, curve, _units(curve, unit), last)
+        taken.append(option)
+    return Table(tuple(curves), least, unit, unit == finest, costs, tuple(taken))
+
+
+def finest_unit(curves: Sequence[GeneCurve]) -> int:
+    """The greatest common divisor of what the options of each gene drop more than its least."""
+    steps = [curve.dropped - curve.dropped[0] for curve in curves]
+    return int(np.gcd.reduce(np.concatenate([[0], *steps]).astype(np.int64))) or 1
+
+
+def states_of(curves: Sequence[GeneCurve], most: int | None = None) -> int:
+    """How many states the exact table of these genes has."""
+    least = sum(int(curve.dropped[0]) for curve in curves)
+    highest = sum(int(curve.dropped[-1]) for curve in curves)
+    highest = highest if most is None else max(min(highest, most), least)
+    return (highest - least) // finest_unit(curves) + 1
+
+
+def solve(
+    curves: Sequence[GeneCurve], budgets: Sequence[int], states: int = MOST_STATES
+) -> list[list[int] | None]:
+    """`Table.choice` for every budget, from one table.
+
+    Exact up to `states` totals, and near it with more: whoever has to know asks `Table.exact`.
+    """
+    table = table_of(curves, max(budgets, default=0), states)
+    return [table.choice(budget) for budget in budgets]
+
+
+def _units(curve: GeneCurve, unit: int) -> Int[np.ndarray, " options"]:
+    """What each option drops above the least, in units, to the nearest (halves upwards)."""
+    return (2 * (curve.dropped - curve.dropped[0]) + unit) // (2 * unit)
+
+
+def _with(
+    before: Float[np.ndarray, " before"],
+    curve: GeneCurve,
+    units: Int[np.ndarray, " options"],
+    last: int,
+) -> tuple[Float[np.ndarray, " states"], np.ndarray]:
+    """The least costs with one gene more, up to the state `last`, and the options taken."""
+    size = min(len(before) + int(units[-1]), last + 1)
+    costs = np.full(size, np.inf)
+    taken = np.zeros(size, dtype=np.min_scalar_type(len(units) - 1))
+    for option, (shift, cost) in enumerate(zip(units.tolist(), curve.costs.tolist())):
+        if shift >= size:
+            break
+        offered = before[: size - shift] + cost
+        there = costs[shift : shift + len(offered)]
+        better = offered < there
+        np.copyto(there, offered, where=better)
+        np.copyto(taken[shift : shift + len(offered)], option, where=better, casting="unsafe")
+    return costs, taken
