@@ -5,6 +5,7 @@ import os
 import typer
 
 from optishear.cli import (
+    curve_commands,
     evaluate_commands,
     interchange_commands,
     listing_commands,
@@ -31,6 +32,7 @@ for commands in (
     search_commands,
     run_commands,
     report_commands,
+    curve_commands,
     model_commands,
     evaluate_commands,
     interchange_commands,

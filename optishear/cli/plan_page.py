@@ -72,6 +72,8 @@ def _say_space(space: SpaceFacts) -> None:
     if space.seeds:
         kinds = dict.fromkeys(how_text(recipe) for recipe in space.seeds)
         say(f"first generation: {len(space.seeds)} seeded recipes ({'; '.join(kinds)})")
+    if space.solved:
+        say(f"before these what is solved for on few tokens, by {' and '.join(space.solved)}")
     say("")
 
 

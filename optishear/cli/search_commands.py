@@ -172,6 +172,8 @@ def _say_run(experiment: "Experiment", run: "Run", remark: Callable[[str], None]
             f"{manifest['evaluations']} recipes ({manifest['failed']} failed), "
             f"{len(front.entries)} on the front; {manifest['ended']}."
         )
+        if tokens := manifest.get("search_tokens"):  # older runs do not say
+            remark(f"{tokens:,} search tokens through the model, curves and slopes among them.")
     say(f"run: {run.directory.path}")
 
 

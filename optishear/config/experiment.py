@@ -249,11 +249,12 @@ class Experiment(Strict):
         """What is solved for before the search, and drivers and variations that go by the same."""
         search, by = self.search, self.space.sparsity.by.partition(":")[0]
         driver = lookup(DRIVERS, search.driver, kind="driver")
+        guided, driven = "search.variation: guided", f"search.driver: {search.driver}"
         asked = {
             "search.seeds: knapsack": KNAPSACK in search.seeds,
             "search.seeds: gradient": GRADIENT in search.seeds,
-            "search.variation: guided": search.variation == "guided",
-            f"search.driver: {search.driver}": driver.curves or driver.slopes,
+            guided: search.variation == "guided",
+            driven: driver.curves or driver.slopes,
         }
         if not (said := next((text for text, is_asked in asked.items() if is_asked), "")):
             return
@@ -261,6 +262,12 @@ class Experiment(Strict):
             raise ConfigError(
                 f"{said}: there is nothing to solve for, since sparsity.by {by!r} fixes what each "
                 f"layer loses. Give it block, layer or curve."
+            )
+        if by == "curve" and (asked[guided] or driver.curves):
+            raise ConfigError(
+                f"{guided if asked[guided] else driven}: goes by what single layers cost, and "
+                f"under sparsity.by 'curve' no gene is about one block or layer. Give it block or "
+                f"layer; knapsack among search.seeds works with curve, too."
             )
         if self.mode == SEQUENTIAL:
             raise ConfigError(
@@ -272,11 +279,12 @@ class Experiment(Strict):
                 f"{said}: goes by an objective that is smooth in what the model makes, and none "
                 f"is measured. Add kl to objectives or record."
             )
-        if GRADIENT in search.seeds and self.space.resolved_budget is None:
+        if (GRADIENT in search.seeds or driver.slopes) and self.space.resolved_budget is None:
+            down = "search.seeds: gradient" if GRADIENT in search.seeds else driven
             raise ConfigError(
-                "search.seeds: gradient goes down the slopes of one objective, and without a "
-                "budget the least of it is the dense model. Give the space a sparsity.budget, or "
-                "leave gradient out: knapsack solves for a whole front."
+                f"{down} goes down the slopes of one objective, and without a budget the least of "
+                f"it is the dense model. Give the space a sparsity.budget, or go by knapsack, "
+                f"which solves for a whole front."
             )
 
     def _possible_finalists(self) -> None:

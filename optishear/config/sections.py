@@ -65,8 +65,8 @@ class CurvesConfig(Strict):
     """Curves of single layers: each measured at `levels` of its counts, on `tokens` of the search
     text (whole sequences, one at least)."""
 
-    tokens: int = Field(default=512, ge=1)
-    levels: int = Field(default=4, ge=1)
+    tokens: int = Field(default=256, ge=1)
+    levels: int = Field(default=2, ge=1)
 
 
 class DescentConfig(Strict):

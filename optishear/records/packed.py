@@ -22,6 +22,9 @@ FILES = (
     "layout.json",
     "journal.jsonl",
     "finalists.jsonl",
+    "curves.jsonl",
+    "descent.jsonl",
+    "slopes.jsonl",
     "front.json",
     "evaluation.json",
 )

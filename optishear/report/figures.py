@@ -7,6 +7,7 @@ from optishear.records.output import folder_for
 from optishear.records.run_directory import RunDirectory
 from optishear.report.axes_of_recipes import recipe_axes
 from optishear.report.convergence_figure import convergence_figure, value_figure
+from optishear.report.curve_figures import curve_figures
 from optishear.report.front_figure import front_figure
 from optishear.report.heatmap_figure import heatmap_figure
 from optishear.report.importance import Importance, importances
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
 
 def draw_figures(run: RunDirectory) -> list[Path]:
-    """Writes each figure of `make_figures` into the run's folder, as PNG and as SVG."""
+    """Writes each figure of `make_figures`, and of `curve_figures` where layers were measured
+    alone, into the run's folder, as PNG and as SVG."""
     with folder_for(run.figures, "RUN"), paper_style():
-        drawn = make_figures(read_run(run))
+        view = read_run(run)
+        drawn = {**make_figures(view), **curve_figures(run, view.title)}
         return [path for name, figure in drawn.items() for path in save(figure, run.figures / name)]
 
 

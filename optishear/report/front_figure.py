@@ -167,7 +167,7 @@ def scale_axis(
     if not log:
         axis.set_major_locator(MaxNLocator(ticks, steps=[1, 2, 2.5, 5, 10]))
         power = math.floor(math.log10(np.abs(ends).max() or 1))
-        if not -3 <= power < 5:  # into the label: above the axis it would lie under the legend
+        if not -3 < power < 5:  # into the label: above the axis it would lie under the legend
             axis.set_label_text(rf"{quantity.label}  $\times\,10^{{{power}}}$")
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10.0**power:g}"))
         return

@@ -168,12 +168,14 @@ class Run:
 
     def figures(self) -> "dict[str, Figure]":
         """The run's figures by name, as `optishear plot` draws them; no file is written."""
+        from optishear.report.curve_figures import curve_figures
         from optishear.report.figures import make_figures
         from optishear.report.run_view import read_run
         from optishear.report.style import paper_style
 
         with paper_style():
-            return make_figures(read_run(self.directory))
+            view = read_run(self.directory)
+            return {**make_figures(view), **curve_figures(self.directory, view.title)}
 
 
 def finished(directory: RunDirectory) -> tuple[dict[str, Any] | None, str]:

@@ -27,6 +27,7 @@ from optishear.runs.inputs import inputs_of, refuse_changed_inputs
 from optishear.runs.levels import open_levels
 from optishear.runs.prepare import Calibrated
 from optishear.runs.results import Entry, Front, Run, finished, front_to_json
+from optishear.runs.search_tokens import search_tokens
 from optishear.runs.setup import (
     Setup,
     directory_of,
@@ -158,7 +159,8 @@ def _run(
         write_json(directory.evaluation, {"picked": picked.key, "rows": rows})
         watcher.stage("drawing figures")
         draw_figures(directory)
-        write_json(directory.manifest, manifest | _ending(found, evaluators))
+        ending = _ending(found, evaluators, directory)
+        write_json(directory.manifest, manifest | ending)
 
 
 def shared_study(place: str, experiment: Experiment, measure: Mapping[str, Any]) -> "SharedStudy":
@@ -181,7 +183,9 @@ def _closed(recipes: Sequence[Recipe], rung: int) -> Iterator[tuple[str, Outcome
     raise AssertionError("Nothing is open that could measure.")
 
 
-def _ending(found: Found, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
+def _ending(
+    found: Found, evaluators: Sequence[Evaluator], directory: RunDirectory
+) -> dict[str, Any]:
     """What the manifest says of a finished run."""
     entries = [entry for one in evaluators for entry in one.journal.entries.values()]
     return {
@@ -190,6 +194,7 @@ def _ending(found: Found, evaluators: Sequence[Evaluator]) -> dict[str, Any]:
         "ended": found.ended,
         "evaluations": found.asked,
         "failed": len(found.failed),
+        "search_tokens": search_tokens(found, directory),
         "measured_now": sum(one.measured for one in evaluators),
         "seconds": round(sum(entry["seconds"] for entry in entries), 1),
     }

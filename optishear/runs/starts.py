@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from optishear.config.sections import GRADIENT, KNAPSACK
+from optishear.errors import ConfigError
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.profile import counts_within
 from optishear.recipe.recipe import Recipe
@@ -22,7 +23,7 @@ from optishear.records.journal import Journal, memo_of
 from optishear.records.run_directory import RunDirectory
 from optishear.runs.setup import Setup, Starts
 from optishear.runs.watcher import Watcher
-from optishear.search.curves import Curves, fixed_drop, gene_curves
+from optishear.search.curves import Curves, curves_of, fixed_drop, gene_curves
 from optishear.search.driver import DriverSettings
 from optishear.search.drivers import DRIVERS
 from optishear.search.evaluator import Evaluator, Measuring
@@ -94,15 +95,16 @@ def _nearest(space: SearchSpace, base: Genome, recipe: Recipe) -> Genome:
     return np.array([codes.get(gene.name, code) for gene, code in zip(space.genes, base)])
 
 
-def curve_recipes(space: SearchSpace, base: Recipe, levels: int) -> list[tuple[str, Recipe]]:
-    """By layer the recipes that drop weights of it alone: as many of its counts, evenly spread up
-    to the highest."""
+def curve_recipes(space: SearchSpace, base: Recipe, levels: int) -> list[Recipe]:
+    """Recipes that drop weights of one layer alone: of each layer so many of its counts, evenly
+    spread from its highest to its lowest, or to 0, which costs nothing and is not among them."""
     layers, found = space.layers, []
     dense = dict.fromkeys(layers.layout.sizes, 0)
     for layer in layers.layout.layers:
-        counts = [c for c in counts_within(layer, layers.patterns, layers.bounds) if c]
-        for place in np.unique(np.linspace(0, len(counts) - 1, levels).round().astype(int)):
-            found.append((layer.name, base.with_drop({**dense, layer.name: counts[place]})))
+        counts = counts_within(layer, layers.patterns, layers.bounds)
+        evenly = np.linspace(len(counts) - 1, 0, levels + (counts[0] == 0))[:levels]
+        for count in sorted({counts[place] for place in evenly.round().astype(int)} - {0}):
+            found.append(base.with_drop({**dense, layer.name: count}))
     return found
 
 
@@ -119,12 +121,23 @@ def _curves(
         memo = memo_of(directory.siblings(directory.curves.name), journal.measure, journal.layers)
         evaluator = Evaluator(measure, journal, memo)
         rung = aside.samples["search"].units
-        told = {e.recipe.key: e.values for e in evaluator([r for _, r in recipes], rung)}
-    points: dict[str, list[tuple[int, float]]] = {}
-    for name, recipe in recipes:
-        if (values := told[recipe.key]) is not None:
-            points.setdefault(name, []).append((recipe.drop[name], values[objective]))
-    return Curves({name: tuple(found) for name, found in points.items()})
+        told = [journal.entries[e.recipe.key, rung] for e in evaluator(recipes, rung)]
+    curves = curves_of(told, setup.layer_names, objective)
+    failed = {
+        name: entry["reason"]
+        for entry in told
+        for name, count in zip(journal.layers, entry["drop"], strict=True)
+        if count and entry["values"] is None
+    }
+    for name, reason in failed.items():
+        if name not in curves.points:
+            raise ConfigError(
+                f"{name}: pruned alone it failed at every level of its curve ({reason}), so "
+                f"nothing says what it costs. Change its metric, solver or bounds, or leave out "
+                f"what goes by curves: seeds and driver knapsack, variation guided."
+            )
+        watcher.stage(f"the curve of {name} has a gap: {reason}")
+    return curves
 
 
 def _descended(

@@ -2,9 +2,10 @@
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -44,6 +45,8 @@ class Curves:
         exp((1 - t) log u + t log v), t = (drop - a) / (b - a). Linear where u or v is not positive,
         as from 0 to the first point. Above the last point its last piece goes on.
         """
+        if drop == 0:
+            return 0.0
         if layer_name not in self.points:
             raise ConfigError(
                 f"The curves have no point of the layer {layer_name}. Measure them on this model."
@@ -68,6 +71,25 @@ class Curves:
         return sum(self.cost(name, count) for name, count in drop.items())
 
 
+def curves_of(
+    entries: Iterable[Mapping[str, Any]], layers: Sequence[str], objective: str
+) -> Curves:
+    """The curves that a journal's entries are points of, in whatever order; what failed is left
+    out. Each drops weights of one layer: a `ConfigError` for another."""
+    points: dict[str, dict[int, float]] = {}
+    for entry in entries:
+        dropped = [(name, count) for name, count in zip(layers, entry["drop"]) if count]
+        if len(dropped) != 1:
+            raise ConfigError(
+                f"{entry['key']}: drops weights of {len(dropped)} layers, and a point of a curve "
+                f"drops those of one."
+            )
+        if entry["values"] is not None:
+            [(name, count)] = dropped
+            points.setdefault(name, {})[count] = entry["values"][objective]
+    return Curves({name: tuple(sorted(found.items())) for name, found in points.items()})
+
+
 @dataclass(frozen=True, eq=False)
 class GeneCurve:
     """What a gene can drop, and what that costs: one option an entry, rising in what is dropped.
@@ -75,11 +97,14 @@ class GeneCurve:
     - `codes`: of the gene. They fall where a code counts what is kept, as N of N:M does.
     - `dropped`: weights, or whatever else a budget counts (bytes, say).
     - `costs`: in the objective's unit.
+    - `slack`: how much of a budget an answer may leave, since the gene's layers can drop what lies
+      between its options, too; 0 where they cannot.
     """
 
     codes: Float[np.ndarray, " options"]
     dropped: Int[np.ndarray, " options"]
     costs: Float[np.ndarray, " options"]
+    slack: int = 0
 
     def __post_init__(self) -> None:
         lengths = {len(self.codes), len(self.dropped), len(self.costs)}
@@ -94,11 +119,14 @@ def gene_curves(space: SearchSpace, curves: Curves) -> tuple[GeneCurve | None, .
     """For each gene of the space what it can drop and what that costs, summed over the layers that
     follow it; None for genes that say no block's or layer's sparsity.
 
-    Of codes with one count only the first is listed.
+    Of codes with one count only the first is listed. Where the layers have no levels `slack` is the
+    widest step between options: their totals are many and uneven, so that the largest within a
+    budget may be a poor choice's alone.
     """
+    listed = space.layers.counts_by_code
     return tuple(
-        None if options is None else _gene_curve(options, curves)
-        for options in (space.layers.counts_by_code.get(gene.name) for gene in space.genes)
+        _gene_curve(space, listed[gene.name], curves) if gene.name in listed else None
+        for gene in space.genes
     )
 
 
@@ -112,11 +140,18 @@ def fixed_drop(space: SearchSpace) -> int:
     )
 
 
-def _gene_curve(options: tuple[tuple[float, dict[str, int]], ...], curves: Curves) -> GeneCurve:
+def _gene_curve(
+    space: SearchSpace, options: tuple[tuple[float, dict[str, int]], ...], curves: Curves
+) -> GeneCurve:
     dropped, first = np.unique([sum(drop.values()) for _, drop in options], return_index=True)
     chosen = [options[index] for index in first]
+    layers = space.layers
+    leveled = layers.bounds.steps is not None or any(
+        layers.patterns.at(layers.layout.by_name[name]).levels for name in options[0][1]
+    )
     return GeneCurve(
         np.array([code for code, _ in chosen]),
         dropped.astype(np.int64),
         np.array([curves.total(drop) for _, drop in chosen]),
+        0 if leveled else int(np.diff(dropped).max(initial=0)),
     )

@@ -20,7 +20,7 @@ from optishear.search.operators import gene_table
 STEP = 0.1  # of a gene's range: how far the first step goes
 SLOWER = 4  # steps after which it goes half as far
 BETAS, TINY = (0.9, 0.99), 1e-12
-TRIES = 50  # further steps by the last slopes, in search of a genome that was not asked for
+TRIES = 50  # further steps, or places, in search of a genome that was not asked for
 APART = 0.1  # of a gene's range: how far further starts are from the first
 LARGEST = 1e100  # of a slope, whose square has to stay finite
 ROUNDS = 8  # of shift and clip: what bounds keep from the budget goes to the others
@@ -37,8 +37,8 @@ class GradientDriver(SlopeDriver):
 
     The paths start at the initial genomes, then near the first of them. Where a step leads to
     nothing new a path goes on by the slopes that it has; after `TRIES` of these it has ended, and
-    when all have, so has the search. One whose genome failed goes half the way back, or to another
-    place near the start that failed.
+    when all have, so has the search. One whose genome failed goes half the way back; if that fails
+    too, or is known, to another place near its start.
     """
 
     def __init__(self, settings: DriverSettings) -> None:
@@ -53,21 +53,23 @@ class GradientDriver(SlopeDriver):
         self._sizes = np.array(settings.gene_sizes, dtype=float)
         self._rng = np.random.default_rng(settings.seed)
         self._asked: set[bytes] = set()
-        self._paths: list[_Path] = []
+        self._paths: list[_Path] | None = None
         self._going: list[_Path] = []
         self._slopes: list[GeneSlopes] = []
 
     def ask(self) -> Genomes:
-        first = not self._paths
-        if first:
+        if self._paths is None:
             self._paths = [_Path(row, self._range) for row in self._starts()]
         rows, self._going = [], []
         for path in self._paths:
             row = self._table.clean(path.at[None])[0]
             tries = 0
             while row.tobytes() in self._asked and tries < TRIES:
-                path.step()
-                path.at = self._on_budget(path.at, path.start)
+                if path.steps:
+                    path.step()
+                    path.at = self._on_budget(path.at, path.start)
+                else:  # nothing leads on from there
+                    path.at = self._near(path.start)
                 row, tries = self._table.clean(path.at[None])[0], tries + 1
             if row.tobytes() not in self._asked:
                 self._asked.add(row.tobytes())

@@ -39,19 +39,68 @@ class Table:
         """All the totals that can be reached, rising."""
         return self.least + self.unit * np.flatnonzero(np.isfinite(self.costs))
 
+    @cached_property
+    def slack(self) -> int:
+        """The largest of all genes: see `GeneCurve.slack`."""
+        return max((curve.slack for curve in self.curves), default=0)
+
+    def price(self, budget: int) -> float:
+        """What a weight more costs at a budget, could genes take any share of the way between two
+        options: the slope there of the least cost by total, all convex hulls merged by slope."""
+        slopes, ends = self._slopes
+        if not len(slopes):
+            return 0.0
+        place = int(np.searchsorted(ends, budget - self.least))
+        return float(slopes[min(place, len(slopes) - 1)])
+
+    @cached_property
+    def _slopes(self) -> tuple[Float[np.ndarray, " pieces"], Float[np.ndarray, " pieces"]]:
+        """The slopes of all hulls, rising, and the weights above the least where each ends."""
+        slopes, weights = [np.zeros(0)], [np.zeros(0)]
+        for curve in self.curves:
+            corners = _hull(curve)
+            width = np.diff(curve.dropped[corners]).astype(float)
+            slopes.append(np.diff(curve.costs[corners]) / width)
+            weights.append(width)
+        every = np.concatenate(slopes)
+        order = np.argsort(every, kind="stable")
+        return every[order], np.concatenate(weights)[order].cumsum()
+
     def choice(self, budget: int) -> list[int] | None:
         """For each gene the option of the cheapest choice among all those whose total is the
-        largest within the budget; None where even the least is above it."""
-        place = int(np.searchsorted(self.totals, budget, side="right")) - 1
-        if place < 0:
+        largest within the budget; None where even the least is above it.
+
+        With `slack` a total may be less than that below the budget: each of these at what its
+        choice costs, and `price` for each weight that it leaves.
+        """
+        end = int(np.searchsorted(self.totals, budget, side="right"))
+        if end == 0:
             return None
-        state = (int(self.totals[place]) - self.least) // self.unit
+        begin = int(np.searchsorted(self.totals, budget - self.slack, side="right"))
+        near = self.totals[min(begin, end - 1) : end][::-1]  # of equals the largest total
+        states = (near - self.least) // self.unit
+        worth = self.costs[states] + (self.price(budget) * (budget - near) if self.slack else 0.0)
+        state = int(states[worth.argmin()])
         found = []
         for curve, taken in zip(reversed(self.curves), reversed(self.taken), strict=True):
             option = int(taken[state])
             found.append(option)
             state -= int(_units(curve, self.unit)[option])
         return found[::-1]
+
+
+def _hull(curve: GeneCurve) -> list[int]:
+    """The options at the corners of the lower convex hull of a gene's costs."""
+    corners: list[int] = []
+    x, y = curve.dropped.astype(float), curve.costs
+    for option in range(len(x)):
+        while len(corners) > 1:
+            a, b = corners[-2:]
+            if (y[b] - y[a]) * (x[option] - x[b]) < (y[option] - y[b]) * (x[b] - x[a]):
+                break
+            corners.pop()
+        corners.append(option)
+    return corners
 
 
 def table_of(

@@ -5,13 +5,12 @@ so when such a driver is made.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
 from optishear.errors import ConfigError
-from optishear.search.curves import GeneCurve
 from optishear.search.driver import Driver, DriverSettings, Genomes, Values, checked
 from optishear.search.knapsack import MOST_STATES, states_of, table_of
 from optishear.search.operators import gene_table, mutated
@@ -74,7 +73,7 @@ class Answers:
         """The answer with each curve multiplied by exp(log), and the other genes of `rest`, each
         mutated with a probability of one over all genes."""
         curves = [
-            GeneCurve(curve.codes, curve.dropped, curve.costs * factor)
+            replace(curve, costs=curve.costs * factor)
             for curve, factor in zip(self.curves, np.exp(logs).tolist(), strict=True)
         ]
         choice = table_of(curves, budget, self.states).choice(budget)

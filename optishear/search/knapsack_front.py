@@ -28,6 +28,7 @@ class FrontKnapsack(Driver):
     def __init__(self, settings: DriverSettings) -> None:
         self._settings, self._answers = settings, Answers(settings)
         self._table = table_of(self._answers.curves, None, self._answers.states)
+        self._totals = apart(self._table.totals, self._table.slack)
         self._rng = np.random.default_rng(settings.seed)
         self._asked: set[bytes] = set()
         self._known: dict[int, Values] = {}  # by place among the table's totals
@@ -68,7 +69,7 @@ class FrontKnapsack(Driver):
     def _places(self, count: int) -> list[int]:
         """So many new places, or as many as there are: spread evenly as long as there are no two
         to lie between."""
-        totals = self._table.totals
+        totals = self._totals
         if len(self._known) < 2:
             budgets = np.linspace(totals[0], totals[-1], count)
             spread = np.searchsorted(totals, np.round(budgets), side="right") - 1
@@ -78,14 +79,22 @@ class FrontKnapsack(Driver):
         return halved(known, seen(totals[known], told), totals, count)
 
     def _answer(self, place: int) -> Float[np.ndarray, " genes"]:
-        choice = self._table.choice(int(self._table.totals[place]))
+        choice = self._table.choice(int(self._totals[place]))
         assert choice is not None  # the total can be reached
         return self._answers.genome(choice, self._answers.start)
 
     def _child(self, noise: float) -> Float[np.ndarray, " genes"]:
-        budget = int(self._rng.choice(self._table.totals))
+        budget = int(self._rng.choice(self._totals))
         logs = noise * self._rng.standard_normal(len(self._answers.curves))
         return self._answers.child(self._answers.start, logs, budget, self._rng)
+
+
+def apart(totals: Int[np.ndarray, " reachable"], slack: int) -> Int[np.ndarray, " reachable"]:
+    """Of totals so close that one answer serves several, one each `slack`, and the last."""
+    if not slack:
+        return totals
+    budgets = np.arange(totals[-1], totals[0] - 1, -slack)[::-1]
+    return totals[np.unique(np.searchsorted(totals, [totals[0], *budgets], side="right") - 1)]
 
 
 def seen(

@@ -11,7 +11,6 @@ from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal, Key
 from optishear.search.driver import GeneSlopes
 from optishear.search.evaluator import Measuring, remembered
-from optishear.search.genes import Real
 from optishear.search.space import SearchSpace
 
 
@@ -99,7 +98,7 @@ def gene_slopes(space: SearchSpace, slopes: Mapping[str, float]) -> Float[np.nda
 
     What a gene asks for is a target; a budget then takes one constant from all of them, so that a
     layer of n weights counts with g - n sum(g) / sum(n). Targets are linear in codes, but for an
-    uneven list of options, where it is the change to the next one.
+    uneven list of options, of which it is the mean over the whole list.
     """
     layers, budget = space.layers, space.sparsity
     names = [layer.name for layer in layers.free]
@@ -107,14 +106,13 @@ def gene_slopes(space: SearchSpace, slopes: Mapping[str, float]) -> Float[np.nda
     if budget is not None and len(names):
         sizes = np.array([layer.size for layer in layers.free], dtype=float)
         g = g - sizes * (g.sum() / sizes.sum())
-    codes = {gene.name: gene.low for gene in space.genes}
+    codes = {gene.name: float(gene.low) for gene in space.genes}
     first = _targets(space, codes, names)
     own, found = {gene.name for gene in layers.genes}, np.zeros(len(space.genes))
     for index, gene in enumerate(space.genes):
         if gene.name in own and gene.high > gene.low:
-            step = gene.high - gene.low if isinstance(gene, Real) else 1.0
-            moved = _targets(space, {**codes, gene.name: gene.low + step}, names)
-            found[index] = g @ (moved - first) / step
+            moved = _targets(space, {**codes, gene.name: float(gene.high)}, names)
+            found[index] = g @ (moved - first) / (gene.high - gene.low)
     return found
 
 

@@ -13,7 +13,9 @@ from optishear.records.run_directory import RunDirectory, runs_under
 from optishear.runs.results import finished
 
 
-DERIVED = ("figures", "report.html", "optuna.log", "journal.lock", "finalists.lock")
+ASIDE = ("finalists", "curves", "descent", "slopes")
+"""Journals that not every run has."""
+DERIVED = ("figures", "report.html", "optuna.log", *(f"{one}.lock" for one in ("journal", *ASIDE)))
 """What `plot`, `report` and `dashboard` make again, and locks."""
 
 
@@ -51,8 +53,9 @@ def _files(run: RunDirectory) -> dict[str, bytes] | None:
     if has_writer(run.journal):
         raise ConfigError(f"{run.path}: another process is writing to this run. Wait for it.")
     read_journal(run.journal)  # a damaged one is refused
-    if run.finalists.exists():
-        read_journal(run.finalists)
+    for journal in (run.finalists, run.curves, run.descent, run.slopes):
+        if journal.exists():
+            read_journal(journal)
     if others := sorted({path.name for path in run.path.iterdir()} - {*FILES, *DERIVED}):
         raise ConfigError(
             f"{run.path}: holds {', '.join(others)}, which is no part of a run and would be lost. "

@@ -137,7 +137,8 @@ class MeasuringThere(Measuring):
                 )
                 for part in range(number)
             ]
-            found = [outcome for _, outcome in self.pool.run(calls)]
+            done = dict(self.pool.run(calls))
+            found = [done[call.key] for call in calls]  # whichever was done first
             yield recipe.key, slope_outcome(objective, list(recipe.drop), found)
 
 

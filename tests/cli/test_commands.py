@@ -24,6 +24,7 @@ RUNS = [
     "dashboard",
     "front",
     "plot",
+    "curves",
     "export",
     "pack",
     "report",

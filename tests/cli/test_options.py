@@ -295,6 +295,16 @@ EXPECTED = {
     },
     "front": JSON | {"--pick": [Reaches("front run", "--pick lowest:kl")]},
     "plot": JSON,
+    "curves": {
+        "--json": [Printed("cli/test_curves_command.py")],
+        "--layers": [Printed("cli/test_curves_command.py")],
+        "--budget": [Printed("cli/test_curves_command.py"),
+                     Refused("curves run --budget half", "give fractions")],
+        "--to": [Printed("cli/test_curves_command.py"),
+                 Refused("curves run --to x.json", "for the split of one --budget"),
+                 Refused("curves run --budget 0.5 --to x.csv", "ending in .json"),
+                 Refused("curves run --budget 0.5 --to file/x.json", "is a file")],
+    },
     "pack": JSON,
     "export": {
         "--json": [Printed("end_to_end/test_interchange.py")],

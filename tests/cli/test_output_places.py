@@ -26,6 +26,7 @@ FILES = {
         "evaluate": ["evaluate", "no/model", "--text", "embedded", "--to"],
         "transfer": ["transfer", "no-run", "--model", "no/model", "--to"],
         "import": ["import", "no-file", "--model", "no/model", "--to"],
+        "curves": ["curves", "no-run", "--budget", "0.5", "--to"],
     },
     ".safetensors": {"export of masks": ["export", "no-model", *MASKS]},
     ".html": {"report": ["report", "no-run", "--to"]},

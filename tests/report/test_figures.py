@@ -2,11 +2,9 @@
 
 import json
 import os
-import re
 import shutil
 import sys
 import warnings
-from itertools import combinations
 from subprocess import run as run_process
 from xml.etree import ElementTree
 
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from drawable_run import BOTH, MIXTURE, make_run
 from matplotlib.image import imread
-from matplotlib.text import Text
+from pictures import pictured, refuse_collisions, refuse_cut_off, words
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer, ModelLayout
@@ -93,31 +91,11 @@ def expected(request):
     return [name for name in FIGURES if name not in without]
 
 
-def words(path):
-    """What is written in an SVG; matplotlib puts each text before its outlines, as a comment."""
-    return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
-
-
 @pytest.fixture(scope="module")
 def pictures(drawn):
     with paper_style(), warnings.catch_warnings():
         warnings.simplefilter("error")
         return {name: pictured(figure) for name, figure in drawn.items()}
-
-
-def pictured(figure):
-    """The pixels as they are written, and every text that they show with the box that it takes."""
-    seen, draw = {}, Text.draw
-
-    def watched(self, renderer, *arguments, **settings):
-        draw(self, renderer, *arguments, **settings)
-        if self.get_visible() and self.get_text().strip():
-            seen[self] = self.get_text(), Text.get_window_extent(self, renderer)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Text, "draw", watched)
-        figure.canvas.draw()
-    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy(), list(seen.values())
 
 
 def told(pictures, name):
@@ -128,19 +106,12 @@ class TestEveryRun:
     def test_each_figure_is_a_picture_of_which_nothing_is_cut_off(self, pictures, expected):
         assert list(pictures) == expected
         for name, (pixels, _) in pictures.items():
-            frame = pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]
-            assert all((edge == 255).all() for edge in frame), f"{name} touches its border"
-            assert pixels.std() > 0.05 * 255
+            refuse_cut_off(name, pixels)
 
     def test_no_two_texts_overlap_and_all_are_on_the_page(self, pictures):
         for name, (pixels, texts) in pictures.items():
-            height, width, _ = pixels.shape
             assert len(texts) > 5
-            for text, box in texts:
-                inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-                assert inside, f"{name}: {text!r} leaves the page"
-            for (one, first), (other, second) in combinations(texts, 2):
-                assert not first.padded(-1).overlaps(second), f"{name}: {one!r} on {other!r}"
+            refuse_collisions(name, pixels, texts)
 
     @of_run("an unfinished run")
     def test_an_unfinished_run_has_no_baselines(self, pictures):

@@ -87,7 +87,9 @@ def test_all_finished_runs_below_a_folder_are_packed_and_the_others_stay(run, tm
 
 
 def test_what_can_be_made_again_is_left_out_and_all_else_comes_back(run, tmp_path):
-    shutil.copyfile(run.journal, run.finalists)  # which not every run has
+    for path in (run.finalists, run.curves, run.descent, run.slopes):  # which not every run has
+        shutil.copyfile(run.journal, path)
+        path.with_suffix(".lock").touch()
     held = {name: (run.path / name).read_bytes() for name in FILES}
     run.figures.mkdir()
     run.report.touch()

@@ -9,6 +9,16 @@ from optishear.search.ladder import Ladder
 
 
 @dataclass(frozen=True)
+class Step:
+    """A stage of the search. `done`: the plan has paid for it, and left it in the cache."""
+
+    what: str
+    seconds: float
+    rests_on: str
+    done: bool = False
+
+
+@dataclass(frozen=True)
 class Line:
     """What a candidate costs: `fixed` seconds for its weights, `per_token` for what is run, and
     `own` once, for the objectives' own data."""

@@ -7,6 +7,7 @@ from math import fsum, log10
 from typing import Any
 
 from optishear.config import Experiment
+from optishear.config.sections import GRADIENT, KNAPSACK
 from optishear.models.placement import devices_of
 from optishear.objectives import make_objective
 from optishear.recipe.recipe import Recipe
@@ -60,7 +61,8 @@ class Genes:
 
 @dataclass(frozen=True)
 class SpaceFacts:
-    """`log10_genomes` of the discrete genes together, `continuous` genes besides."""
+    """`log10_genomes` of the discrete genes together, `continuous` genes besides. `seeds` are known
+    methods, before which come those that are `solved` for first."""
 
     genes: tuple[Genes, ...]
     log10_genomes: float
@@ -74,6 +76,7 @@ class SpaceFacts:
     rungs: tuple[int, ...]
     seed: int
     seeds: tuple[Recipe, ...]
+    solved: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ def space_facts(setup: Setup, seeded: bool = True) -> SpaceFacts:
         setup.ladder.rungs,
         settings.seed,
         tuple(space.decode(genome) for genome in seeds),
+        tuple(name for name in (KNAPSACK, GRADIENT) if name in settings.seeds),
     )
 
 

@@ -21,6 +21,7 @@ from optishear.runs.setup import Setup, directory_of, threads, workers_of
 from optishear.runs.watcher import Watcher
 from optishear.tools.plan.cache import Cached, calibrated_now, spaced_now
 from optishear.tools.plan.checks import CheckResults, Findings, run_checks
+from optishear.tools.plan.costs import Step
 from optishear.tools.plan.facts import (
     ModelFacts,
     RunFacts,
@@ -42,7 +43,7 @@ from optishear.tools.plan.footprint import (
     over_limit,
 )
 from optishear.tools.plan.levels import Levels, planned_levels
-from optishear.tools.plan.time import Step, Times, times_of
+from optishear.tools.plan.time import Times, times_of
 
 
 @dataclass(frozen=True)

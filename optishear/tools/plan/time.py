@@ -22,23 +22,14 @@ from optishear.runs.setup import Setup
 from optishear.solvers.base import LayerSolution
 from optishear.solvers.methods import needs_of
 from optishear.tasks import Samples
-from optishear.tools.plan.costs import Price, RungCost, price_of, rung_costs, visits
+from optishear.tools.plan.costs import Price, RungCost, Step, price_of, rung_costs, visits
 from optishear.tools.plan.dry_run import DryRun, Sample, dry_run, sample_of
 from optishear.tools.plan.layer_times import LayerTimes
 from optishear.tools.plan.levels import Levels
+from optishear.tools.plan.solving import slope_steps, solving_steps
 
 
 FIGURES = 4.0  # seconds, whatever the run: matplotlib is imported and draws three of them
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage of the search. `done`: the plan has paid for it, and left it in the cache."""
-
-    what: str
-    seconds: float
-    rests_on: str
-    done: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +87,7 @@ def times_of(
     recipes = min(settings.evaluations, setup.space.size or settings.evaluations)
     wanted = visits(setup.ladder, recipes, settings.population)
     rungs = rung_costs(price.line, wanted, known)
+    steps += solving_steps(setup, price)
     share = setup.ladder.rungs[-1] / setup.ladder.rungs[0]
     once = "the first candidates, beyond a steady one"
     steps.append(Step("first use of everything", price.once * share, once))
@@ -105,6 +97,7 @@ def times_of(
             what += f" and {units:,} of their objectives' own"
         shared = f", {workers} at a time" if workers > 1 else ""
         steps.append(Step(what, cost.seconds / workers, f"{cost.each:.3g} s each{shared}"))
+    steps += slope_steps(setup, price, recipes)
     steps.append(
         Step("decoding genomes", sample.decoding * recipes, f"{sample.decoding * 1e3:.2g} ms each")
     )

@@ -1,0 +1,25 @@
+"""What a search cost in tokens, which no machine and nothing that was known before changes."""
+
+from optishear.records.journal import read_journal
+from optishear.records.run_directory import RunDirectory
+from optishear.search.loop import Found
+from optishear.search.slopes import PASSES
+
+
+def search_tokens(found: Found, directory: RunDirectory) -> int:
+    """All search tokens that went through the model until the front was known, by forward passes;
+    or would have, had no journal known any of it.
+
+    Each candidate counts with the highest rung that it reached, for it goes on where it stopped;
+    each point of a curve with its tokens; slopes, on the way of the search and before it, with
+    `PASSES` times their tokens. Kept prefixes run fewer blocks of many of these, of curves above
+    all, and are counted as if they had run all. Not counted is what is no search token (statistics,
+    objectives' own data), nor what comes after the front: finalists, baselines, held-out text.
+    """
+    tokens = sum(evaluation.rung for evaluation in found.evaluations.values())
+    beside = {directory.curves: 1, directory.descent: PASSES, directory.slopes: PASSES}
+    for path, passes in beside.items():
+        if path.exists():
+            _, entries, _ = read_journal(path)
+            tokens += passes * sum(entry["rung"] for entry in entries)
+    return tokens
