@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument(
         "--contenders", default=",".join(["fixed", *CONTENDERS]).replace(", ", "; ")
     )
+    parser.add_argument("--rules", default="owl,alphapruning", help="that uniform stands beside")
     parser.add_argument("--calibration", default="embedded@train:64x256")
     parser.add_argument("--search", default="embedded@search:8x256")
     parser.add_argument("--evaluation", default="embedded@evaluation:128x256")
@@ -148,7 +149,7 @@ def experiment_of(
     search_text = text_of(given.search)
     if settings.get("rungs") == "quarter":
         settings["rungs"] = [search_text["sequences"] // 4 * search_text["seq_len"]]
-    rules = [rule for grid in RULES.values() for rule in grid]
+    rules = [rule for grid in rules_of(given).values() for rule in grid]
     fixed = [method, *(f"{method}@{rule}" for rule in rules)]
     file = given.work / f"{given.model}_{method}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +173,12 @@ def experiment_of(
         )
     )
     return load_experiment(str(file))
+
+
+def rules_of(given: argparse.Namespace) -> dict[str, list[str]]:
+    """The grids of constants of the rules that are asked for."""
+    asked = given.rules.split(",")
+    return {name: grid for name, grid in RULES.items() if grid[0].partition(":")[0] in asked}
 
 
 def text_of(said: str) -> dict[str, Any]:
@@ -205,7 +212,10 @@ def measured(
             path,
         )
         return
-    grids = {UNIFORM: [method], **{k: [f"{method}@{r}" for r in grid] for k, grid in RULES.items()}}
+    grids = {
+        UNIFORM: [method],
+        **{k: [f"{method}@{r}" for r in grid] for k, grid in rules_of(given).items()},
+    }
     for name, grid in grids.items():
         values = {which: rows[which, "one-shot"]["search"]["kl"] for which in grid}
         best = min(values, key=values.__getitem__)

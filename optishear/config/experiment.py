@@ -24,7 +24,7 @@ from optishear.config.sections import (
 from optishear.errors import ConfigError, ConfigErrors, collect_errors
 from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
-from optishear.objectives.slopes import has_slopes
+from optishear.objectives.slopes import can_be_split
 from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.storage import SIZES
 from optishear.search.drivers import DRIVERS, check_budget, check_seed, check_variation
@@ -276,8 +276,8 @@ class Experiment(Strict):
             )
         if not self.slope_objective:
             raise ConfigError(
-                f"{said}: goes by an objective that is smooth in what the model makes, and none "
-                f"is measured. Add kl to objectives or record."
+                f"{said}: goes by an objective that can be split between layers, and none is "
+                f"measured. Add kl to objectives or record."
             )
         if (GRADIENT in search.seeds or driver.slopes) and self.space.resolved_budget is None:
             down = "search.seeds: gradient" if GRADIENT in search.seeds else driven
@@ -333,8 +333,8 @@ class Experiment(Strict):
     @property
     def slope_objective(self) -> str:
         """The quantity whose slopes and curves are taken: kl where it is measured, else the first
-        that has slopes; empty where none has."""
-        smooth = [name for name in self.quantities if has_slopes(make_objective(name))]
+        that can be split between layers; empty where none can."""
+        smooth = [name for name in self.quantities if can_be_split(make_objective(name))]
         return "kl" if "kl" in smooth else next(iter(smooth), "")
 
     @property

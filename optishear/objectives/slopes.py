@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optishear.errors import NumericalError
 from optishear.objectives.base import Objective, Reference, Summed
+from optishear.objectives.likelihood import Perplexity
 from optishear.pruning.slopes import Directions
 
 
@@ -26,9 +27,10 @@ class SlopePart:
     slopes: Mapping[str, float]
 
 
-def has_slopes(objective: Objective) -> bool:
-    """Whether it is smooth in what the model makes, and says how."""
-    return isinstance(objective, Summed)
+def can_be_split(objective: Objective) -> bool:
+    """Whether it is smooth in what the model makes, and 0 of the dense model, so that layers have
+    slopes of it and shares in it. A perplexity is not 0."""
+    return isinstance(objective, Summed) and not isinstance(objective, Perplexity)
 
 
 def slope_part(

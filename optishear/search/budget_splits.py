@@ -61,12 +61,14 @@ def _options(layer: Layer, space: SearchSpace, curves: Curves) -> GeneCurve:
     """What the layer can drop; the codes are sparsities."""
     patterns, bounds = space.layers.patterns, space.layers.bounds
     reach = counts_within(layer, patterns, bounds)
-    counts = list(reach)
+    counts, even = list(reach), True
     if bounds.steps is None and patterns.at(layer).levels is None:
         # Not the bounds themselves: they are on no grid, and many more totals would be possible.
         most = layer.size // reach.step
         grid = {round(most * step / REAL_GRID) * reach.step for step in range(REAL_GRID)}
         counts = sorted(count for count in grid if count in reach) or [reach[0]]
+        even = most % REAL_GRID == 0
     dropped = np.array(counts, dtype=np.int64)
     costs = np.array([curves.cost(layer.name, count) for count in counts])
-    return GeneCurve(dropped / layer.size, dropped, costs)
+    slack = 0 if even else int(np.diff(dropped).max(initial=0))
+    return GeneCurve(dropped / layer.size, dropped, costs, slack)

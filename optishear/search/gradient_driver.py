@@ -22,6 +22,7 @@ SLOWER = 4  # steps after which it goes half as far
 BETAS, TINY = (0.9, 0.99), 1e-12
 TRIES = 50  # further steps, or places, in search of a genome that was not asked for
 APART = 0.1  # of a gene's range: how far further starts are from the first
+WIDENING = 8.0  # places in vain after which the next is twice as far: few whole numbers are near
 LARGEST = 1e100  # of a slope, whose square has to stay finite
 ROUNDS = 8  # of shift and clip: what bounds keep from the budget goes to the others
 
@@ -69,7 +70,7 @@ class GradientDriver(SlopeDriver):
                     path.step()
                     path.at = self._on_budget(path.at, path.start)
                 else:  # nothing leads on from there
-                    path.at = self._near(path.start)
+                    path.at = self._near(path.start, tries)
                 row, tries = self._table.clean(path.at[None])[0], tries + 1
             if row.tobytes() not in self._asked:
                 self._asked.add(row.tobytes())
@@ -107,15 +108,20 @@ class GradientDriver(SlopeDriver):
         middle = self._table.clean(((self._table.low + self._table.high) / 2)[None])
         given = self._settings.seeds if len(self._settings.seeds) else middle
         found = {row.tobytes(): row for row in given}
-        for _ in range(TRIES * size):
-            if len(found) >= size:
-                break
-            near = self._table.clean(self._near(given[0])[None])[0]
+        misses = 0
+        while len(found) < size and misses < TRIES:
+            near = self._table.clean(self._near(given[0], misses)[None])[0]
+            misses = misses + 1 if near.tobytes() in found else 0
             found.setdefault(near.tobytes(), near)
         return np.array(list(found.values())[:size])
 
-    def _near(self, start: Float[np.ndarray, " genes"]) -> Float[np.ndarray, " genes"]:
-        noise = APART * self._range * self._rng.standard_normal(len(start))
+    def _near(
+        self, start: Float[np.ndarray, " genes"], misses: int = 0
+    ) -> Float[np.ndarray, " genes"]:
+        """Another place around `start`, further away the more others were known."""
+        noise = (
+            APART * (1 + misses / WIDENING) * self._range * self._rng.standard_normal(len(start))
+        )
         moving = self._table.free & ~self._table.category
         return self._on_budget(np.where(moving, start + noise, start), start)
 

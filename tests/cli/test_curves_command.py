@@ -4,18 +4,26 @@ import itertools
 import json
 import shutil
 
+import numpy as np
 import pytest
 from curved_run import RISE, STEPS, curved_run, curves_for, write_curves
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from layouts import llama_layout, small_layout
+from mutations import mutated
 from typer.testing import CliRunner
 
 from optishear.calibration.origin import read_recipe
 from optishear.cli import app
+from optishear.errors import ConfigError
+from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.profile import counts_within
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal, memo_of
 from optishear.records.run_directory import read_json, write_json
+from optishear.report.additivity import additivity
 from optishear.report.measured_curves import read_curves
+from optishear.runs.allocated import splits_of
 from optishear.search.space_file import SpaceSpec, build_space
 from optishear.tools.pack import pack
 
@@ -143,6 +151,33 @@ class TestBudgets:
             assert sum(split["drop"].values()) == total
             assert split["predicted"] == pytest.approx(cost, rel=1e-12)
 
+    def test_layers_of_uneven_sizes_get_a_split_near_the_best(self, tmp_path):
+        """No 64th of them is a whole number of weights, and hardly two totals are equal."""
+        sizes = [(37, 23), (41, 29), (31, 43), (23, 53)]
+        layers = [
+            Layer(f"l{block}", block, "mlp.up", *size, f"l{block}")
+            for block, size in enumerate(sizes)
+        ]
+        layout = ModelLayout(tuple(layers))
+        wide = {"by": "layer", "low": 0.2, "high": 0.9}
+        run = curved_run(tmp_path / "uneven" / "abc", layout, wide)
+        curves = read_curves(run).curves
+        every = [np.arange(-(-layer.size // 5), layer.size * 9 // 10 + 1) for layer in layers]
+        costs = [
+            np.array([curves.cost(layer.name, int(count)) for count in counts])
+            for layer, counts in zip(layers, every, strict=True)
+        ]
+        for share in (0.3, 0.5, 0.7):
+            budget = round(share * layout.total)
+            least = max(  # Lagrange's bound: no split of the budget costs less
+                sum((cost - price * counts).min() for cost, counts in zip(costs, every))
+                + price * budget
+                for price in np.geomspace(1e-8, 1e-3, 2000)
+            )
+            [split] = asked(run.path, "--budget", share)["budgets"]
+            assert sum(split["drop"].values()) == budget
+            assert least <= split["predicted"] < 1.005 * least
+
     def test_a_budget_is_met_to_the_weight_where_any_number_can_go(self, tmp_path):
         run = curved_run(tmp_path / "grid" / "abc", sparsity=GRID)
         [split] = asked(run.path, "--budget", 0.53)["budgets"]
@@ -251,6 +286,24 @@ class TestJournals:
         said = invoke(run.path, "--budget", 0.5, code=2).stderr
         assert "manifest.json: experiment.space" in said
         assert said.count("\n") == 1
+
+    @settings(max_examples=60, deadline=None)
+    @given(data=st.data())
+    def test_whatever_is_changed_of_a_line_is_read_or_refused(self, drawn, data):
+        before = drawn.curves.read_text()
+        lines = before.splitlines()
+        number = data.draw(st.sampled_from([0, 1, 7]))
+        lines[number] = data.draw(mutated(json.loads(lines[number])))
+        drawn.curves.write_text("\n".join(lines) + "\n")
+        try:
+            if (found := read_curves(drawn)) is not None:
+                assert all(len(found.at_levels(layer)) == 4 for layer in LAYOUT.layers)
+                additivity(drawn, found)
+                splits_of(drawn, found, [0.5])
+        except ConfigError:
+            pass
+        finally:
+            drawn.curves.write_text(before)
 
     def test_without_the_objective_among_the_evaluations_it_says_so(self, run):
         run.curves.unlink()

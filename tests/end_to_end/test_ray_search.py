@@ -146,6 +146,52 @@ def test_workers_that_always_die_stop_the_run_which_goes_on_later_and_survives_a
     assert values(run) == values(serial)
 
 
+def test_curves_and_slopes_of_two_workers_are_those_of_one_process(model, shared, tmp_path):
+    """Curves a recipe each, slopes by batches, of which one worker has two and one a single one."""
+    path = tmp_path / "slopes.yaml"
+    texts = {**EMBEDDED["text"], "search": {**EMBEDDED["text"]["search"], "sequences": 3}}
+    changes = {
+        "model": model,
+        "text": texts,
+        "batch_tokens": 64,
+        "space": {"sparsity": {"by": "block", "low": 0.2, "high": 0.9, "budget": 0.6}},
+        "objectives": ["kl"],
+        "baselines": [],
+        "search": {
+            "driver": "gradient",
+            "population": 2,
+            "evaluations": 4,
+            "seeds": ["knapsack", "gradient"],
+            "curves": {"tokens": 64, "levels": 2},
+            "descent": {"tokens": 192, "steps": 2},
+        },
+    }
+    path.write_text(yaml.safe_dump({**EMBEDDED, **changes}))
+    plan = load_experiment(str(path))
+    one = search(plan, tmp_path / "one", Silent())
+    asked = []
+
+    class Seen(Cluster):
+        def pool(self, payload):
+            asked.append(type(payload))
+            return super().pool(payload)
+
+    shared.by = lambda cluster: Seen(cluster.workers, cluster.notice, cluster.spare)
+    other = search(plan.model_copy(update={"workers": 2}), tmp_path / "two", Silent())
+    assert asked.count(Job) == 3  # curves, descent, and the search with its slopes
+    assert same(other, one)
+    for name in ("curves", "descent", "slopes", "journal"):
+        told = []
+        for run in (one, other):
+            header, found, _ = read_journal(getattr(run.directory, name))
+            entries = {e["key"]: {k: v for k, v in e.items() if k != "seconds"} for e in found}
+            told.append((header, entries))
+        assert told[0] == told[1], name
+        if name in ("descent", "slopes"):
+            assert all(len(entry["slopes"]) == 14 for entry in told[0][1].values())
+    assert one.manifest["search_tokens"] == other.manifest["search_tokens"]
+
+
 LEVELS = {
     "metric": [{"name": "wanda"}],
     "sparsity": {"by": "block", "low": 0.25, "high": 0.75, "steps": 4, "budget": 0.5},

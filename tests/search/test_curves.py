@@ -172,3 +172,16 @@ def test_arrays_that_are_no_gene_s_curve_are_a_bug_and_refused(codes, dropped, c
             np.array(dropped, dtype=np.int64),
             np.array(costs, dtype=float),
         )
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_an_answer_may_leave_a_step_of_what_has_no_levels(name):
+    chosen = SPACES[name]
+    for curve in gene_curves(chosen, curves_of(LAYOUT)):
+        if curve is not None:
+            leveled = name in ("layers in steps", "blocks in steps") or "n of 4" in name
+            assert curve.slack == (0 if leveled else np.diff(curve.dropped).max())
+
+
+def test_a_layer_that_loses_nothing_needs_no_curve():
+    assert Curves({}).total({"a": 0}) == 0

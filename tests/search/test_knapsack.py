@@ -1,5 +1,6 @@
 """The table's answers are those of trying every choice, and the recipe drops what they say."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -177,3 +178,87 @@ class TestRecipesOfAnswers:
             assert sum(drop[layer.name] for layer in layers) == own.dropped[option]
         assert sum(drop.values()) == total
         assert costs.total(drop) == pytest.approx(value(curves, choice)[1])
+
+
+@st.composite
+def loose_curve(draw):
+    """Uneven counts between which a gene could take any other, at a cost that rises ever faster."""
+    size = draw(st.integers(2, 6))
+    counts = sorted(draw(st.lists(st.integers(0, 60), min_size=size, max_size=size, unique=True)))
+    rate = draw(st.floats(0.2, 3.0))
+    costs = np.exp(rate * np.array(counts) / 20)
+    plain = curve(counts, costs)
+    return replace(plain, slack=int(np.diff(counts).max()))
+
+
+class TestSlack:
+    @settings(deadline=None, max_examples=100)
+    @given(st.lists(loose_curve(), min_size=1, max_size=4), st.integers(0, 240))
+    def test_the_answer_is_the_cheapest_with_what_it_leaves_at_the_price(self, curves, budget):
+        table = table_of(curves, budget)
+        slack, price = max(c.slack for c in curves), table.price(budget)
+        assert table.slack == slack
+        choice = table.choice(budget)
+        options = [list(zip(c.dropped.tolist(), c.costs.tolist())) for c in curves]
+        every = [
+            (sum(d for d, _ in chosen), sum(c for _, c in chosen)) for chosen in product(*options)
+        ]
+        within = [(total, cost) for total, cost in every if total <= budget]
+        if not within:
+            assert choice is None
+            return
+        most = max(total for total, _ in within)
+        near = [pair for pair in within if pair[0] > budget - slack or pair[0] == most]
+        worth = min(cost + price * (budget - total) for total, cost in near)
+        total, cost = value(curves, choice)
+        assert (total, pytest.approx(cost)) in near
+        assert cost + price * (budget - total) == pytest.approx(worth)
+
+    def test_the_price_is_the_slope_of_the_merged_hulls(self):
+        curves = [curve([0, 10, 20], [0, 1, 5]), curve([5, 15, 25], [1, 9, 11])]
+        found = [table_of(curves).price(budget) for budget in (0, 5, 15, 16, 25, 26, 35, 36, 99)]
+        # By weight 0.1 and 0.4 of the first; of the second 0.8 lies above its hull's 0.5.
+        assert found == pytest.approx([0.1, 0.1, 0.1, 0.4, 0.4, 0.5, 0.5, 0.5, 0.5])
+        assert table_of([curve([3], [1.0])]).price(3) == 0.0
+
+    def test_ends_off_the_grid_are_no_reason_for_a_poor_split(self):
+        """By block of few blocks, the largest total within a budget is often that of blocks at
+        their bounds alone: 6 of 960 weights from 0.2 to 0.9, and a budget between two totals."""
+        counts = [192, *range(195, 865, 15), 864]
+        one = curve(counts, np.exp(np.array(counts) / 160))
+        budget = round(0.6 * 960 * 6)
+        alike = value([one] * 6, solve([one] * 6, [budget])[0])
+        loose = [replace(one, slack=15)] * 6
+        total, cost = value(loose, solve(loose, [budget])[0])
+        uniform = 6 * float(np.exp(576 / 160))
+        assert alike[0] == budget
+        assert alike[1] > 1.1 * uniform
+        assert budget - 15 < total <= budget
+        assert cost <= uniform
+
+
+@pytest.mark.parametrize("by", ["block", "layer"])
+@pytest.mark.parametrize("bounds", [(0.2, 0.9, 0.6), (0.3, 0.8, 0.55), (0.0, 0.95, 0.5)])
+def test_a_recipe_of_an_answer_costs_no_more_than_the_uniform_one(by, bounds):
+    low, high, budget = bounds
+    layout = small_layout(blocks=3, scale=8)
+    rules = {"uniform": Rule(dict.fromkeys(layout.sizes, 1.0), dict.fromkeys(layout.sizes, 0.0))}
+    sparsity = {"by": by, "low": low, "high": high, "budget": budget}
+    chosen = build_space(SpaceSpec.model_validate({"sparsity": sparsity}), layout, rules)
+    curves = Curves(
+        {
+            layer.name: tuple(
+                (round(layer.size * share), (1 + 0.3 * number) * float(np.exp(6 * share)))
+                for share in (0.2, 0.4, 0.6, 0.8, 0.95)
+            )
+            for number, layer in enumerate(layout.layers)
+        }
+    )
+    own = gene_curves(chosen, curves)
+    assert all(0 < c.slack <= chosen.layers.layout.total for c in own)
+    [choice] = solve(own, [chosen.budget])
+    row = np.array([c.codes[option] for c, option in zip(own, choice, strict=True)])
+    uniform = chosen.decode(np.full(len(row), budget)).drop
+    drop = chosen.decode(row).drop
+    assert sum(drop.values()) == sum(uniform.values()) == chosen.budget
+    assert curves.total(drop) < curves.total(uniform)

@@ -9,7 +9,9 @@ import yaml
 from drift import Drift
 from small_experiment import EMBEDDED
 from tiny_folders import tiny_folder
+from typer.testing import CliRunner
 
+from optishear.cli import app
 from optishear.config import load_experiment
 from optishear.errors import ConfigError, ConfigErrors, NumericalError
 from optishear.metrics import METRICS
@@ -123,6 +125,52 @@ def test_candidates_pruned_block_by_block_are_charged_for_and_so_is_what_they_mo
     each = made.times.price.line.seconds(128)
     later = [step.seconds for step in made.times.steps if "as a candidate takes" in step.rests_on]
     assert later == pytest.approx([each, 2 * each])  # a baseline; and that and what is found
+
+
+def test_what_is_solved_for_before_the_search_and_slopes_within_it_are_steps_of_their_own(tmp_path):
+    search_settings = {
+        "driver": "gradient",
+        "population": 3,
+        "evaluations": 20,
+        "rungs": [64],
+        "seeds": ["methods", "knapsack", "gradient"],
+        "curves": {"tokens": 100, "levels": 3},
+        "descent": {"tokens": 128, "steps": 5},
+    }
+    path = written(
+        tmp_path,
+        model=str(tiny_folder("llama", tmp_path / "llama")),
+        search=search_settings,
+        batch_tokens=64,
+        baselines=["wanda"],
+        workers=3,
+    )
+    made = planned(path, tmp_path / "out")
+    assert not made.findings.refused
+    assert made.space.solved == ("knapsack", "gradient")
+    layers = made.model.layers
+    steps = {step.what: step for step in made.times.steps}
+    line = made.times.price.line
+    curves = steps[f"curves of single layers: {3 * layers} recipes on 64 tokens"]  # whole samples
+    each = line.fixed * 2 / layers + line.per_token * 64
+    assert curves.seconds == pytest.approx(3 * layers * each / 3)
+    descent = steps["descent by slopes: 6 recipes on 128 tokens"]  # two batches, for two workers
+    assert descent.seconds == pytest.approx(6 * 3 * line.seconds(128) / 2)
+    slopes = steps["slopes of 20 candidates on 64 tokens"]
+    assert slopes.seconds == pytest.approx(20 * 3 * line.seconds(64))
+    assert "3 forward passes, of which a backward pass is two" in slopes.rests_on
+    order = [*steps]
+    assert order.index(curves.what) < order.index(descent.what) < order.index(slopes.what)
+    result = CliRunner().invoke(app, ["plan", path, "--out", str(tmp_path / "out")])
+    assert "what is solved for on few tokens, by knapsack and gradient" in result.output
+    assert "slopes of 20 candidates" in result.output
+
+
+def test_a_search_that_solves_for_nothing_has_no_such_steps(whole):
+    made = whole[0]
+    assert made.space.solved == ()
+    names = " ".join(step.what for step in made.times.steps)
+    assert not {"curves", "descent", "slopes"} & set(names.split())
 
 
 def test_a_dry_run_on_a_known_clock_gives_its_costs_back(tmp_path):
