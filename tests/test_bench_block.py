@@ -2,17 +2,27 @@
 
 import sys
 
-import bench_gpu_block
+import bench_block
 import pytest
 
 
 def bench(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["bench_gpu_block.py", "--device", "cpu", *options])
-    bench_gpu_block.main()
+    monkeypatch.setattr(sys, "argv", ["bench_block.py", "--device", "cpu", *options])
+    bench_block.main()
 
 
 def test_every_lever_is_timed_beside_the_plain_method(monkeypatch, tmp_path):
-    bench(monkeypatch, "--tiny", "--methods", "optima", "--out", str(tmp_path))
+    bench(
+        monkeypatch,
+        "--shapes",
+        "tiny",
+        "--rounds",
+        "1",
+        "--methods",
+        "optima",
+        "--out",
+        str(tmp_path),
+    )
     summary = (tmp_path / "summary.md").read_text()
     levers = [line.split("|")[2].strip() for line in summary.splitlines() if "| optima |" in line]
     assert levers[0] == "plain"
@@ -20,8 +30,8 @@ def test_every_lever_is_timed_beside_the_plain_method(monkeypatch, tmp_path):
     assert "Tiny shapes" in summary
 
 
-def test_without_a_gpu_it_says_that_only_tiny_shapes_can_be_run(monkeypatch, capsys):
+def test_without_a_gpu_large_shapes_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         bench(monkeypatch)
     assert ended.value.code == 2
-    assert "there is only --tiny" in capsys.readouterr().err
+    assert "choose other --shapes" in capsys.readouterr().err
