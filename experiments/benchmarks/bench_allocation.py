@@ -339,9 +339,7 @@ def figure(given: argparse.Namespace, paths: pd.DataFrame) -> None:
         (m, s) for m, own in groups(paths, "method", sort=False) for s, _ in groups(own, "setting")
     ]
     with style.paper_style():
-        drawn = style.blank(
-            f"{given.model}: least KL by tokens spent", style.FULL, 2.6 * -(-len(panels) // 2) + 0.8
-        )
+        drawn = style.blank("", style.FULL, 2.6 * -(-len(panels) // 2) + 0.8)
         axes = np.atleast_1d(drawn.subplots(-(-len(panels) // 2), min(2, len(panels)))).ravel()
         for (method, setting), place in zip(panels, axes):
             own = paths_of(paths, method, setting)
@@ -364,8 +362,10 @@ def figure(given: argparse.Namespace, paths: pd.DataFrame) -> None:
             place.text(0.98, 0.96, name, ha="right", va="top", transform=place.transAxes)
             place.set_xlabel("tokens through the model")
             place.set_ylabel("KL (nats/token)")
-        style.legend_above(drawn, axes[0])
-        style.note(drawn, "Medians over seeds. A backward pass counts as two forward passes.")
+        known = axes[0].get_legend_handles_labels()
+        drawn.legend(*known, loc="outside upper left", ncols=4, frameon=False)
+        text = "medians over seeds; a backward pass counts as two forward passes."
+        style.note(drawn, f"{given.model}: least KL on the search text by tokens spent; {text}")
         style.save(drawn, given.out / "paths", ("svg", "png"))
 
 
