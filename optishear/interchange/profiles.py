@@ -2,7 +2,7 @@
 
 import csv
 import io
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +118,8 @@ def read_profile(
 
 
 def checked_number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not abs(value) <= sys.float_info.max:  # which nan is not, nor a huge integer
         raise ConfigError(f"{where} is {value!r}, expected a number.")
     return float(value)
 

@@ -3,7 +3,6 @@
 A setting at its usual value is left out of a recipe's canonical form, so that it changes no key.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,7 @@ class Setting:
         """Raises a `ConfigError` for anything else."""
         whole = isinstance(self.usual, int)
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or not self.low <= value <= self.high:
+        if not number or not self.low <= value <= self.high:  # nan is within no bounds
             raise ConfigError(
                 f"{where} is {value!r}, expected a {'whole ' if whole else ''}number in "
                 f"[{self.low:g}, {self.high:g}]: {self.about} ({self.usual:g} usually)."

@@ -193,7 +193,11 @@ def _check_finalists(
     for one in final.entries:
         rows = [one.one_shot, *([] if one.block_by_block is None else [one.block_by_block])]
         names = [*objectives, final.quantity]
-        _check_entry(one.key, one.recipe, rows, names, layout, f"{where}: finalists")
+        recipe = _check_entry(one.key, one.recipe, rows, names, layout, f"{where}: finalists")
+        if recipe.key != one.key:  # by which it is picked
+            raise ConfigError(
+                f"{where}: finalists: entry {one.key}: its recipe has the key {recipe.key}. {MEND}"
+            )
     measured = [one.key for one in final.entries if one.block_by_block is not None]
     if final.picked not in measured:
         raise ConfigError(
@@ -209,7 +213,7 @@ def _check_entry(
     names: Sequence[str],
     layout: ModelLayout,
     where: str,
-) -> None:
+) -> Recipe:
     """A recipe for the layers, and in each of its rows all quantities of these names."""
     try:
         recipe = Recipe.from_json(said, f"{where}: entry {key}")
@@ -219,6 +223,7 @@ def _check_entry(
         raise ConfigError(f"{where}: entry {key}: is of other layers. {MEND}")
     if missing := [name for row in rows for name in names if name not in row]:
         raise ConfigError(f"{where}: entry {key}: has no {missing[0]!r}. {MEND}")
+    return recipe
 
 
 def read_evaluation(run: RunDirectory, shape: type[Row] = Compared) -> list[dict[str, Any]]:

@@ -405,7 +405,11 @@ class TestVary:
     def test_every_mapping_makes_all_combinations_of_its_values(self, tmp_path):
         vary = [
             {"search.driver": ["nsga2", "random"], "search.seed": [0, 1, 2]},
-            {"search.driver": ["exhaustive"], "space": ["optishear_metric"]},
+            {
+                "search.driver": ["exhaustive"],
+                "space": ["optishear_metric"],  # uniform, so that no split is to be solved for
+                "search.seeds": [["methods", "rules"]],
+            },
         ]
         runs = load_experiments(self.written(tmp_path, vary))
         told = [(run.search.driver, run.search.seed) for run in runs]

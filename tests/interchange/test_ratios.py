@@ -82,6 +82,7 @@ def test_the_user_may_not_say_the_opposite_of_the_file():
         ('{"blocks.0.attn.x": 0.5}', "drop", "Did you mean 'blocks.0.attn.q'"),
         ('[{"layer": "a", "ratio": 0.5}]', "drop", "its columns are layer, ratio"),
         ('[{"layer": "a", "sparsity": true}]', "drop", "is True, expected a number"),
+        (f'[{{"layer": "a", "sparsity": 1{400 * "0"}}}]', "drop", "expected a number"),
         ('[{"layer": "a", "sparsity": 0.1}, 3]', "drop", "a row has no layer"),
         ("layer,sparsity,density\na,0.5,0.5", "drop", "its columns are"),
         ("layer,sparsity\na", "drop", "line 2 has not as many fields"),

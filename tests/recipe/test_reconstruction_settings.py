@@ -47,6 +47,7 @@ def test_what_is_said_is_read_again():
         ({"name": "block", "epochs": 2.5}, "epochs is 2.5, expected a whole number"),
         ({"name": "block", "learning_rate": float("nan")}, "learning_rate is nan"),
         ({"name": "block", "learning_rate": 0}, "learning_rate is 0"),
+        ({"name": "block", "learning_rate": 10**400}, "learning_rate is 1000"),
         ({"name": "block", "held_back": 1.0}, "held_back is 1.0"),
         ({"name": "block", "held_back": True}, "held_back is True"),
         ({"name": "block", "inputs": "both"}, "inputs is 'both'. There are: pruned, dense."),

@@ -76,6 +76,10 @@ def test_figures_and_page_show_the_pick_where_it_was_measured_one_shot(run):
         (lambda front: front["finalists"].update(picked="nobody"), "none of the 2 finalists"),
         (lambda front: front["finalists"].update(quantity="taylor"), "has no 'taylor'"),
         (lambda front: front["finalists"].update(entries=[]), "entries"),
+        (
+            lambda front: front["finalists"]["entries"][0]["recipe"].update(pattern="row"),
+            "its recipe has the key",
+        ),
         (lambda front: front["finalists"]["entries"][2].pop("one_shot"), "one_shot is missing"),
     ],
 )
