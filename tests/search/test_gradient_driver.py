@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from optishear.errors import ConfigError
 from optishear.search.driver import DriverSettings
@@ -75,19 +73,22 @@ def gone(driver, problem, steps, scale=1.0, fails=lambda row: False):
     return np.array(rows), np.array(failed)
 
 
-@settings(max_examples=25)
-@given(seed=st.integers(0, 2**31))
-def test_a_convex_problem_is_near_its_optimum_in_thirty_steps_and_on_its_budget(seed):
-    problem = Problem(seed)
-    rows, _ = gone(GradientDriver(problem.settings()), problem, 31)
-    assert np.array_equal(rows[0], problem.start)
-    assert rows @ problem.sizes == pytest.approx(problem.sizes @ problem.start)
-    assert (rows >= LOW).all()
-    assert (rows <= HIGH).all()
-    values = [problem.value(row) for row in rows]
-    gain = values[0] - problem.least
-    assert min(values) - problem.least <= 0.03 * gain
-    assert values[-1] - problem.least <= 0.10 * gain  # it comes to rest there
+def test_convex_problems_are_near_their_optima_in_thirty_steps_and_on_their_budgets():
+    best, last = [], []
+    for seed in range(40):
+        problem = Problem(seed)
+        rows, _ = gone(GradientDriver(problem.settings()), problem, 31)
+        assert np.array_equal(rows[0], problem.start)
+        assert rows @ problem.sizes == pytest.approx(problem.sizes @ problem.start)
+        assert (rows >= LOW).all()
+        assert (rows <= HIGH).all()
+        values = [problem.value(row) for row in rows]
+        gain = values[0] - problem.least
+        best.append((min(values) - problem.least) / gain)
+        last.append((values[-1] - problem.least) / gain)
+    assert np.mean(best) <= 0.005
+    assert np.max(best) <= 0.03
+    assert np.mean(last) <= 0.006  # it comes to rest there
 
 
 def test_the_scale_of_what_is_minimised_does_not_matter():
