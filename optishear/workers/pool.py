@@ -137,6 +137,7 @@ class Pool:
                     f"fewer workers, so that each has more memory; nothing that was finished is "
                     f"lost."
                 )
+            self.notice(f"a worker died before it had begun ({reason}): another begins")
         else:
             self._deaths[call.key] += 1
             if self._deaths[call.key] == MOST_DEATHS:

@@ -258,7 +258,8 @@ def test_an_address_where_nobody_answers_is_refused(plan, tmp_path, monkeypatch)
 
 
 def test_a_host_that_leaves_changes_nothing(serial, two, remove_a_host, tmp_path):
-    """Taken away while candidates are measured on it. The last test: it does not come back."""
+    """Taken away while candidates are measured, or its worker is still beginning: who is faster,
+    nobody can say. The last test: it does not come back."""
 
     class Leaving(Notes):
         """Takes the node away when two are done, of a generation of four."""
@@ -275,5 +276,5 @@ def test_a_host_that_leaves_changes_nothing(serial, two, remove_a_host, tmp_path
     watcher = Leaving()
     run = search(two, tmp_path, watcher)
     assert watcher.done > 2
-    assert any("a worker died on recipe" in text for text in watcher.texts)
+    assert any("a worker died" in text for text in watcher.texts)
     assert same(run, serial)
