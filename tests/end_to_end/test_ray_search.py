@@ -258,8 +258,8 @@ def test_an_address_where_nobody_answers_is_refused(plan, tmp_path, monkeypatch)
 
 
 def test_a_host_that_leaves_changes_nothing(serial, two, remove_a_host, tmp_path):
-    """Taken away while candidates are measured, or its worker is still beginning: who is faster,
-    nobody can say. The last test: it does not come back."""
+    """Taken away while candidates are measured. Whether a worker of it is at one by then, and so is
+    said to have died, is the machine's doing. The last test: it does not come back."""
 
     class Leaving(Notes):
         """Takes the node away when two are done, of a generation of four."""
@@ -276,5 +276,4 @@ def test_a_host_that_leaves_changes_nothing(serial, two, remove_a_host, tmp_path
     watcher = Leaving()
     run = search(two, tmp_path, watcher)
     assert watcher.done > 2
-    assert any("a worker died" in text for text in watcher.texts)
     assert same(run, serial)
