@@ -27,7 +27,7 @@ from optishear.objectives import make_objective
 from optishear.objectives.slopes import can_be_split
 from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.storage import SIZES
-from optishear.search.drivers import DRIVERS, check_budget, check_seed, check_variation
+from optishear.search.drivers import DRIVERS, DriverEntry, check_budget, check_seed, check_variation
 from optishear.search.pick import Pick, parse_pick
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import Strict
@@ -248,7 +248,7 @@ class Experiment(Strict):
     def _possible_seeds(self) -> None:
         """What is solved for before the search, and drivers and variations that go by the same."""
         search, by = self.search, self.space.sparsity.by.partition(":")[0]
-        driver = lookup(DRIVERS, search.driver, kind="driver")
+        driver = self.driver
         guided, driven = "search.variation: guided", f"search.driver: {search.driver}"
         asked = {
             "search.seeds: knapsack": KNAPSACK in search.seeds,
@@ -331,6 +331,11 @@ class Experiment(Strict):
         return (*self.objectives, *self.record)
 
     @property
+    def driver(self) -> DriverEntry:
+        """What the table of drivers says of the search's."""
+        return lookup(DRIVERS, self.search.driver, kind="driver")
+
+    @property
     def slope_objective(self) -> str:
         """The quantity whose slopes and curves are taken: kl where it is measured, else the first
         that can be split between layers; empty where none can."""
@@ -340,15 +345,13 @@ class Experiment(Strict):
     @property
     def solves(self) -> bool:
         """Whether something is measured on few tokens before the search, or slopes within it."""
-        slopes = lookup(DRIVERS, self.search.driver, kind="driver").slopes
-        return slopes or self.needs_curves or GRADIENT in self.search.seeds
+        return self.driver.slopes or self.needs_curves or GRADIENT in self.search.seeds
 
     @property
     def needs_curves(self) -> bool:
         """Whether anything of the search goes by curves of single layers."""
         search = self.search
-        by_driver = lookup(DRIVERS, search.driver, kind="driver").curves
-        return by_driver or search.variation == "guided" or KNAPSACK in search.seeds
+        return self.driver.curves or search.variation == "guided" or KNAPSACK in search.seeds
 
     @property
     def reads(self) -> frozenset[Need]:

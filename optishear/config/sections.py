@@ -77,7 +77,7 @@ class DescentConfig(Strict):
     steps: int = Field(default=8, ge=1)
 
 
-METHODS, RULES, KNAPSACK, GRADIENT = SEEDS = ("methods", "rules", "knapsack", "gradient")
+METHODS, RULES, KNAPSACK, GRADIENT = ("methods", "rules", "knapsack", "gradient")
 
 
 class SearchConfig(Strict):

@@ -98,13 +98,18 @@ def _of_the_rest(
     return max(0.0, (sparsity * total - fixed) / rest) if free else 0.0
 
 
+def has_levels(layer: Layer, patterns: Patterns, bounds: Bounds) -> bool:
+    """Whether the layer can lose a few counts only, by its pattern or the bounds' steps."""
+    return bounds.steps is not None or patterns.at(layer).levels is not None
+
+
 def grid_of(layers: Sequence[Layer], patterns: Patterns, bounds: Bounds) -> Grid:
     """Raises a `ConfigError` naming a layer that has no count within the bounds."""
     reach = [counts_within(layer, patterns, bounds) for layer in layers]
     step = np.array([counts.step for counts in reach], dtype=np.int64)
     low = np.array([counts[0] for counts in reach], dtype=np.int64) // step
     high = np.array([counts[-1] for counts in reach], dtype=np.int64) // step
-    free = [patterns.at(layer).levels is None and bounds.steps is None for layer in layers]
+    free = [not has_levels(layer, patterns, bounds) for layer in layers]
     return Grid(step, low, high, np.array(free))
 
 

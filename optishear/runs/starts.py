@@ -19,13 +19,12 @@ from optishear.errors import ConfigError
 from optishear.pruning.solved import SolvedLayers
 from optishear.recipe.profile import counts_within
 from optishear.recipe.recipe import Recipe
-from optishear.records.journal import Journal, memo_of
+from optishear.records.journal import Journal, Key, memo_of
 from optishear.records.run_directory import RunDirectory
 from optishear.runs.setup import Setup, Starts
 from optishear.runs.watcher import Watcher
 from optishear.search.curves import Curves, curves_of, fixed_drop, gene_curves
 from optishear.search.driver import DriverSettings
-from optishear.search.drivers import DRIVERS
 from optishear.search.evaluator import Evaluator, Measuring
 from optishear.search.gradient_driver import GradientDriver
 from optishear.search.knapsack import solve
@@ -116,9 +115,10 @@ def _curves(
     recipes = curve_recipes(space, space.decode(setup.base), settings.levels)
     watcher.stage(f"measuring curves of single layers: {len(recipes)} recipes")
     aside = setup.aside(objective, settings.tokens)
-    with _measuring(aside, aside.identity, solved, watcher, directory.curves) as opened:
-        measure, journal = opened
-        memo = memo_of(directory.siblings(directory.curves.name), journal.measure, journal.layers)
+    with (
+        _recorded(aside, aside.identity, directory, directory.curves) as (journal, memo),
+        aside.measuring(solved, watcher.stage) as measure,
+    ):
         evaluator = Evaluator(measure, journal, memo)
         rung = aside.samples["search"].units
         told = [journal.entries[e.recipe.key, rung] for e in evaluator(recipes, rung)]
@@ -158,8 +158,10 @@ def _descended(
     )
     best, least = start, np.inf
     identity = slopes_identity(aside.identity, space, objective)
-    with _measuring(aside, identity, solved, watcher, directory.descent) as (measure, journal):
-        memo = memo_of(directory.siblings(directory.descent.name), journal.measure, journal.layers)
+    with (
+        _recorded(aside, identity, directory, directory.descent) as (journal, memo),
+        aside.measuring(solved, watcher.stage) as measure,
+    ):
         reader = SlopesReader(measure, space, objective, journal, memo)
         rung = aside.samples["search"].units
         for _ in range(settings.steps + 1):
@@ -179,25 +181,21 @@ def slopes_of_recipes(
     setup: Setup, measuring: Measuring, directory: RunDirectory
 ) -> Iterator[SlopesOf | None]:
     """What tells the search's driver slopes, if it goes by them."""
-    if not DRIVERS[setup.experiment.search.driver].slopes:
+    if not setup.experiment.driver.slopes:
         yield None
         return
-    objective, path = setup.experiment.slope_objective, directory.slopes
+    objective = setup.experiment.slope_objective
     identity = slopes_identity(setup.identity, setup.space, objective)
-    with Journal(path, identity, setup.layer_names) as journal:
-        memo = memo_of(directory.siblings(path.name), journal.measure, journal.layers)
+    with _recorded(setup, identity, directory, directory.slopes) as (journal, memo):
         reader = SlopesReader(measuring, setup.space, objective, journal, memo)
         yield lambda recipes, rung: [slopes for _, slopes in reader(recipes, rung)]
 
 
 @contextmanager
-def _measuring(
-    aside: Setup,
-    identity: Mapping[str, Any],
-    solved: SolvedLayers | None,
-    watcher: Watcher,
-    path: Path,
-) -> Iterator[tuple[Measuring, Journal]]:
-    with Journal(path, identity, aside.layer_names) as journal:
-        with aside.measuring(solved, watcher.stage) as measure:
-            yield measure, journal
+def _recorded(
+    setup: Setup, identity: Mapping[str, Any], directory: RunDirectory, path: Path
+) -> Iterator[tuple[Journal, Mapping[Key, Mapping[str, Any]]]]:
+    """A journal of the run's folder that is no candidates', and what other runs' ones of this name
+    know of the same measure."""
+    with Journal(path, identity, setup.layer_names) as journal:
+        yield journal, memo_of(directory.siblings(path.name), identity, setup.layer_names)

@@ -7,7 +7,7 @@ import numpy as np
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import Layer
-from optishear.recipe.profile import check_sparsity, counts_within, project
+from optishear.recipe.profile import check_sparsity, counts_within, has_levels, project
 from optishear.search.curves import Curves, GeneCurve
 from optishear.search.knapsack import table_of
 from optishear.search.space import SearchSpace
@@ -62,7 +62,7 @@ def _options(layer: Layer, space: SearchSpace, curves: Curves) -> GeneCurve:
     patterns, bounds = space.layers.patterns, space.layers.bounds
     reach = counts_within(layer, patterns, bounds)
     counts, even = list(reach), True
-    if bounds.steps is None and patterns.at(layer).levels is None:
+    if not has_levels(layer, patterns, bounds):
         # Not the bounds themselves: they are on no grid, and many more totals would be possible.
         most = layer.size // reach.step
         grid = {round(most * step / REAL_GRID) * reach.step for step in range(REAL_GRID)}

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from optishear.errors import ConfigError
-from optishear.recipe.profile import counts_within
+from optishear.recipe.profile import counts_within, has_levels
 from optishear.search.space import SearchSpace
 
 
@@ -146,9 +146,8 @@ def _gene_curve(
     dropped, first = np.unique([sum(drop.values()) for _, drop in options], return_index=True)
     chosen = [options[index] for index in first]
     layers = space.layers
-    leveled = layers.bounds.steps is not None or any(
-        layers.patterns.at(layers.layout.by_name[name]).levels for name in options[0][1]
-    )
+    followers = [layers.layout.by_name[name] for name in options[0][1]]
+    leveled = any(has_levels(layer, layers.patterns, layers.bounds) for layer in followers)
     return GeneCurve(
         np.array([code for code, _ in chosen]),
         dropped.astype(np.int64),

@@ -8,7 +8,7 @@ from optishear.recipe.canonical import canonical_recipe
 from optishear.recipe.layer_keys import layer_key
 from optishear.recipe.layout import Layer
 from optishear.recipe.parts import Parts
-from optishear.recipe.profile import counts_within, project
+from optishear.recipe.profile import counts_within, has_levels, project
 from optishear.recipe.quadratic import QuadraticSettings
 from optishear.recipe.recipe import Recipe
 from optishear.search.genes import Choice, Gene, Integer
@@ -114,9 +114,7 @@ def _counts(space: SearchSpace) -> Mapping[str, range | list[int]] | None:
         profiles = [profile(layers.decode({}, space.sparsity))]
     elif layers.options is not None and space.budget is None:
         profiles = [profile(dict.fromkeys(names, option)) for option in layers.options]
-    elif layers.bounds.steps is not None or all(
-        layers.patterns.at(layer).levels is not None for layer in layers.layout.layers
-    ):
+    elif all(has_levels(x, layers.patterns, layers.bounds) for x in layers.layout.layers):
         return {
             layer.name: counts_within(layer, layers.patterns, layers.bounds)
             for layer in layers.layout.layers

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from optishear.recipe.profile import counts_within
+from optishear.recipe.profile import counts_within, has_levels
 from optishear.recipe.recipe import Recipe
 from optishear.records.journal import Journal, Key
 from optishear.search.driver import GeneSlopes
@@ -83,7 +83,7 @@ def windows(space: SearchSpace, recipe: Recipe) -> dict[str, tuple[int, int]]:
     layers, found = space.layers, {}
     for layer in layers.layout.layers:
         counts = counts_within(layer, layers.patterns, layers.bounds)
-        leveled = layers.bounds.steps is not None or layers.patterns.at(layer).levels is not None
+        leveled = has_levels(layer, layers.patterns, layers.bounds)
         away = 1 if leveled else max(1, layer.size // WINDOW // counts.step)
         here = (recipe.drop[layer.name] - counts.start) // counts.step
         last = len(counts) - 1

@@ -3,7 +3,6 @@
 from optishear.config.sections import GRADIENT
 from optishear.runs.setup import Setup
 from optishear.runs.starts import curve_recipes
-from optishear.search.drivers import DRIVERS
 from optishear.search.slopes import PASSES
 from optishear.tools.plan.costs import Price, Step
 
@@ -31,7 +30,7 @@ def solving_steps(setup: Setup, price: Price) -> list[Step]:
 def slope_steps(setup: Setup, price: Price, recipes: int) -> list[Step]:
     """What a driver that goes by slopes asks for beside values."""
     experiment, rung = setup.experiment, setup.ladder.rungs[0]
-    if not DRIVERS[experiment.search.driver].slopes:
+    if not experiment.driver.slopes:
         return []
     what = f"slopes of {recipes:,} candidates on {rung:,} tokens"
     return [_slopes_step(setup, price, what, recipes, rung)]
