@@ -329,10 +329,12 @@ def identity_of(
     gradient_sequences: int | None = None,
     calibration_parts: int = 1,
     own: Mapping[str, OwnData] | None = None,
+    around: str = "",
 ) -> dict[str, Any]:
     """All that a measured value depends on beside the recipe: what a journal belongs to.
 
-    `gradient_sequences`: None where nothing reads gradients.
+    `gradient_sequences`: None where nothing reads gradients. `around`: of what model statistics
+    are, in words; empty is the dense one.
     """
     identity: dict[str, Any] = {
         "model": loaded.hash,
@@ -360,6 +362,8 @@ def identity_of(
         identity["kernels"] = True
     if by.mode != ONE_SHOT:
         identity["mode"] = by.mode
+    if around:
+        identity["around"] = around
     if by.rungs:
         identity["rungs"] = list(by.rungs)
     if gradient_sequences is not None:

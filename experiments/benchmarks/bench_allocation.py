@@ -52,7 +52,6 @@ SPACES: dict[str, dict[str, Any]] = {
     },
     "alps": {
         "pattern": "layer",
-        "metric": {"name": "own"},
         "solver": {"name": "alps"},
         "sparsity": {"steps": 16, "low": 0.25, "high": 0.9},
     },

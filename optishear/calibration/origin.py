@@ -49,6 +49,7 @@ class Origin:
       `calibration_parts` were summed up on their own: both decide last bits.
     - `gradient_sequences`: so many of the calibration text's gave a gradient.
     - `mode`: `one-shot`, statistics of the dense model, or `sequential`, block by block.
+    - `around`: one-shot with statistics of the model as this recipe prunes it, in its place.
     - `code`: versions of what collects and solves (`records.cache`): other code, other weights.
     - `run`: hash of the experiment that found the recipe.
     - `found_with`: of a checkpoint, what the file of its recipe said of itself.
@@ -64,6 +65,7 @@ class Origin:
     calibration_parts: int | None = None
     gradient_sequences: int | None = None
     mode: str | None = None
+    around: Recipe | None = None
     code: str | None = None
     run: str | None = None
     transferred_from: TransferredFrom | None = None
@@ -73,7 +75,8 @@ class Origin:
 
     def to_json(self) -> dict[str, Any]:
         """As files hold it: what is None is left out."""
-        return _without_none(asdict(self))
+        said = {field.name: _said(getattr(self, field.name)) for field in fields(self)}
+        return _without_none(said)
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> "Origin":
@@ -85,9 +88,11 @@ class Origin:
         return [name for name in names if getattr(self, name) is None]
 
     def differs(self, now: "Origin", *names: str) -> list[str]:
-        """Those of the fields that both state, each another thing."""
+        """Those of the fields that both state, each another thing; without `around` it is the
+        dense model that statistics were of."""
         pairs = {name: (getattr(self, name), getattr(now, name)) for name in names}
-        return [name for name, pair in pairs.items() if None not in pair and pair[0] != pair[1]]
+        stated = {n: pair for n, pair in pairs.items() if None not in pair or n == "around"}
+        return [name for name, pair in stated.items() if pair[0] != pair[1]]
 
     def elsewhere(self, now: "Origin") -> str | None:
         """A sentence where a recipe that was found here is applied to another model or with other
@@ -116,6 +121,7 @@ BYTES = (
     "calibration_parts",
     "gradient_sequences",
     "mode",
+    "around",
     "code",
 )
 """What a checkpoint's bytes depend on, beside its recipe; names and paths are not among it."""
@@ -136,6 +142,12 @@ def _told(text: TextSpec | None) -> str:
     if text is None:
         return "of a text that is not known"
     return f"{text.source}/{text.split}, {text.sequences} x {text.seq_len}, seed {text.seed}"
+
+
+def _said(value: Any) -> Any:
+    if isinstance(value, Recipe | Origin):
+        return value.to_json()
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,6 +182,8 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     plain = next(kind for kind in kinds if kind is not type(None))
     if value is None and type(None) in kinds:
         return None
+    if plain is Recipe:
+        return Recipe.from_json(value, where)
     if is_dataclass(plain):
         return _read(plain, value, where)  # type: ignore[arg-type]
     if type(value) is not plain:

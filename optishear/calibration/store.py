@@ -1,7 +1,7 @@
 """Calibration statistics as files: the same model sees the same tokens only once."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,16 +46,32 @@ def load_or_collect(
 ) -> dict[str, LayerStats]:
     """`collect_in_parts` with these arguments, from the file `path` where it was done before.
 
-    `path` is that of just these statistics (`experiment.keys`); None keeps nothing. `collect` None
-    sums up in this process. A damaged file is collected anew, with a warning.
+    `collect` None sums up in this process; for `path` see `load_or_make`.
     """
     collect = collect or one_after_the_other(model, layout)
+    make = partial(collect_in_parts, collect, parts, needs, guide, held_back)
+    return load_or_make(path, model, layout, needs, make, guide.groups)
+
+
+def load_or_make(
+    path: Path | None,
+    model: nn.Module,
+    layout: ModelLayout,
+    needs: Kinds,
+    make: Callable[[], dict[str, LayerStats]],
+    guided: Mapping[str, int] = NONE,
+) -> dict[str, LayerStats]:
+    """What `make` makes, from the file `path` where it was done before.
+
+    `path` is that of just these statistics (`runs.keys`); None keeps nothing. A damaged file is
+    made anew, with a warning.
+    """
     if path is None:
-        return collect_in_parts(collect, parts, needs, guide, held_back)
-    read = partial(_load, layout=layout, kinds=needs, guided=guide.groups)
+        return make()
+    read = partial(_load, layout=layout, kinds=needs, guided=guided)
     if (stats := kept(path, read, SafetensorError)) is not None:
         return {site: found.to(view_of(model, site).device) for site, found in stats.items()}
-    stats = collect_in_parts(collect, parts, needs, guide, held_back)
+    stats = make()
     _save(path, stats)
     return stats
 

@@ -1,7 +1,9 @@
 """Commands about an experiment: plan, search."""
 
+import json
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,6 +84,21 @@ def search(
     ],
     set_: Settings = None,
     out: RunsFolder = Path("results"),
+    around: Annotated[
+        Path | None,
+        typer.Option(
+            help="A recipe file, or a run (what it picks): candidates are pruned with statistics "
+            "of the model as this prunes it, in place of the dense one's."
+        ),
+    ] = None,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="So many searches, each around what the one before it picked, at half its step "
+            "of levels.",
+        ),
+    ] = 1,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -113,6 +130,8 @@ def search(
     from optishear.cli.json_log import emit, json_on_stderr
     from optishear.config import load_experiments
     from optishear.errors import ConfigError, OptiShearError
+    from optishear.runs.results import recipe_at
+    from optishear.runs.rounds import in_rounds
     from optishear.runs.several import in_order_of_cost
 
     def tell(event: str, text: str, **more: Any) -> None:
@@ -122,6 +141,8 @@ def search(
     with json_on_stderr() if log_json else nullcontext():
         more = [f"workers={workers}"] if workers is not None else []
         more += [f"ray_address={ray_address}"] if ray_address is not None else []
+        if around is not None:
+            more.append(f"around={json.dumps(recipe_at(around)[0].to_json())}")
         settings = (*(set_ or ()), *more)
         asked = [run for name in experiments for run in load_experiments(name, settings)]
         if ray_address and all(experiment.workers == 1 for experiment in asked):
@@ -132,7 +153,11 @@ def search(
             if len(asked) > 1:
                 tell("stage", f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")
             try:
-                runs.append((experiment, _followed(experiment, out, log_json, study or "")))
+                follow = partial(_followed, out=out, log_json=log_json, study=study or "")
+                for number, (own, run) in enumerate(in_rounds(experiment, rounds, follow), start=1):
+                    runs.append((own, run))
+                    if number < rounds:
+                        tell("stage", f"round {number} of {rounds}: {run.directory.path}")
             except OptiShearError as error:
                 if len(asked) == 1:
                     raise
@@ -140,7 +165,7 @@ def search(
                 tell("error", f"error: {failed[-1]}", exit_code=FAILED_RUN)
     if json_:
         summaries = [_summary(run) for _, run in runs]
-        say_json(summaries[0] if len(asked) == 1 else {"runs": summaries, "failed": failed})
+        say_json(summaries[0] if len(asked) == rounds == 1 else {"runs": summaries, "failed": failed})
     else:
         for experiment, run in runs:
             _say_run(experiment, run, note if not log_json else None)

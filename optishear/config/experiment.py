@@ -26,6 +26,7 @@ from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
 from optishear.objectives.slopes import can_be_split
 from optishear.recipe.lookup import did_you_mean, lookup
+from optishear.recipe.recipe import Recipe
 from optishear.recipe.storage import SIZES
 from optishear.search.drivers import DRIVERS, DriverEntry, check_budget, check_seed, check_variation
 from optishear.search.pick import Pick, parse_pick
@@ -54,6 +55,8 @@ class Experiment(Strict):
       then added: workers share them. Another number changes last bits.
     - `mode`: of pruning candidates: `one-shot`, each layer with statistics of the dense model, or
       `sequential`, block by block, many times as dear and what `optishear prune` does.
+    - `around`: a recipe, in a file of experiments the path of one: candidates are pruned with
+      statistics of the model as this recipe prunes it, block by block, and it opens the search.
     - `finalists`: so many of the best are applied block by block and measured again, and the pick
       is made of these; 0 picks of what was measured one-shot.
     - `questions`: zero-shot task files by the names that `zero_shot_error@NAME` calls them by.
@@ -74,6 +77,7 @@ class Experiment(Strict):
             "questions",
             "mode",
             "finalists",
+            "around",
         }
     )
 
@@ -100,6 +104,7 @@ class Experiment(Strict):
     calibration_parts: int = Field(default=1, ge=1)
     mode: Literal["one-shot", "sequential"] = ONE_SHOT
     finalists: int = Field(default=0, ge=0)
+    around: dict[str, Any] | None = None
     workers: int = Field(default=1, ge=1)
     ray_address: str = ""
 
@@ -139,6 +144,7 @@ class Experiment(Strict):
             self._possible_search,
             self._possible_rungs,
             self._possible_graphs,
+            self._possible_around,
             self._possible_mode,
             self._possible_seeds,
             self._possible_finalists,
@@ -232,11 +238,29 @@ class Experiment(Strict):
                 f"not compiled: set one of them otherwise."
             )
 
-    def _possible_mode(self) -> None:
-        if self.mode == ONE_SHOT and (said := self.space.only_by_block):
+    def _possible_around(self) -> None:
+        if self.around is None:
+            return
+        _ = self.around_recipe  # as Recipe reads it
+        if self.mode == SEQUENTIAL:
             raise ConfigError(
-                f"space: {', '.join(said)}: of no meaning where every layer is pruned with "
-                f"statistics of the dense model. Add mode: {SEQUENTIAL}."
+                f"around is given, but mode is {SEQUENTIAL}: every candidate is pruned with "
+                f"statistics of its own. Leave one of them out."
+            )
+        if self.needs_curves:
+            raise ConfigError(
+                "around is given, but seeds or driver knapsack, or variation guided, go by curves "
+                "of layers that are pruned alone, and around says that all are. Leave one of them "
+                "out: driver gradient and seeds gradient go on from a recipe."
+            )
+
+    def _possible_mode(self) -> None:
+        around = self.around is not None
+        if self.mode == ONE_SHOT and (said := self.space.only_by_block(around)):
+            where = "with statistics of the dense model" if not around else "at once"
+            raise ConfigError(
+                f"space: {', '.join(said)}: of no meaning where every layer is pruned {where}. "
+                f"Add mode: {SEQUENTIAL}{' and take out around' if around else ''}."
             )
         if self.mode == SEQUENTIAL and (self.compile or self.cuda_graphs):
             what = "compile" if self.compile else "cuda_graphs"
@@ -360,8 +384,13 @@ class Experiment(Strict):
         if "taylor" in self.quantities:
             needs |= {LayerGradients}
         baselines = map(parse_baseline, self.baselines)
-        by_block = self.mode == SEQUENTIAL
-        return needs.union(*(x.needs for x in baselines if by_block or not x.method.only_by_block))
+        shifted = self.mode == SEQUENTIAL or self.around is not None
+        return needs.union(*(x.needs for x in baselines if shifted or not x.method.only_by_block))
+
+    @property
+    def around_recipe(self) -> Recipe | None:
+        """What is searched around, if anything."""
+        return None if self.around is None else Recipe.from_json(self.around, "around")
 
     @property
     def needs(self) -> frozenset[Need]:

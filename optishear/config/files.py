@@ -15,6 +15,7 @@ from optishear.errors import ConfigError, ConfigErrors, collect_errors
 from optishear.reading.texts import text_of
 from optishear.reading.yaml_data import yaml_of
 from optishear.recipe.lookup import did_you_mean, is_path
+from optishear.recipe.recipe import Recipe
 from optishear.search.space_file import SpaceSpec
 from optishear.search.space_parts import RoleSpec, Strict
 
@@ -128,6 +129,8 @@ def _experiment(
     if of_space:
         data["space"] = SpaceSpec()  # so that the other keys can be checked beside a sound one
     mistakes += of_space
+    with collect_errors(mistakes):
+        data |= _around(data.pop("around", None))
     unchecked = [MEANING] if of_space else []
     try:
         found = _parse(Experiment, data, str(path))
@@ -146,6 +149,13 @@ def _space(space: Any, path: Path) -> dict[str, SpaceSpec]:
         where = SEARCH_SPACES.find(space)
         return {"space": _parse(SpaceSpec, _yaml(where), str(where))}
     return {} if space is None else {"space": _parse(SpaceSpec, space, f"{path}: space")}
+
+
+def _around(said: Any) -> dict[str, Any]:
+    """The `around` key of an experiment read, where it has one: the path of a recipe, or one."""
+    if isinstance(said, str):
+        said = Recipe.read(Path(said).expanduser()).to_json()
+    return {} if said is None else {"around": said}
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def _lost(recipe: Recipe, layout: ModelLayout, modifier: str) -> Iterator[str]:
         yield "the quadratic is MOONSHOT's mix of reconstruction and Taylor loss; plain here"
     if any(parts.quadratic.guided for parts in recipe.every):
         yield "the quadratic weighs tokens as the loss hears them; plain here"
-    yield from (f"the recipe has {said}; none here" for said in recipe.only_by_block)
+    yield from (f"the recipe has {said}; none here" for said in recipe.only_by_block())
     own = Row() if modifier == WANDA else Block(BLOCK)
     for parts, layers in alike.items():
         if _m_of(parts.pattern, layers) is None and parts.pattern != own:

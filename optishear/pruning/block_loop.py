@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.held_back import cut
-from optishear.calibration.statistics import summed
+from optishear.calibration.statistics import Kinds, LayerStats, summed
 from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.models.blocks import BlockRunner, BlockStack, Handed
 from optishear.models.stored import STORED_AS_THEY_ARE, Dtypes
@@ -122,6 +122,8 @@ def apply_by_block(
     progress: Callable[[int, int], None] | None = None,
     prune_layers: PruneLayers = prune,
     dtypes: Dtypes = STORED_AS_THEY_ARE,
+    also: Kinds = frozenset(),
+    collected: Callable[[Mapping[str, LayerStats]], None] = lambda stats: None,
 ) -> list[LayerReport]:
     """Writes the recipe's weights into the blocks of `source` that are not done; their reports.
 
@@ -142,6 +144,8 @@ def apply_by_block(
     - `prune_layers`: solves and writes the layers of a block.
     - `dtypes`: by name, the types in which reconstructed weights, and biases, are written; left out
       that in which they are.
+    - `also`: statistics that are summed up beside those that the recipe reads.
+    - `collected`: shown all of them, by input site, as they are collected.
 
     Memory beside the model: the hidden states of all calibration tokens (twice with two streams)
     and one block's statistics.
@@ -151,7 +155,8 @@ def apply_by_block(
     if not sequential:
         refuse_one_shot(recipe)
     flows = _Flows(recipe.order)
-    streams = _streams(source, batches, recipe, sequential, guide)
+    kinds = summed(needs_of(recipe)) | also
+    streams = _streams(source, batches, recipe, kinds, sequential, guide)
     moving = _reconstruction(source, streams, recipe, dtypes)
     places = {layer.name: place for place, layer in enumerate(layout.layers)}
     found = []
@@ -169,6 +174,7 @@ def apply_by_block(
                     leave=not last and step is steps[-1],
                     dense_again=partial(working.dense_again, tuple(done)),
                 )
+                collected(stats)
                 if not last and not sequential:
                     streams.advance()
                 data = CalibrationData(stats, gradients or {}, given or {}, biased=working.biased)
@@ -212,9 +218,13 @@ class _Flows:
 
 
 def _streams(
-    source: BlockSource, batches: Batches, recipe: Recipe, sequential: bool, guide: Guide
+    source: BlockSource,
+    batches: Batches,
+    recipe: Recipe,
+    kinds: Kinds,
+    sequential: bool,
+    guide: Guide,
 ) -> Streams:
-    kinds = summed(needs_of(recipe))
     if not kinds and recipe.reconstruct is None:
         return Streams(kinds, None)
     before, held_back = cut(batches, kinds)

@@ -37,6 +37,8 @@ class CalibrationData:
     - `factored`: plain quadratics, which layers of one site and all recipes share; the last few.
     - `trials`: the same without the held-back sequences, for dampings that are chosen by these.
     - `biased`: the layers with a bias.
+    - `around`: the statistics are of a model that is pruned already (`pruning.around`), beside the
+      dense one; else of the dense one, or of a model on its way through the block loop.
     """
 
     stats: Mapping[str, LayerStats]
@@ -46,6 +48,7 @@ class CalibrationData:
     factored: Factored = field(default_factory=Factored)
     trials: Factored = field(default_factory=lambda: Factored(TRIAL_BYTES))
     biased: frozenset[str] = frozenset()
+    around: bool = False
 
     def to(self, device: torch.device | str) -> "CalibrationData":
         """With statistics on this device; gradients stay where they are stored."""

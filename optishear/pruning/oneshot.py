@@ -1,4 +1,4 @@
-"""One-shot pruning: every layer on its own, with statistics of the dense model, as in a search."""
+"""One-shot pruning: every layer on its own, with statistics summed up before, as in a search."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ class OneShot:
 
         Layers before it are only solved where nothing is known of what would become of them.
         """
-        refuse_one_shot(recipe)
+        refuse_one_shot(recipe, self.data.around)
         keys = layer_keys(recipe, self.layout.layers)
         wanted = [layer for layer in self.layout.layers if self._missing(layer, keys, first_block)]
         for layer in wanted:
@@ -165,12 +165,14 @@ def block_keys(layout: ModelLayout, recipe: Recipe) -> list[str]:
     return [digest.hexdigest()[:32] for digest in hashes]
 
 
-def refuse_one_shot(recipe: Recipe) -> None:
-    """Raises a `ConfigError` for a recipe that says what one-shot pruning has no place for."""
-    if said := recipe.only_by_block:
+def refuse_one_shot(recipe: Recipe, around: bool = False) -> None:
+    """Raises a `ConfigError` for a recipe that says what one-shot pruning has no place for;
+    `around`: with statistics of a model that is pruned already."""
+    if said := recipe.only_by_block(around):
         raise ConfigError(
-            f"The recipe has {' and '.join(said)}, which mean nothing where every layer reads what "
-            f"the dense model makes. Prune it block by block."
+            f"The recipe has {' and '.join(said)}, which mean nothing where all layers are pruned "
+            f"at once{'' if around else ', each reading what the dense model makes'}. Prune it "
+            f"block by block."
         )
 
 

@@ -124,12 +124,14 @@ class Recipe:
         found = {layer: self.at(layer).quadratic.guided for layer in layers}
         return {layer: groups for layer, groups in found.items() if groups}
 
-    @property
-    def only_by_block(self) -> list[str]:
-        """What it says that has no meaning where every layer is pruned with what it reads of the
-        dense model; so it is to be pruned block by block."""
-        shifted = any(parts.quadratic.target_shift for parts in self.every)
-        said = ["a target shift"] * shifted + ["an order by site"] * (self.order != BY_BLOCK)
+    def only_by_block(self, around: bool = False) -> list[str]:
+        """What it says that has no meaning where all layers are pruned at once; so it is to be
+        pruned block by block. `around`: with what they read of a model that is pruned already,
+        beside the dense one; else of the dense one."""
+        said: list[str] = []
+        if not around:
+            shifted = any(parts.quadratic.target_shift for parts in self.every)
+            said += ["a target shift"] * shifted + ["an order by site"] * (self.order != BY_BLOCK)
         return said + ["a local reconstruction"] * (self.reconstruct is not None)
 
     def with_drop(self, drop: Mapping[str, int]) -> "Recipe":

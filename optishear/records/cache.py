@@ -33,6 +33,12 @@ SEEN = ("calibration", "batch_tokens", "parts")
 tokenizer), in which batches it goes through the model, and in how many parts it is summed up."""
 
 
+AROUND = "around"
+"""Of pruned layers: the recipe around which statistics were summed up (`pruning.around`), how
+many sequences gave it gradients, and the version of `statistics_around`; None where they are of the
+dense model, or block by block."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of value.
@@ -61,6 +67,13 @@ KINDS = {
     "models": Kind(2, ("source",), ("gguf", "transformers")),
     # What layers read: optishear/calibration. `needs` names what is summed up.
     "statistics": Kind(2, (*DENSE, *SEEN, "needs"), suffix=".safetensors"),
+    # The same of the model as a recipe prunes it: optishear/pruning/around.
+    "statistics_around": Kind(
+        1,
+        (*DENSE, *SEEN, AROUND, "needs", "kernels"),
+        made_from=("statistics", "gradients", "levels"),
+        suffix=".safetensors",
+    ),
     # Gradients of each of these sequences: optishear/calibration. `sequences` is a hash of ids.
     "gradients": Kind(2, (*DENSE, "sequences")),
     # Squared gradients in what layers put out: optishear/calibration. `groups` of rows. Statistics
@@ -75,13 +88,16 @@ KINDS = {
     # level, metric, pattern, solver and quadratic is the key within (`recipe.layer_keys`).
     "levels": Kind(
         3,
-        (*DENSE, *SEEN, "gradient_sequences", "kernels"),
+        (*DENSE, *SEEN, AROUND, "gradient_sequences", "kernels"),
         made_from=("statistics", "gradients"),
     ),
     # Nats per token on held-out text: optishear/evaluation. Of the dense model only `text` counts.
     "held_out": Kind(
         2,
-        (*DENSE, *SEEN, "gradient_sequences", "kernels", "recipe", "mode", "text", "text_batch"),
+        (
+            *(*DENSE, *SEEN, AROUND, "gradient_sequences", "kernels"),
+            *("recipe", "mode", "text", "text_batch"),
+        ),
         made_from=("statistics", "gradients", "levels"),
         suffix=".json",
     ),

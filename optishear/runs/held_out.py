@@ -62,20 +62,20 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
-    All are applied as the search applies them, with statistics of the dense model (`mode`
-    one-shot), and all once more block by block, as `optishear prune` does (`mode` sequential): each
+    All are applied as the search applies them, with statistics of the dense model or of what the
+    experiment's `around` makes of it (`mode` one-shot), and all once more block by block, as `optishear prune` does (`mode` sequential): each
     row stands beside rows of its own mode; one with what only that mode knows has no other. A
     recipe that reads no statistics is the same in both, and is pruned and measured once. `modes`
     may leave one of them out. `fewer_nats` are paired: nats per token fewer than each other row,
     and the standard error.
     """
-    rows = [_Row(DENSE)]
+    rows, around = [_Row(DENSE)], calibrated.data.around
     for mode in modes:
         ending = BLOCK_BY_BLOCK if mode == SEQUENTIAL else ""
         rows += [
             _Row(f"{name}{ending}", recipe, mode)
             for name, recipe in recipes.items()
-            if mode == SEQUENTIAL or not recipe.only_by_block
+            if mode == SEQUENTIAL or not recipe.only_by_block(around)
         ]
     with working_weights(calibrated.loaded.model, calibrated.layout) as working:
         bench = _Bench(calibrated, working, texts, batch_tokens, watcher, prune_layers)

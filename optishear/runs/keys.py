@@ -9,12 +9,13 @@ import torch
 
 from optishear.allocation import READS_INPUTS
 from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.origin import SEQUENTIAL
 from optishear.calibration.statistics import NONE, Need
 from optishear.kernels.use import usable
 from optishear.models.placement import input_device, kind_of_device
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.rule_settings import parse_rule
-from optishear.records.cache import DENSE, SEEN, Key, key
+from optishear.records.cache import AROUND, DENSE, SEEN, Key, key
 from optishear.solvers.methods import needs_of
 from optishear.tasks import Samples
 
@@ -28,8 +29,11 @@ def statistics_key(
 ) -> Key:
     """`guided`: the row groups of each guided layer."""
     groups = [f"{name} in {groups} groups" for name, groups in guided.items()]
-    told = {"needs": sorted(need.name for need in needs) + sorted(groups)}
-    return key("statistics", {**_dense(prepared), **_seen(prepared), **told})
+    told: dict[str, Any] = {"needs": sorted(need.name for need in needs) + sorted(groups)}
+    if prepared.around is None:
+        return key("statistics", {**_dense(prepared), **_seen(prepared), **told})
+    told |= {AROUND: prepared.around.text, "kernels": _kernels(prepared)}
+    return key("statistics_around", {**_dense(prepared), **_seen(prepared), **told})
 
 
 def gradients_key(prepared: Prepared, sequences: int) -> Key:
@@ -47,7 +51,7 @@ def token_weights_key(prepared: Prepared, groups: int) -> Key:
 def rule_key(prepared: Prepared, text: str) -> Key:
     """`text`: the rule's name, and its settings where they are not as usual."""
     chosen = parse_rule(text, "rule of layer sparsities")
-    seen: dict[str, Any] = dict.fromkeys(SEEN)
+    seen: dict[str, Any] = dict.fromkeys(SEEN)  # and always of the dense model
     if chosen.name in READS_INPUTS:
         seen = _seen(prepared)
     told = {"rule": chosen.name, "settings": dict(chosen.settings)}
@@ -63,13 +67,15 @@ def held_out_key(
     calibrated: Calibrated, recipe: Recipe | None, mode: str, text: Samples, text_batch: int
 ) -> Key:
     """Of a recipe (None: the dense model) in a mode of applying it, on a text in such batches."""
-    told = {"text": text.hash, "text_batch": text_batch}
+    told: dict[str, Any] = {"text": text.hash, "text_batch": text_batch}
     if recipe is None:
-        parts = dict.fromkeys((*SEEN, "gradient_sequences", "recipe", "mode"))
+        parts = dict.fromkeys((*SEEN, AROUND, "gradient_sequences", "recipe", "mode"))
         parts |= {**_dense(calibrated), "kernels": _kernels(calibrated)}
         return key("held_out", parts | told)
     reads = calibrated.gradient_sequences if LayerGradients in needs_of(recipe) else None
     told |= {"recipe": recipe.key, "mode": mode}
+    if mode == SEQUENTIAL:
+        told[AROUND] = None  # each recipe is around itself
     return key("held_out", {**_solved(calibrated, reads), **told})
 
 
@@ -92,7 +98,11 @@ def _seen(prepared: Prepared) -> dict[str, Any]:
 
 def _solved(prepared: Prepared, gradient_sequences: int | None) -> dict[str, Any]:
     """All that a pruned layer depends on beside what the recipe says of it."""
-    told = {"gradient_sequences": gradient_sequences, "kernels": _kernels(prepared)}
+    told = {
+        AROUND: prepared.around and prepared.around.text,
+        "gradient_sequences": gradient_sequences,
+        "kernels": _kernels(prepared),
+    }
     return {**_dense(prepared), **_seen(prepared), **told}
 
 

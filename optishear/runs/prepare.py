@@ -16,28 +16,33 @@ from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import (
     NONE,
     InputSq,
+    Kinds,
     LayerStats,
     Need,
     stats_of,
     summed,
     unread,
 )
-from optishear.calibration.store import load_or_collect, too_large
+from optishear.calibration.store import load_or_collect, load_or_make, too_large
 from optishear.calibration.token_weight_samples import CollectSquares
 from optishear.calibration.token_weight_store import load_or_collect_weights
 from optishear.calibration.token_weights import UNGUIDED, Guide, guide_of
+from optishear.errors import ConfigError
 from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
 from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.placement import kind_of_device, refuse_offloaded
 from optishear.models.weights import biased_layers, read
+from optishear.pruning.around import statistics_around
 from optishear.pruning.calibration_data import CalibrationData
+from optishear.pruning.oneshot import PruneLayers, prune
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.profile import Rule
 from optishear.recipe.recipe import Recipe
 from optishear.recipe.rule_settings import parse_rule
 from optishear.records.atomic import replace_file
 from optishear.records.cache import OTHER_CACHE, code_of, kept
+from optishear.runs.around import Around
 from optishear.runs.keys import gradients_key, rule_key, statistics_key, token_weights_key
 from optishear.runs.preconditions import text_for
 from optishear.tasks import Samples
@@ -54,6 +59,7 @@ class Prepared:
 
     - `parts`: of the calibration sequences, each summed up on its own, and then added.
     - `place`: where the weights are while they are at work; empty where the model has them itself.
+    - `around`: a recipe whose model is what statistics are of; None is the dense one.
     """
 
     loaded: LoadedModel
@@ -62,6 +68,7 @@ class Prepared:
     batch_tokens: int
     parts: int = 1
     place: str = ""
+    around: Around | None = None
 
     @property
     def batches(self) -> list[Any]:
@@ -89,13 +96,21 @@ class Prepared:
             calibration_parts=1 if mode == SEQUENTIAL else self.parts,  # block by block: all in one
             gradient_sequences=None if samples is None else min(samples, sequences),
             mode=mode,
+            around=None if self.around is None or mode == SEQUENTIAL else self.around.recipe,
             code=code_of("levels"),
+        )
+
+    @property
+    def of_dense(self) -> "Prepared":
+        """The same with statistics of the dense model."""
+        return Prepared(
+            self.loaded, self.layout, self.calibration, self.batch_tokens, self.parts, self.place
         )
 
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:
         """What the layers of the dense model read, at least as sums of squares."""
-        return self.calibrate(frozenset({InputSq})).data.stats
+        return self.of_dense.calibrate(frozenset({InputSq})).data.stats
 
     def statistics_file(
         self, needs: frozenset[Need], guided: Mapping[str, int] = NONE
@@ -133,18 +148,23 @@ class Prepared:
         collect: CollectParts | None = None,
         collect_gradients: CollectGradients | None = None,
         guide: Guide = UNGUIDED,
+        prune_layers: PruneLayers = prune,
     ) -> "Calibrated":
-        """Collects what `needs` names of the dense model, or reads it from the cache.
+        """Collects what `needs` names of the dense model (statistics of what `around` makes of it),
+        or reads it from the cache.
 
         Gradients are those of the first `gradient_sequences` calibration sequences; `notice` is
         told how much they take on disk, and how long it took. `collect` sums up the parts of the
         sequences, `collect_gradients` takes the gradients; None does it in this process. `guide`
-        has the token weights of guided layers.
+        has the token weights of guided layers, `prune_layers` solves those of `around`.
         """
         model, gradients, stats = self.loaded.model, {}, unread(self.layout.layers)
         if LayerGradients in needs:
             refuse_offloaded(model, "MOONSHOT, or whatever else reads gradients,")
-        if wanted := summed(needs):
+        wanted = summed(needs)
+        if wanted and self.around is not None:
+            stats = self._stats_around(self.around, wanted, guide, notice, prune_layers)
+        elif wanted:
             batches, held_back = cut(self.batches, wanted)
             stats = load_or_collect(
                 self.statistics_file(wanted, guide.groups),
@@ -173,8 +193,49 @@ class Prepared:
             self.batch_tokens,
             self.parts,
             self.place,
-            data=CalibrationData(stats, gradients, biased=biased_layers(model, self.layout)),
+            self.around,
+            data=CalibrationData(
+                stats,
+                gradients,
+                biased=biased_layers(model, self.layout),
+                around=self.around is not None,
+            ),
         )
+
+    def _stats_around(
+        self,
+        around: Around,
+        wanted: Kinds,
+        guide: Guide,
+        notice: Callable[[str], None] | None,
+        prune_layers: PruneLayers,
+    ) -> dict[str, LayerStats]:
+        if guide.weights:
+            raise ConfigError(
+                f"A guided recipe weighs the tokens of the dense model, and statistics are around "
+                f"the recipe {around.recipe.key}. Leave guided or around out."
+            )
+        model, layout = self.loaded.model, self.layout
+
+        def make() -> dict[str, LayerStats]:
+            dense = self.of_dense.calibrate(
+                frozenset({LayerGradients} if around.gradient_sequences else ()),
+                around.gradient_sequences or 0,
+                notice,
+            )
+            if notice is not None:
+                notice(f"pruning around {around.recipe.key}, block by block")
+            return statistics_around(
+                model,
+                layout,
+                around.recipe,
+                self.batches,
+                wanted,
+                dense.data.gradients,
+                prune_layers=prune_layers,
+            )
+
+        return load_or_make(self.statistics_file(wanted), model, layout, wanted, make)
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +251,7 @@ class Calibrated(Prepared):
 
     @property
     def input_stats(self) -> Mapping[str, LayerStats]:
-        return self.data.stats
+        return self.data.stats if self.around is None else super().input_stats
 
 
 def prepare(
@@ -202,16 +263,15 @@ def prepare(
     parts: int = 1,
     device_map: DeviceMap = "",
     saved_as: str = AS_STORED,
+    around: Around | None = None,
 ) -> Prepared:
-    """Loads the model and cuts its calibration text."""
+    """Loads the model and cuts its calibration text. Raises a `ConfigError` where `around` is no
+    recipe of this model."""
     loaded = load(model, dtype=dtype, device=device, device_map=device_map, saved_as=saved_as)
-    return Prepared(
-        loaded,
-        layout_of(loaded.model),
-        text_for(loaded, text),
-        batch_tokens,
-        parts,
-    )
+    layout = layout_of(loaded.model)
+    if around is not None:
+        around.check(layout)
+    return Prepared(loaded, layout, text_for(loaded, text), batch_tokens, parts, around=around)
 
 
 def rule_of(prepared: Prepared, text: str) -> Rule:

@@ -17,8 +17,10 @@ from optishear.models.load import LoadedModel
 from optishear.objectives import make_objective
 from optishear.objectives.own_data import OwnData, OwnDataObjective, Sources
 from optishear.pipeline import MeasurementSettings, Memory, identity_of
+from optishear.pruning.oneshot import prune
 from optishear.pruning.solved import SolvedLayers
 from optishear.records.run_directory import RunDirectory, run_at
+from optishear.runs.around import Around
 from optishear.runs.preconditions import text_for
 from optishear.runs.prepare import Calibrated, prepare, rule_of
 from optishear.runs.watcher import Watcher
@@ -39,6 +41,7 @@ from optishear.text.questions import QuestionSet
 from optishear.workers.calibration import collecting_on, gradients_on
 from optishear.workers.candidates import Job, MeasuringHere, measuring_on
 from optishear.workers.cluster import Cluster, Workers
+from optishear.workers.layers import pruning_on
 
 
 SEEDED = ("wanda", "ria", "magnitude")
@@ -126,7 +129,7 @@ class Setup:
     @property
     def identity(self) -> dict[str, Any]:
         """What the run's journal belongs to."""
-        experiment = self.experiment
+        experiment, around = self.experiment, self.calibrated.around
         return identity_of(
             self.calibrated.loaded,
             self.calibrated.layout,
@@ -136,6 +139,7 @@ class Setup:
             experiment.gradient_sequences if experiment.needs_gradients else None,
             experiment.calibration_parts,
             self.own,
+            "" if around is None or experiment.mode == SEQUENTIAL else around.text,
         )
 
     @property
@@ -235,6 +239,7 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
         experiment.batch_tokens,
         experiment.calibration_parts,
         experiment.device_map,
+        around=around_of(experiment),
     )
     samples = {
         purpose: text_for(prepared.loaded, spec)
@@ -251,10 +256,17 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
         watcher.stage,
         None if cluster is None else collecting_on(cluster, prepared.loaded, prepared.layout),
         None if cluster is None else gradients_on(cluster, prepared.loaded, prepared.layout),
+        prune_layers=prune if cluster is None else pruning_on(cluster),
     )
     watcher.stage("preparing the search space")
     space = space_of(experiment, calibrated)
     return Setup(experiment, calibrated, samples, ladder, space, cluster, own)
+
+
+def around_of(experiment: Experiment) -> Around | None:
+    """What the experiment searches around, if it does."""
+    recipe = experiment.around_recipe
+    return None if recipe is None else Around.of(recipe, experiment.gradient_sequences)
 
 
 def own_data_of(

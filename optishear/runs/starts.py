@@ -47,6 +47,8 @@ def starts_of(
     if experiment.needs_curves:
         curves = _curves(setup, solved, directory, watcher)
     found: list[Genome] = []
+    if (around := setup.calibrated.around) is not None:
+        found.append(_nearest(space, setup.base, around.recipe))
     if KNAPSACK in experiment.search.seeds and curves is not None:
         found += knapsack_genomes(space, curves, setup.base)
     if GRADIENT in experiment.search.seeds:

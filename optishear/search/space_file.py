@@ -157,11 +157,13 @@ class SpaceSpec(Strict):
         """The settings of the quadratic, each a value or a gene."""
         return {key: parse_setting("", key, getattr(self, key)) for key in SETTINGS}
 
-    @property
-    def only_by_block(self) -> list[str]:
-        """What of it has no meaning where layers are pruned with statistics of the dense model."""
-        shifted = any(_shifts(spec.quadratic) for spec in self.every)
-        said = ["target_shift"] * shifted + [f"order: {self.order}"] * (self.order != BY_BLOCK)
+    def only_by_block(self, around: bool) -> list[str]:
+        """What of it has no meaning where all layers of a candidate are pruned at once; `around`:
+        with statistics of a model that is pruned already (`Recipe.only_by_block`)."""
+        said: list[str] = []
+        if not around:
+            shifted = any(_shifts(spec.quadratic) for spec in self.every)
+            said += ["target_shift"] * shifted + [f"order: {self.order}"] * (self.order != BY_BLOCK)
         return said + ["reconstruct"] * (self.reconstruct is not None)
 
     @property

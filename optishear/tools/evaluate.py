@@ -22,6 +22,7 @@ from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.runs.held_out import DENSE, baseline_recipes
 from optishear.runs.preconditions import check_text, known_ids_only, text_for
+from optishear.runs.around import Around
 from optishear.runs.prepare import GRADIENT_SEQUENCES, Prepared
 from optishear.runs.watcher import Watcher
 from optishear.text.sources import TextSpec, source_of
@@ -181,7 +182,11 @@ def _measure_beside(
                 f"{place} was pruned. Prune it anew."
             )
         batch_tokens, parts = origin.batch_tokens or BATCH_TOKENS, origin.calibration_parts or 1
-        prepared = Prepared(dense, layout, calibration, batch_tokens, parts)
+        around = None
+        if origin.around is not None:
+            sequences = origin.gradient_sequences or GRADIENT_SEQUENCES
+            around = Around.of(origin.around, sequences)
+        prepared = Prepared(dense, layout, calibration, batch_tokens, parts, around=around)
         recipes = _recipes_beside(methods, made.recipe, prepared)
     for name in beside:
         if prepared is None or name == DENSE:

@@ -25,6 +25,7 @@ from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.pruning.rounded import rounded
 from optishear.recipe.recipe import Recipe
+from optishear.runs.around import Around
 from optishear.runs.prepare import (
     BATCH_TOKENS,
     GRADIENT_SEQUENCES,
@@ -55,7 +56,7 @@ class How:
     """In which way a recipe is applied, beside what it says itself.
 
     - `sequential`: block by block, statistics of the already pruned model; else all layers with
-      statistics of the dense model, as the search does.
+      statistics of the dense model, or of another recipe's, as the search does.
     - `gradient_sequences`: of the calibration text, each a sample of MOONSHOT's Fisher term.
     - `batch_tokens`, `calibration_parts`: how statistics are summed up, which decides last bits;
       the parts where not `sequential`.
@@ -77,6 +78,14 @@ class How:
     save_dtype: str = AS_STORED
     workers: Workers = field(default_factory=lambda: Workers.of(1))
     beyond: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def around(self) -> Around | None:
+        """What the statistics are of, where a recipe was found around another one."""
+        found = self.found_with
+        if self.sequential or found is None or found.around is None:
+            return None
+        return Around.of(found.around, self.gradient_sequences)
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def apply_to(
     prune_layers = rounded(prune_layers, dtypes)
     guide = prepared.guide(recipe, watcher.stage)
     if not sequential:
-        refuse_one_shot(recipe)
+        refuse_one_shot(recipe, prepared.around is not None)
         watcher.stage("collecting statistics")
         calibrated = prepared.calibrate(needs, gradient_sequences, watcher.stage, guide=guide)
         data = calibrated.data.with_masks(given or {})
@@ -187,6 +196,7 @@ def _prune_to(
         how.batch_tokens,
         how.calibration_parts,
         saved_as=how.save_dtype,
+        around=how.around,
     )
     masks: dict[str, Bool[Tensor, "out in"]] = {}
     if mask_from is not None:
@@ -280,16 +290,24 @@ def pruned(
     batch_tokens: int = BATCH_TOKENS,
     calibration_parts: int = 1,
     save_dtype: str = AS_STORED,
+    around: Recipe | None = None,
 ) -> Iterator[LoadedModel]:
     """The model with the recipe applied, for as long as the context is open: the numbers that
     `prune` writes, in `dtype`.
 
     `calibration` None is the model's usual text (for `embedded` its own train split, else the
-    Wikipedia passages).
+    Wikipedia passages). `around`: of a recipe that was found around another one, if one-shot.
     """
     text = calibration or usual_text(model, "train")
     prepared = prepare(
-        model, dtype, device, text, batch_tokens, calibration_parts, saved_as=save_dtype
+        model,
+        dtype,
+        device,
+        text,
+        batch_tokens,
+        calibration_parts,
+        saved_as=save_dtype,
+        around=None if around is None or sequential else Around.of(around, gradient_sequences),
     )
     if isinstance(recipe, NamedMethod):
         recipe = recipe.on(prepared)

@@ -10,6 +10,7 @@ from torch import Tensor
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import write_recipe
 from optishear.calibration.streamed_gradients import BlockByBlock
+from optishear.errors import ConfigError
 from optishear.export.checkpoint import (
     RECIPE_FILE,
     Checked,
@@ -77,6 +78,11 @@ def _prune_streamed(
     watcher: Watcher,
     finished: bool,
 ) -> tuple[Checked, bool]:
+    if how.around is not None:
+        raise ConfigError(
+            "--stream --one-shot: the recipe was found with statistics of the model as another "
+            "recipe prunes it, which one block at a time has not. Leave one of them out."
+        )
     watcher.stage(f"reading {model} block by block")
     streamed = stream(model, dtype=how.dtype, device=how.device, saved_as=how.save_dtype)
     layout = streamed.layout()

@@ -244,6 +244,7 @@ def _again(
         origin.batch_tokens or BATCH_TOKENS,
         origin.calibration_parts or 1,
         origin.save_dtype or AS_STORED,
+        origin.around,
     ) as anew:
         hash_ = token_batches(origin.calibration, anew.tokenizer).hash
         apart, ours = {}, AsStored(folder.resolve(), stored.files)

@@ -117,7 +117,8 @@ def test_bad_values_are_a_sentence(change, said):
 
 
 def test_what_only_block_by_block_knows_is_told():
-    assert recipe().only_by_block == []
-    assert recipe(target_shift=0.5).only_by_block == ["a target shift"]
-    assert recipe(roles=[("mlp.*", {"target_shift": 1})]).only_by_block == ["a target shift"]
-    assert recipe(order="site").only_by_block == ["an order by site"]
+    assert recipe().only_by_block() == []
+    assert recipe(target_shift=0.5).only_by_block() == ["a target shift"]
+    assert recipe(roles=[("mlp.*", {"target_shift": 1})]).only_by_block() == ["a target shift"]
+    assert recipe(order="site").only_by_block() == ["an order by site"]
+    assert recipe(order="site", target_shift=0.5).only_by_block(around=True) == []

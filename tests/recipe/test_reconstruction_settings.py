@@ -99,7 +99,7 @@ def test_what_is_done_to_recipes_leaves_it_there():
     layout = ModelLayout(tuple(layers))
     assert canonical_recipe(MOVED, layers) == MOVED
     assert transfer(MOVED, layout, layout).recipe == MOVED
-    assert MOVED.only_by_block == ["a local reconstruction"]
+    assert MOVED.only_by_block() == MOVED.only_by_block(around=True) == ["a local reconstruction"]
     rows = in_one_table([features(PLAIN, layout), features(MOVED, layout)], layout)
     assert [row["reconstruct"] for row in rows] == ["none", "block"]
     assert rows[1]["reconstruct.epochs"] == 7

@@ -23,6 +23,7 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.records import cache
 from optishear.runs import keys
+from optishear.runs.around import Around
 from optishear.runs.prepare import Calibrated
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
@@ -92,6 +93,7 @@ class Inputs:
     recipe: Recipe = RECIPE
     mode: str = "one-shot"
     by: MeasurementSettings = BY
+    around: Around | None = None
     rule_setting: tuple[str, str] = ("", "")  # of OWL, of AlphaPruning
 
     def tokens(self, spec: TextSpec) -> TokenBatches:
@@ -115,6 +117,7 @@ class Inputs:
             self.batch_tokens,
             self.parts,
             self.place,
+            self.around,
             data=CalibrationData({}, gradients),
         )
 
@@ -129,6 +132,7 @@ class Inputs:
             self.by,
             self.gradient_sequences,
             self.parts,
+            around="" if self.around is None else self.around.text,
         )
         levels = keys.levels_key(known, self.gradient_sequences)
         said = self.recipe.default
@@ -213,6 +217,10 @@ CHANGES: dict[str, tuple[Callable[[Inputs], Inputs], set[str]]] = {
         {"measure", "evaluation", *HELD_OUT, "dense"},
     ),
     "calibration_parts": (given(parts=2), SEEN),
+    "what it is around": (
+        given(around=Around(RECIPE, 4)),
+        {"statistics", *SOLVED},  # rules are of the dense model
+    ),
     "what is summed up": (given(needs=frozenset({Gram})), {"statistics"}),
     "gradient sequences": (
         given(gradient_sequences=3),
@@ -309,6 +317,38 @@ def test_other_code_answers_nothing_from_what_the_old_one_made(inputs, kind, cha
     raised = replace(cache.KINDS[kind], version=cache.KINDS[kind].version + 1)
     monkeypatch.setitem(cache.KINDS, kind, raised)
     assert differing(before, inputs.keys()) == changed
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (given(around=Around(RECIPE, 3)), {"statistics", *SOLVED}),
+        (given(around=Around(replace(RECIPE, order="site"), 4)), {"statistics", *SOLVED}),
+        (given(gradient_sequences=3), {"gradients", *SOLVED} - {"held out without gradients"}),
+    ],
+)
+def test_around_another_recipe_or_its_gradients_all_that_is_pruned_is_another(
+    inputs, change, changed
+):
+    around = replace(inputs, around=Around(RECIPE, 4))
+    assert differing(around.keys(), change(around).keys()) == changed
+
+
+def test_block_by_block_every_recipe_is_around_itself(inputs):
+    both = [
+        replace(inputs, mode="sequential", around=around).keys()
+        for around in (None, Around(RECIPE, 4))
+    ]
+    assert not HELD_OUT & differing(*both)
+
+
+@pytest.mark.parametrize("kind", ["statistics", "gradients", "levels", "statistics_around"])
+def test_around_old_code_answers_nothing_either(inputs, kind, monkeypatch):
+    around = replace(inputs, around=Around(RECIPE, 4))
+    before = around.keys()
+    raised = replace(cache.KINDS[kind], version=cache.KINDS[kind].version + 1)
+    monkeypatch.setitem(cache.KINDS, kind, raised)
+    assert {"statistics", "levels", *HELD_OUT} <= differing(before, around.keys())
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers"])

@@ -23,7 +23,7 @@ from optishear.records.run_directory import RunDirectory
 from optishear.runs.held_out import baseline_recipes
 from optishear.runs.preconditions import OF_A_TEXT, beyond_context
 from optishear.runs.prepare import Calibrated, Prepared
-from optishear.runs.setup import Setup, ladder_of, own_data_of
+from optishear.runs.setup import Setup, around_of, ladder_of, own_data_of
 from optishear.search.drivers import check_genes
 from optishear.search.ladder import Ladder
 from optishear.search.space import SearchSpace
@@ -139,10 +139,15 @@ def run_checks(
         found.unchecked.append("search space and costs, without prunable layers")
         return CheckResults(seconds=seconds)
     space = found.of(lambda: _space(experiment, layout))
-    prepared = None
+    prepared, around = None, around_of(experiment)
+    if around is not None:
+        with found.collecting():
+            around.check(layout)
     if calibration is not None:
         parts = experiment.calibration_parts
-        prepared = Prepared(loaded, layout, calibration, experiment.batch_tokens, parts)
+        prepared = Prepared(
+            loaded, layout, calibration, experiment.batch_tokens, parts, around=around
+        )
     if prepared is None or ladder is None or space is None:
         missing = {"calibration text": prepared, "rungs": ladder, "search space": space}
         wrong = ", ".join(name for name, part in missing.items() if part is None)
@@ -154,7 +159,8 @@ def run_checks(
         prepared.calibration,
         prepared.batch_tokens,
         prepared.parts,
-        data=CalibrationData(unread(layout.layers)),
+        around=around,
+        data=CalibrationData(unread(layout.layers), around=around is not None),
     )
     asked = {name: each for name, each in questions.items() if each is not None}
     own = None

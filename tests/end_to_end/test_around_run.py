@@ -1,0 +1,167 @@
+"""Searches around a recipe, in rounds: what they measure, keep, resume, and what is made of them."""
+
+import json
+
+import pytest
+import yaml
+from small_experiment import EMBEDDED
+from tiny_folders import tiny_folder
+from typer.testing import CliRunner
+
+from optishear.cli import app
+from optishear.config import load_experiment
+from optishear.pipeline import Measure
+from optishear.records.journal import read_journal
+from optishear.records.run_directory import read_json
+from optishear.runs.results import open_run
+from optishear.runs.rounds import next_round
+from optishear.runs.search import search
+from optishear.runs.setup import set_up, threads
+from optishear.runs.watcher import Silent
+
+
+SPACE = {
+    "pattern": "layer",
+    "metric": {"name": "wanda"},
+    "solver": {"name": "refit", "of": "mask"},
+    "sparsity": {"by": "layer", "steps": 8, "low": 0.25, "high": 0.75, "budget": 0.5},
+}
+SEQUENTIAL = ["mode=sequential", "search.seeds=[methods]"]
+SHIFTED = {**SPACE, "target_shift": 0.5, "order": "site"}
+
+
+def invoke(*words, code=0):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny Llama and an experiment on it."""
+    folder = tmp_path_factory.mktemp("around")
+    tiny_folder("llama", folder / "model", shards="1GB")
+    settings = {
+        **EMBEDDED,
+        "model": str(folder / "model"),
+        "space": SPACE,
+        "objectives": ["kl"],
+        "record": ["perplexity"],
+        "baselines": ["optima", "optima-shifted"],
+        "threads": 1,
+        "search": {"population": 4, "evaluations": 8, "seed": 1, "seeds": ["methods", "gradient"]},
+    }
+    (folder / "mine.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rounds(place):
+    """The folders of two rounds, as the command makes them."""
+    out = invoke("search", place / "mine.yaml", "--rounds", 2, "--out", place / "runs", "--json")
+    return [open_run(run["run"]) for run in json.loads(out.stdout)["runs"]]
+
+
+def journal(run):
+    return read_journal(run.directory.journal)[:2]
+
+
+def test_the_second_round_is_of_the_first_ones_pick_and_begins_with_it(rounds):
+    first, second = rounds
+    picked = first.front.pick().recipe
+    assert second.front.origin.around == picked
+    assert first.front.origin.around is None
+    header, found = journal(second)
+    assert header["measure"]["around"].startswith(picked.key)
+    assert "around" not in journal(first)[0]["measure"]
+    sizes = second.front.layout.sizes
+    for name, count in zip(header["layers"], found[0]["drop"], strict=True):
+        assert abs(count - picked.drop[name]) <= sizes[name] / 16  # a step: what it left of the budget
+
+
+def test_the_recipe_itself_is_measured_as_it_is_block_by_block(rounds, place):
+    """So a second round's values are those of the mode in which recipes are applied, near it."""
+    picked = rounds[0].front.pick().recipe
+    one_shot = load_experiment(str(place / "mine.yaml"))
+    by_block = load_experiment(str(place / "mine.yaml"), SEQUENTIAL)
+    values = [measured(plan, picked) for plan in (one_shot, next_round(one_shot, picked), by_block)]
+    assert values[0] != values[1] == values[2]
+
+
+def measured(plan, recipe):
+    with threads(1):
+        setup = set_up(plan, Silent())
+        with setup.measuring(None, lambda text: None) as measure:
+            [(_, outcome)] = measure([recipe], setup.samples["search"].units)
+    return outcome["values"]
+
+
+def test_baselines_with_a_shift_stand_beside_it_in_both_modes(rounds):
+    first, second = ({(r["name"], r["mode"]) for r in run.evaluation} for run in rounds)
+    shifted = {name for name, _ in second if name.startswith("optima-shifted")}
+    assert ("optima-shifted", "one-shot") in second - first
+    assert len(shifted) == 2
+
+
+def test_the_same_command_measures_nothing_again(rounds, place, monkeypatch):
+    monkeypatch.setattr(Measure, "__call__", None)
+    invoke("search", place / "mine.yaml", "--rounds", 2, "--out", place / "runs")
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bits(rounds, place, tmp_path):
+    plan = next_round(load_experiment(str(place / "mine.yaml")), rounds[0].front.pick().recipe)
+    run = rounds[1]
+    again = tmp_path / "runs" / plan.name / plan.hash
+    again.mkdir(parents=True)
+    lines = run.directory.journal.read_text().splitlines(keepends=True)
+    (again / "journal.jsonl").write_text("".join(lines[:4]))
+    found = search(plan, tmp_path / "runs", Silent())
+    values = [[(e["key"], e["values"]) for e in journal(each)[1]] for each in (run, found)]
+    assert values[0] == values[1]
+    assert found.front.pick().recipe == run.front.pick().recipe
+
+
+def test_workers_find_the_same_bits(rounds, place, tmp_path):
+    plan = next_round(load_experiment(str(place / "mine.yaml")), rounds[0].front.pick().recipe)
+    found = search(plan.model_copy(update={"workers": 2}), tmp_path / "runs", Silent())
+    values = [{e["key"]: e["values"] for e in journal(each)[1]} for each in (rounds[1], found)]
+    assert values[0] == values[1]
+
+
+def test_what_was_found_around_a_recipe_is_pruned_and_verified_as_it_was_found(rounds, place):
+    one_shot, by_block = place / "one-shot", place / "by-block"
+    words = ("prune", "--model", place / "model", "--recipe", rounds[1].directory.path, "--to")
+    invoke(*words, one_shot, "--one-shot")
+    invoke(*words, by_block)
+    assert "already there" in invoke(*words, one_shot, "--one-shot").output
+    picked = rounds[0].front.pick().recipe
+    said = [read_json(f / "optishear_recipe.json")["made_with"] for f in (one_shot, by_block)]
+    assert said[0]["around"] == picked.to_json()
+    assert "around" not in said[1]
+    for folder in (one_shot, by_block):
+        result = invoke("verify", folder, "--against", place / "model", "--json")
+        assert json.loads(result.stdout)["passed"]
+    plain = place / "recipe.json"
+    data = read_json(one_shot / "optishear_recipe.json")
+    del data["made_with"]["around"]
+    del data["made_with"]["found_with"]
+    plain.write_text(json.dumps(data))
+    words = ("prune", "--model", place / "model", "--recipe", plain, "--to", one_shot, "--one-shot")
+    assert "holds another" in invoke(*words, code=2).output.replace("\n", " ")
+    streamed = place / "streamed"
+    words = ("prune", "--model", place / "model", "--recipe", rounds[1].directory.path)
+    error = invoke(*words, "--to", streamed, "--one-shot", "--stream", code=2)
+    assert "as another recipe prunes it" in " ".join(error.output.split())
+
+
+def test_a_shift_is_searched_one_shot_around_a_recipe(rounds, place, tmp_path):
+    path = tmp_path / "shifted.yaml"
+    settings = yaml.safe_load((place / "mine.yaml").read_text())
+    path.write_text(yaml.safe_dump({**settings, "space": SHIFTED}))
+    words = ("search", path, "--around", rounds[0].directory.path, "--out", tmp_path / "r")
+    invoke(*words)
+    [run] = (tmp_path / "r" / "mine").iterdir() if (tmp_path / "r" / "mine").is_dir() else (
+        tmp_path / "r" / "shifted").iterdir()
+    found = open_run(run)
+    assert all(recipe.default.quadratic.target_shift == 0.5 for recipe in [found.front.pick().recipe])
+    invoke("plan", path, "--set", f"around={json.dumps(rounds[0].front.pick().recipe.to_json())}")
