@@ -165,7 +165,9 @@ def search(
                 tell("error", f"error: {failed[-1]}", exit_code=FAILED_RUN)
     if json_:
         summaries = [_summary(run) for _, run in runs]
-        say_json(summaries[0] if len(asked) == rounds == 1 else {"runs": summaries, "failed": failed})
+        say_json(
+            summaries[0] if len(asked) == rounds == 1 else {"runs": summaries, "failed": failed}
+        )
     else:
         for experiment, run in runs:
             _say_run(experiment, run, note if not log_json else None)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from itertools import combinations
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from optishear.config.sections import (
     SearchConfig,
     TextsConfig,
 )
+from optishear.config.together import TOGETHER
 from optishear.errors import ConfigError, ConfigErrors, collect_errors
 from optishear.models.device_map import check_device_map
 from optishear.objectives import make_objective
@@ -144,11 +146,8 @@ class Experiment(Strict):
             self._possible_search,
             self._possible_rungs,
             self._possible_graphs,
-            self._possible_around,
-            self._possible_mode,
-            self._possible_seeds,
-            self._possible_finalists,
             self._possible_device_map,
+            *(partial(check, self) for check in TOGETHER),
         )
         for check in checks:
             with collect_errors(mistakes):
@@ -236,92 +235,6 @@ class Experiment(Strict):
             raise ConfigError(
                 f"cuda_graphs is true, but {why}. Graphs are for a CUDA device and blocks that are "
                 f"not compiled: set one of them otherwise."
-            )
-
-    def _possible_around(self) -> None:
-        if self.around is None:
-            return
-        _ = self.around_recipe  # as Recipe reads it
-        if self.mode == SEQUENTIAL:
-            raise ConfigError(
-                f"around is given, but mode is {SEQUENTIAL}: every candidate is pruned with "
-                f"statistics of its own. Leave one of them out."
-            )
-        if self.needs_curves:
-            raise ConfigError(
-                "around is given, but seeds or driver knapsack, or variation guided, go by curves "
-                "of layers that are pruned alone, and around says that all are. Leave one of them "
-                "out: driver gradient and seeds gradient go on from a recipe."
-            )
-
-    def _possible_mode(self) -> None:
-        around = self.around is not None
-        if self.mode == ONE_SHOT and (said := self.space.only_by_block(around)):
-            where = "with statistics of the dense model" if not around else "at once"
-            raise ConfigError(
-                f"space: {', '.join(said)}: of no meaning where every layer is pruned {where}. "
-                f"Add mode: {SEQUENTIAL}{' and take out around' if around else ''}."
-            )
-        if self.mode == SEQUENTIAL and (self.compile or self.cuda_graphs):
-            what = "compile" if self.compile else "cuda_graphs"
-            raise ConfigError(
-                f"{what} is true, but mode is {SEQUENTIAL}: statistics are collected inside of "
-                f"blocks that run as they are. Set one of them otherwise."
-            )
-
-    def _possible_seeds(self) -> None:
-        """What is solved for before the search, and drivers and variations that go by the same."""
-        search, by = self.search, self.space.sparsity.by.partition(":")[0]
-        driver = self.driver
-        guided, driven = "search.variation: guided", f"search.driver: {search.driver}"
-        asked = {
-            "search.seeds: knapsack": KNAPSACK in search.seeds,
-            "search.seeds: gradient": GRADIENT in search.seeds,
-            guided: search.variation == "guided",
-            driven: driver.curves or driver.slopes,
-        }
-        if not (said := next((text for text, is_asked in asked.items() if is_asked), "")):
-            return
-        if by not in GROUPINGS:
-            raise ConfigError(
-                f"{said}: there is nothing to solve for, since sparsity.by {by!r} fixes what each "
-                f"layer loses. Give it block, layer or curve."
-            )
-        if by == "curve" and (asked[guided] or driver.curves):
-            raise ConfigError(
-                f"{guided if asked[guided] else driven}: goes by what single layers cost, and "
-                f"under sparsity.by 'curve' no gene is about one block or layer. Give it block or "
-                f"layer; knapsack among search.seeds works with curve, too."
-            )
-        if self.mode == SEQUENTIAL:
-            raise ConfigError(
-                f"{said}: single layers and slopes are measured with statistics of the dense "
-                f"model, but mode is {SEQUENTIAL}. Leave one of them out."
-            )
-        if not self.slope_objective:
-            raise ConfigError(
-                f"{said}: goes by an objective that can be split between layers, and none is "
-                f"measured. Add kl to objectives or record."
-            )
-        if (GRADIENT in search.seeds or driver.slopes) and self.space.resolved_budget is None:
-            down = "search.seeds: gradient" if GRADIENT in search.seeds else driven
-            raise ConfigError(
-                f"{down} goes down the slopes of one objective, and without a budget the least of "
-                f"it is the dense model. Give the space a sparsity.budget, or go by knapsack, "
-                f"which solves for a whole front."
-            )
-
-    def _possible_finalists(self) -> None:
-        if self.finalists == 1:
-            raise ConfigError(
-                "finalists is 1: of one recipe there is nothing to choose. Give at least 2, or "
-                "leave it out, and the pick is made of what was measured one-shot."
-            )
-        if self.finalists and self.mode == SEQUENTIAL:
-            raise ConfigError(
-                f"finalists is {self.finalists}, but mode is {SEQUENTIAL}: every candidate is "
-                f"measured block by block, so there is nothing to measure again. Leave one of them "
-                f"out."
             )
 
     def _possible_device_map(self) -> None:

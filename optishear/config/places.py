@@ -10,9 +10,9 @@ from optishear.models.catalog import is_folder_meant
 def located(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The content of an experiment file in `folder` with the paths in it as seen from here.
 
-    `space`, `model`, `around` and the source of every text may be paths. One that is there beside the file is
-    meant, wherever the command is run; any other stays as it is written: a name, or a path from
-    where the command is run.
+    `space`, `model`, `around` and the source of every text may be paths. One that is there beside
+    the file is meant, wherever the command is run; any other stays as it is written: a name, or a
+    path from where the command is run.
     """
     keys = ("space", "model", "around")
     here = {key: _beside(data[key], folder) for key in keys if key in data}

@@ -63,9 +63,10 @@ def compare(
     """Rows for dense and each recipe: sparsity, and perplexity with its error on every text.
 
     All are applied as the search applies them, with statistics of the dense model or of what the
-    experiment's `around` makes of it (`mode` one-shot), and all once more block by block, as `optishear prune` does (`mode` sequential): each
-    row stands beside rows of its own mode; one with what only that mode knows has no other. A
-    recipe that reads no statistics is the same in both, and is pruned and measured once. `modes`
+    experiment's `around` makes of it (`mode` one-shot), and all once more block by block, as
+    `optishear prune` does (`mode` sequential): each row stands beside rows of its own mode; one
+    with what only that mode knows has no other. A recipe that reads no statistics is the same in
+    both, and is pruned and measured once. `modes`
     may leave one of them out. `fewer_nats` are paired: nats per token fewer than each other row,
     and the standard error.
     """

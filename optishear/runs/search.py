@@ -139,7 +139,11 @@ def _run(
             top = setup.ladder.rungs[-1]
             # What only block by block has a meaning is compared on held-out text alone.
             by_block, around = experiment.mode == SEQUENTIAL, calibrated.data.around
-            asked = [recipe for recipe in recipes.values() if by_block or not recipe.only_by_block(around)]
+            asked = [
+                recipe
+                for recipe in recipes.values()
+                if by_block or not recipe.only_by_block(around)
+            ]
             measured = {e.recipe.key: e.values for e in evaluator(asked, top)}
             searched = {name: measured.get(recipe.key) for name, recipe in recipes.items()}
         units = {name: make_objective(name).unit for name in experiment.objectives}

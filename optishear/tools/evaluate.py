@@ -20,9 +20,9 @@ from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.weights import read, working_weights
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
+from optishear.runs.around import Around
 from optishear.runs.held_out import DENSE, baseline_recipes
 from optishear.runs.preconditions import check_text, known_ids_only, text_for
-from optishear.runs.around import Around
 from optishear.runs.prepare import GRADIENT_SEQUENCES, Prepared
 from optishear.runs.watcher import Watcher
 from optishear.text.sources import TextSpec, source_of

@@ -55,7 +55,9 @@ def test_a_path_beside_the_file_a_path_from_here_or_the_recipe_itself(recipe_fil
 
 
 def test_another_recipe_is_another_experiment(tmp_path):
-    keys = [experiment(tmp_path, around={**RECIPE.to_json(), "drop": {"a": n}}).hash for n in (1, 2)]
+    keys = [
+        experiment(tmp_path, around={**RECIPE.to_json(), "drop": {"a": n}}).hash for n in (1, 2)
+    ]
     assert keys[0] != keys[1]
 
 
@@ -79,11 +81,13 @@ def test_what_cannot_be_is_a_sentence(changes, sentence, tmp_path):
 
 def test_around_a_recipe_a_shift_and_an_order_can_be_searched_and_no_reconstruction(tmp_path):
     shifted = {**SPACE, "target_shift": {"choice": [0, 0.5]}, "order": "site"}
-    with pytest.raises(ConfigError, match="target_shift, order: site: of no meaning .* dense"):
+    with pytest.raises(ConfigError, match=r"target_shift, order: site: of no meaning .* dense"):
         experiment(tmp_path, shifted)
     found = experiment(tmp_path, shifted, around=RECIPE.to_json())
     assert Cross in found.needs
-    with pytest.raises(ConfigError, match="reconstruct: of no meaning .* at once.* take out around"):
+    with pytest.raises(
+        ConfigError, match=r"reconstruct: of no meaning .* at once.* take out around"
+    ):
         experiment(tmp_path, {**SPACE, "reconstruct": {"name": "block"}}, around=RECIPE.to_json())
 
 

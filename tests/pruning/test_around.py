@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import GATED, TINY, make, tokens
 
+from optishear.calibration.collect import collect
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Cross, Gram, InputSq, stats_of, summed
 from optishear.errors import ConfigError
@@ -65,7 +66,9 @@ def stats_for(model, recipe, around, **more):
 def test_a_recipe_around_itself_is_at_once_what_it_is_block_by_block(kind, solver, order):
     model = make("llama", DEEP) if kind == "llama" else TINY[kind]()
     shift = {} if kind == "mixtral" else {"target_shift": 0.5}
-    recipe = recipe_for(layout_of(model), solver, 0.25, quadratic={"name": "reconstruction", **shift}, order=order)
+    recipe = recipe_for(
+        layout_of(model), solver, 0.25, quadratic={"name": "reconstruction", **shift}, order=order
+    )
     found = at_once(model, recipe, stats_for(model, recipe, recipe))
     for name, weight in by_block(model, recipe).items():
         assert torch.equal(found[name], weight), name
@@ -98,8 +101,6 @@ def test_dense_is_around_nothing_dropped():
     layout = layout_of(model)
     nothing = recipe_for(layout, "mask", 0.0)
     around = statistics_around(model, layout, nothing, BATCHES, frozenset({Gram}))
-    from optishear.calibration.collect import collect
-
     dense = collect(model, layout, BATCHES, frozenset({Gram}))
     for site, stats in dense.items():
         torch.testing.assert_close(around[site][Gram].total, stats[Gram].total)
@@ -108,13 +109,17 @@ def test_dense_is_around_nothing_dropped():
 def test_a_shift_or_an_order_means_something_around_a_recipe_only():
     model = make("llama", DEEP)
     layout = layout_of(model)
-    shifted = recipe_for(layout, quadratic={"name": "reconstruction", "target_shift": 0.5}, order="site")
+    shifted = recipe_for(
+        layout, quadratic={"name": "reconstruction", "target_shift": 0.5}, order="site"
+    )
     stats = stats_for(model, shifted, recipe_for(layout, "mask"))
     assert at_once(model, shifted, stats).keys() == layout.sizes.keys()
-    with pytest.raises(ConfigError, match="a target shift and an order by site, which mean nothing"):
+    with pytest.raises(
+        ConfigError, match="a target shift and an order by site, which mean nothing"
+    ):
         at_once(model, shifted, stats, around=False)
     moved = recipe_for(layout, reconstruct=ReconstructionSettings())
-    with pytest.raises(ConfigError, match="a local reconstruction, which mean nothing.* at once"):
+    with pytest.raises(ConfigError, match=r"a local reconstruction, which mean nothing.* at once"):
         at_once(model, moved, stats)
 
 
@@ -124,7 +129,7 @@ def test_a_reconstruction_of_the_recipe_is_part_of_what_it_makes():
     plain = recipe_for(layout, drop=0.6)
     moved = recipe_for(layout, drop=0.6, reconstruct=ReconstructionSettings(epochs=2))
     first, second = (stats_for(model, plain, around) for around in (plain, moved))
-    last = [x for x in layout.layers if x.block == layout.blocks - 1][0]
+    last = next(x for x in layout.layers if x.block == layout.blocks - 1)
     assert not torch.equal(stats_of(first, last)[Gram].total, stats_of(second, last)[Gram].total)
     begin = layout.layers[0]
     assert torch.equal(stats_of(first, begin)[Gram].total, stats_of(second, begin)[Gram].total)

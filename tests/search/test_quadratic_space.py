@@ -98,8 +98,13 @@ def test_every_layer_of_every_recipe_is_one_of_the_levels():
 def test_what_only_block_by_block_knows_and_what_is_read():
     assert spec().only_by_block(around=False) == []
     assert spec(target_shift={"choice": [0, 0.5]}).only_by_block(around=False) == ["target_shift"]
-    assert spec(order="site", target_shift=0.5).only_by_block(around=False) == ["target_shift", "order: site"]
-    assert spec(roles={"mlp.*": {"target_shift": 1}}).only_by_block(around=False) == ["target_shift"]
+    assert spec(order="site", target_shift=0.5).only_by_block(around=False) == [
+        "target_shift",
+        "order: site",
+    ]
+    assert spec(roles={"mlp.*": {"target_shift": 1}}).only_by_block(around=False) == [
+        "target_shift"
+    ]
     assert Cross not in needs_of_space(spec())
     assert {Cross, Gram} <= needs_of_space(spec(target_shift={"choice": [0, 0.5]}))
 
