@@ -152,7 +152,7 @@ def test_what_was_found_around_a_recipe_is_pruned_and_verified_as_it_was_found(r
     del data["made_with"]["found_with"]
     plain.write_text(json.dumps(data))
     words = ("prune", "--model", place / "model", "--recipe", plain, "--to", one_shot, "--one-shot")
-    assert "holds another" in invoke(*words, code=2).output.replace("\n", " ")
+    assert "is not empty" in invoke(*words, code=2).output.replace("\n", " ")
     streamed = place / "streamed"
     words = ("prune", "--model", place / "model", "--recipe", rounds[1].directory.path)
     error = invoke(*words, "--to", streamed, "--one-shot", "--stream", code=2)
@@ -165,7 +165,7 @@ def test_a_shift_is_searched_one_shot_around_a_recipe(rounds, place, tmp_path):
     path.write_text(yaml.safe_dump({**settings, "space": SHIFTED}))
     words = ("search", path, "--around", rounds[0].directory.path, "--out", tmp_path / "r")
     invoke(*words)
-    [run] = (tmp_path / "r" / settings["name"]).iterdir()
+    [run] = (tmp_path / "r" / "shifted").iterdir()
     assert open_run(run).front.pick().recipe.default.quadratic.target_shift == 0.5
     around = json.dumps(rounds[0].front.pick().recipe.to_json())
     assert "refused" not in invoke("plan", path, "--set", f"around={around}").output
