@@ -95,14 +95,7 @@ class JsonWatcher(Watcher):
 
     def finished(self, run: Run) -> None:
         self.close()
-        manifest = run.manifest
-        keys = ("hash", "evaluations", "failed", "measured_now", "seconds", "ended")
-        emit(
-            "finished",
-            run=str(run.directory.path),
-            **{key: manifest[key] for key in keys},
-            front=len(run.front.entries),
-        )
+        emit("finished", **run.summary, front=len(run.front.entries))
 
     def _tell(self, progress: Progress) -> None:
         started = time.monotonic()

@@ -176,11 +176,9 @@ def search(
 
 
 def _summary(run: "Run") -> dict[str, Any]:
-    manifest, front = run.manifest, run.front
-    keys = ("status", "hash", "evaluations", "failed", "measured_now", "seconds", "ended")
+    front = run.front
     return {
-        "run": str(run.directory.path),
-        **{key: manifest[key] for key in keys},
+        **run.summary,
         "picked": front.pick().recipe.key,
         **({} if front.finalists is None else {"finalists": front.finalists.to_json()}),
         "held_out": without_sequences(run.evaluation),

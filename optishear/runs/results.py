@@ -156,6 +156,15 @@ class Run:
         return read_manifest(self.directory.manifest)
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """What programs are told of a finished run: where it is, how it ended, what it cost. Older
+        runs do not say `search_tokens`."""
+        manifest = self.manifest
+        keys = ("status", "hash", "evaluations", "failed", "measured_now", "search_tokens")
+        said = {key: manifest[key] for key in (*keys, "seconds", "ended") if key in manifest}
+        return {"run": str(self.directory.path), **said}
+
+    @property
     def evaluation(self) -> list[dict[str, Any]]:
         """Rows of the held-out comparison: dense, the baselines, what was found."""
         return read_evaluation(self.directory)

@@ -27,7 +27,7 @@ from optishear.runs.inputs import inputs_of, refuse_changed_inputs
 from optishear.runs.levels import open_levels
 from optishear.runs.prepare import Calibrated
 from optishear.runs.results import Entry, Front, Run, finished, front_to_json
-from optishear.runs.search_tokens import search_tokens
+from optishear.runs.search_costs import search_tokens, seconds
 from optishear.runs.setup import (
     Setup,
     directory_of,
@@ -191,7 +191,6 @@ def _ending(
     found: Found, evaluators: Sequence[Evaluator], directory: RunDirectory
 ) -> dict[str, Any]:
     """What the manifest says of a finished run."""
-    entries = [entry for one in evaluators for entry in one.journal.entries.values()]
     return {
         "status": "finished",
         "finished": now(),
@@ -200,7 +199,7 @@ def _ending(
         "failed": len(found.failed),
         "search_tokens": search_tokens(found, directory),
         "measured_now": sum(one.measured for one in evaluators),
-        "seconds": round(sum(entry["seconds"] for entry in entries), 1),
+        "seconds": seconds(evaluators, directory),
     }
 
 

@@ -291,6 +291,10 @@ def test_the_manifest_counts_the_tokens_of_all_that_led_to_the_front(unbroken):
     assert candidates - GRADIENT["population"] <= known <= candidates
     slopes = 3 * ((STEPS + 1) * TOKENS + known * 128)
     assert unbroken.manifest["search_tokens"] == points * TOKENS + candidates * 128 + slopes
+    beside = ("journal", "curves", "descent", "slopes")
+    places = [getattr(unbroken.directory, name) for name in beside]
+    spent = sum(e["seconds"] for place in places if place.exists() for e in entries(place))
+    assert unbroken.manifest["seconds"] == pytest.approx(spent, abs=0.1)
 
 
 def test_what_another_run_has_solved_for_is_not_measured_again(
