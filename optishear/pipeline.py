@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
 from optishear.errors import ConfigError
 from optishear.freed_memory import FreedMemory
 from optishear.kernels.use import usable
+from optishear.models.checkpointed import checkpointed_blocks, why_not_checkpointed
 from optishear.models.compiled import compiled_blocks
 from optishear.models.graphs import GraphedForward
 from optishear.models.head import Head, find_head, hidden_states
@@ -164,7 +165,7 @@ class Measure:
         self.prefix: PrefixForward | None = None
         self.graphs: GraphedForward | None = None
         self.freed = FreedMemory()
-        self.own = own
+        self.own, self.notice = own, notice
         reads = any(isinstance(make_objective(name), OutputObjective) for name in by.quantities)
         if reads or own:
             head = find_head(loaded.model, self.task.beginning(batches[0], HEAD_UNITS))
@@ -235,7 +236,10 @@ class Measure:
         """What each batch of the rung says of an objective's slopes at this recipe; every `of`-th
         of them only, the first being `part`. `counts`: by layer, between which the slope is taken.
 
-        Costs a forward and a backward pass of these batches.
+        Costs two forward passes of these batches and a backward pass, for blocks are checkpointed.
+
+        Memory beside that of `Directions`: of one batch the hidden states between blocks, and the
+        activations of one block; of all where blocks cannot be run again, of which it is told.
         """
         made = make_objective(objective)
         if not isinstance(made, Summed) or not isinstance(self.writer, OneShot):
@@ -248,12 +252,27 @@ class Measure:
         return [
             slope_part(
                 made,
-                partial(hidden_states, self.loaded.model, self.batches[batch]),
+                partial(self._recorded, batch),
                 self.references[batch],
                 directions,
             )
             for batch in range(part, self.batches_of[rung], of)
         ]
+
+    def _recorded(self, batch: int) -> Float[Tensor, "*rows hidden"]:
+        """For a backward pass."""
+        model = self.loaded.model
+        with checkpointed_blocks(model) if self._checkpoints else nullcontext():
+            return hidden_states(model, self.batches[batch])
+
+    @cached_property
+    def _checkpoints(self) -> bool:
+        """Whether blocks are run again in a backward pass, rather than all their activations kept:
+        always, unless what they make then would not be the same."""
+        sample = self.task.beginning(self.batches[0], HEAD_UNITS)
+        if why := why_not_checkpointed(self.loaded.model, sample):
+            self.notice(f"a backward pass keeps the activations of all blocks: {why}")
+        return why is None
 
     def _read_own(self, objectives: Mapping[str, Objective], own: Mapping[str, OwnData]) -> None:
         for name, data in own.items():

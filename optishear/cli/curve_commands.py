@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optishear.report.additivity import Additivity
     from optishear.report.measured_curves import MeasuredCurves
     from optishear.search.budget_splits import Split
+    from optishear.search.budget_units import Budget
 
 THIRDS = 3  # of the blocks, first to last
 
@@ -33,8 +34,10 @@ def curves(
     budget: Annotated[
         str | None,
         typer.Option(
-            metavar="SPARSITY[,…]",
-            help="Split these between the layers so that the curves' sum is the least.",
+            metavar="BUDGET[,…]",
+            help="Split these between the layers so that the curves' sum is the least: a sparsity "
+            "to reach (0.5, 60%), or bytes to take at most (100MB, 1.5GiB), counted as the "
+            "objective bytes counts them.",
         ),
     ] = None,
     to: Annotated[
@@ -49,15 +52,15 @@ def curves(
     A search measures curves with knapsack among its seeds, with the driver knapsack, or with guided
     variation.
 
-    Example: optishear curves results/mine --budget 0.5,0.6
+    Example: optishear curves results/mine --budget 0.5,0.6,100MB
     """
     from optishear.report.additivity import additivity
     from optishear.report.curve_figures import draw_curves
     from optishear.runs.allocated import curves_at, split_recipe, splits_of
 
-    shares = _sparsities(budget, to)
+    budgets = _budgets(budget, to)
     directory, found = curves_at(run)
-    solved = splits_of(directory, found, shares) if shares else []
+    solved = splits_of(directory, found, budgets) if budgets else []
     if to is not None:
         split_recipe(directory, found, solved[0], to)
     compared = additivity(directory, found)
@@ -73,19 +76,17 @@ def curves(
         say(path)
 
 
-def _sparsities(budget: str | None, to: Path | None) -> list[float]:
+def _budgets(said: str | None, to: Path | None) -> "list[Budget]":
     from optishear.errors import ConfigError
-    from optishear.recipe.profile import check_sparsity
+    from optishear.search.budget_units import Budget
 
     try:
-        shares = [] if budget is None else [float(part) for part in budget.split(",")]
-    except ValueError:
-        raise ConfigError(f"--budget {budget}: give fractions, such as 0.5 or 0.5,0.6.") from None
-    for share in shares:
-        check_sparsity(share, "--budget")
-    if to is not None and (len(shares) != 1 or to.suffix != ".json"):
+        budgets = [] if said is None else [Budget.parsed(part) for part in said.split(",")]
+    except ConfigError as error:
+        raise ConfigError(f"--budget {said}: {error}") from None
+    if to is not None and (len(budgets) != 1 or to.suffix != ".json"):
         raise ConfigError(f"--to {to}: a file ending in .json, for the split of one --budget.")
-    return shares
+    return budgets
 
 
 def _say_curves(found: "MeasuredCurves", by_layer: bool) -> None:
@@ -129,10 +130,13 @@ def _say_split(found: "MeasuredCurves", split: "Split") -> None:
 
     rows = [row(role, [x for x in layout.layers if x.role == role]) for role in layout.roles]
     names = [f"blocks {p[0]}-{p[-1]}" if len(p) > 1 else f"block {p[0]}" for p in parts]
-    title = f"{number_text('sparsity', split.sparsity)}: {found.objective} "
+    budget = split.budget
+    title = f"{number_text(budget.quantity, budget.value)}: {found.objective} "
     title += f"{number_text(found.objective, split.predicted)}, were costs to add up"
     table = [*rows, row("all", list(layout.layers))]
     say_table(title, ["sparsity", *names, "all"], table)
+    if budget.quantity == "bytes":
+        note(f"{split.reached:,.0f} bytes of {budget.value:,.0f}")
     if not split.exact:
         note("the totals are too many to look at each, so the split is near the least")
 
@@ -176,8 +180,8 @@ def _json(
             ],
         },
         "budgets": [
-            {"sparsity": one.sparsity, "predicted": one.predicted, "exact": one.exact}
-            | {"reached": found.layout.sparsity(one.drop), "drop": dict(one.drop)}
+            {one.budget.quantity: one.budget.value, "predicted": one.predicted}
+            | {"exact": one.exact, "reached": one.reached, "drop": dict(one.drop)}
             for one in solved
         ],
         "files": files,

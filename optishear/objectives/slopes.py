@@ -41,8 +41,8 @@ def slope_part(
 ) -> SlopePart:
     """Of one batch, run by `forward` with the recipe's weights; `references` are its dense sides.
 
-    The logits of one reference exist at a time; memory beside these is what the batch leaves in the
-    model for the backward pass.
+    The logits of one reference exist at a time; memory beside these is what `forward` keeps of the
+    batch for the backward pass.
     """
     total, counted, upstream = 0.0, 0, []
     with torch.enable_grad(), directions.recorded() as found:

@@ -57,7 +57,8 @@ class Directions:
     @contextmanager
     def recorded(self) -> Iterator[Slopes]:
         """Backward passes in here add to each layer's d L / d s, in fp64. A gradient goes as soon
-        as it was multiplied, so that there is one parameter's at a time."""
+        as it was multiplied, so that there is one parameter's at a time; each comes once a backward
+        pass, though checkpointed blocks run twice."""
         found = {
             name: torch.zeros((), dtype=torch.float64, device=along.device)
             for name, along in self._along.items()

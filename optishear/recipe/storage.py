@@ -28,11 +28,12 @@ class Storage:
 
     def bitmask(self, layout: ModelLayout, kept: Mapping[str, int]) -> int:
         """Each pruned layer as its non-zeros plus one bit a weight, or dense where that is less."""
-        layers = sum(
-            min(kept[name] * self.bytes_per_weight + size // 8, size * self.bytes_per_weight)
-            for name, size in layout.sizes.items()
-        )
+        layers = sum(self.bitmask_of(size, kept[name]) for name, size in layout.sizes.items())
         return layers + self.other_weights * self.bytes_per_weight
+
+    def bitmask_of(self, size: int, kept: int) -> int:
+        """One layer of so many weights in that form: bytes that never rise as it keeps fewer."""
+        return min(kept * self.bytes_per_weight + size // 8, size * self.bytes_per_weight)
 
     def two_of_four(self, layout: ModelLayout, recipe: Recipe) -> int:
         """Each layer that 2:4 hardware can take as half its values plus two bits for each of them

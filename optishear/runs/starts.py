@@ -74,7 +74,7 @@ def knapsack_genomes(space: SearchSpace, curves: Curves, base: Genome) -> list[G
     if space.budget is not None:
         budgets = [space.budget - fixed_drop(space)]
     else:
-        least, most = (sum(int(curve.dropped[end]) for curve in items) for end in (0, -1))
+        least, most = (sum(int(curve.amounts[end]) for curve in items) for end in (0, -1))
         spread = np.linspace(least, most, BUDGETS + 2)[1:-1].astype(int).tolist()
         budgets = sorted(spread, key=lambda budget: abs(2 * budget - least - most))
     found = []

@@ -92,26 +92,27 @@ def curves_of(
 
 @dataclass(frozen=True, eq=False)
 class GeneCurve:
-    """What a gene can drop, and what that costs: one option an entry, rising in what is dropped.
+    """What a gene can choose, and what that costs: one option an entry, rising in its amount.
 
-    - `codes`: of the gene. They fall where a code counts what is kept, as N of N:M does.
-    - `dropped`: weights, or whatever else a budget counts (bytes, say).
+    - `codes`: of the gene. They fall where a code counts what is kept, as N of N:M does, and
+      where the amount is of what is kept.
+    - `amounts`: what an option takes of a budget: weights dropped, or bytes stored.
     - `costs`: in the objective's unit.
     - `slack`: how much of a budget an answer may leave, since the gene's layers can drop what lies
       between its options, too; 0 where they cannot.
     """
 
     codes: Float[np.ndarray, " options"]
-    dropped: Int[np.ndarray, " options"]
+    amounts: Int[np.ndarray, " options"]
     costs: Float[np.ndarray, " options"]
     slack: int = 0
 
     def __post_init__(self) -> None:
-        lengths = {len(self.codes), len(self.dropped), len(self.costs)}
+        lengths = {len(self.codes), len(self.amounts), len(self.costs)}
         finite = np.isfinite(self.codes).all() and np.isfinite(self.costs).all()
-        if len(lengths) > 1 or 0 in lengths or not finite or (np.diff(self.dropped) <= 0).any():
+        if len(lengths) > 1 or 0 in lengths or not finite or (np.diff(self.amounts) <= 0).any():
             raise ValueError(
-                "A gene's curve has one finite code and cost for each of the counts, which rise."
+                "A gene's curve has one finite code and cost for each of the amounts, which rise."
             )
 
 

@@ -38,7 +38,7 @@ class Moves:
         shape = len(own), max(len(curve.codes) for _, curve in own)
         codes, rise, fall = np.full(shape, np.inf), np.full(shape, np.inf), np.full(shape, -np.inf)
         for row, (_, curve) in enumerate(own):
-            slopes = np.diff(curve.costs) / np.diff(curve.dropped)
+            slopes = np.diff(curve.costs) / np.diff(curve.amounts)
             codes[row, : len(curve.codes)] = curve.codes
             rise[row, : len(slopes)] = slopes
             fall[row, 1 : len(slopes) + 1] = slopes
@@ -82,7 +82,7 @@ class Moves:
         self, gene: int, at: Int[np.ndarray, " curves"], side: int
     ) -> Int[np.ndarray, " steps"]:
         """How many weights one, two, ... options to this side of where it is are."""
-        dropped = self.curves[gene].dropped
+        dropped = self.curves[gene].amounts
         there = dropped[at[gene] + 1 :] if side > 0 else dropped[: at[gene]][::-1]
         return np.abs(there - dropped[at[gene]])
 

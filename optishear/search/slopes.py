@@ -15,7 +15,8 @@ from optishear.search.space import SearchSpace
 
 
 WINDOW = 16  # of a layer without levels, this part of its weights to either side
-PASSES = 3  # in forward passes, what slopes cost: a backward pass is two
+PASSES = 3  # in forward passes, what slopes take: a backward pass is two
+RUN_AGAIN = 1  # more in time, of checkpointed blocks; tokens are counted without, as of any machine
 
 
 class SlopesReader:

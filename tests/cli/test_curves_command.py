@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -16,14 +17,18 @@ from typer.testing import CliRunner
 from optishear.calibration.origin import read_recipe
 from optishear.cli import app
 from optishear.errors import ConfigError
+from optishear.objectives.size import Bytes
+from optishear.pruning.result import PruneResult
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.profile import counts_within
 from optishear.recipe.recipe import Recipe
+from optishear.recipe.storage import Storage
 from optishear.records.journal import Journal, memo_of
 from optishear.records.run_directory import read_json, write_json
 from optishear.report.additivity import additivity
 from optishear.report.measured_curves import read_curves
 from optishear.runs.allocated import splits_of
+from optishear.search.budget_units import Budget
 from optishear.search.space_file import SpaceSpec, build_space
 from optishear.tools.pack import pack
 
@@ -204,7 +209,10 @@ class TestBudgets:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["--budget", "half"], "--budget half: give fractions"),
+            (
+                ["--budget", "half"],
+                "--budget half: 'half' is neither a sparsity, such as 0.5 or 60%, nor a size",
+            ),
             (["--budget", "60"], "Did you mean 0.6?"),
             (["--budget", "0.9"], "lies between 0 and 0.75"),
             (["--budget", "0.4,0.5", "--to", "x.json"], "for the split of one --budget"),
@@ -218,6 +226,37 @@ class TestBudgets:
         assert said in result.stderr
         assert result.stderr.count("\n") == 1
         assert not list(tmp_path.iterdir())
+
+    def test_a_recipe_of_a_budget_in_bytes_takes_what_the_objective_says_it_does(
+        self, run, tmp_path
+    ):
+        to, storage = tmp_path / "split.json", Storage(1000, 4)
+        write_json(run.front, {**read_json(run.front), "storage": asdict(storage)})
+        found = asked(run.path, "--budget", "13 kB", "--to", to)
+        [split] = found["budgets"]
+        recipe, _ = read_recipe(to)
+        kept = {name: size - recipe.drop[name] for name, size in LAYOUT.sizes.items()}
+        size = Bytes().value(PruneResult(LAYOUT, kept, storage))
+        assert split["reached"] == size <= split["bytes"] == 13_000
+        assert split["drop"] == recipe.drop
+        result = invoke(run.path, "--budget", "13kB,50%")
+        assert "0.01 MB: kl" in result.stdout
+        assert "50.00 %: kl" in result.stdout
+        assert f"{size:,.0f} bytes of 13,000" in result.stderr
+        said = invoke(run.path, "--budget", "5kB", code=2).stderr
+        least = storage.bitmask(LAYOUT, {name: n // 4 for name, n in LAYOUT.sizes.items()})
+        assert (
+            f"--budget: 5000B: by the space's bounds and patterns the checkpoint takes {least}B"
+            in said
+        )
+        assert said.count("\n") == 1
+
+    def test_bytes_need_what_only_a_front_says(self, drawn, tmp_path):
+        said = invoke(drawn.path, "--budget", "13kB", code=2).stderr
+        assert "front.json: does not say what the checkpoint holds beside its layers" in said
+        run = curved_run(tmp_path / "curved" / "abc", finished=False)
+        said = invoke(run.path, "--budget", "13kB", code=2).stderr
+        assert "front.json: is not there" in said
 
     def test_less_than_the_space_s_bounds_is_a_sentence(self, tmp_path):
         run = curved_run(tmp_path / "grid" / "abc", sparsity=GRID)
@@ -299,7 +338,7 @@ class TestJournals:
             if (found := read_curves(drawn)) is not None:
                 assert all(len(found.at_levels(layer)) == 4 for layer in LAYOUT.layers)
                 additivity(drawn, found)
-                splits_of(drawn, found, [0.5])
+                splits_of(drawn, found, [Budget("sparsity", 0.5)])
         except ConfigError:
             pass
         finally:

@@ -93,10 +93,12 @@ class Line:
                                  recipe.drop[layer.name] + step)  # fmt: skip
         return found
 
-    def measuring(self, quantities=SUMMED, rungs=()):
+    def measuring(self, quantities=SUMMED, rungs=(), notice=lambda text: None):
         loaded = LoadedModel(self.model, None, "tiny", Path("nowhere"), "hash", torch.float64)
         by = MeasurementSettings(quantities, 32, rungs)
-        return measure_on(loaded, self.layout, self.data, self.search, by, solved=self.solved)
+        return measure_on(
+            loaded, self.layout, self.data, self.search, by, solved=self.solved, notice=notice
+        )
 
     def slopes(self, measure, objective, recipe, counts, rung=None):
         parts = measure.slope_parts(objective, recipe, rung or self.search.units, counts)
@@ -211,6 +213,24 @@ def test_nothing_is_left_of_it_on_the_model():
         assert {name: p.requires_grad for name, p in model.named_parameters()} == asked
         assert measure(recipe, line.search.units) == here
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mixtral"])
+def test_blocks_that_are_run_again_change_no_bit_and_where_they_cannot_be_it_is_told(
+    kind, monkeypatch
+):
+    line, told = Line(kind), []
+    line.model.float()
+    recipe = line.recipe()
+    found = []
+    for why in (None, "block 1 alone is off by 0.1 of its norm"):
+        if why:
+            monkeypatch.setattr("optishear.pipeline.why_not_checkpointed", lambda *_, why=why: why)
+        with line.measuring(("kl",), notice=told.append) as measure:
+            for _ in range(2):
+                found.append(line.slopes(measure, "kl", recipe, line.counts(recipe)))
+    assert found == [found[0]] * 4
+    assert told == [f"a backward pass keeps the activations of all blocks: {why}"]
 
 
 def test_parts_of_the_batches_add_up_to_the_same_bits():

@@ -103,7 +103,7 @@ class TestGeneCurves:
         for gene, curve in enumerate(found):
             followers = [layer.name for layer in chosen.gene_layers[gene]]
             for code, dropped, cost in (
-                () if curve is None else zip(curve.codes, curve.dropped, curve.costs)
+                () if curve is None else zip(curve.codes, curve.amounts, curve.costs)
             ):
                 row = low.copy()
                 row[gene] = code
@@ -118,7 +118,7 @@ class TestGeneCurves:
         assert has == [gene.name.startswith("sparsity.") for gene in chosen.genes]
         for gene, curve in zip(chosen.genes, found):
             if curve is not None:
-                assert (np.diff(curve.dropped) > 0).all()
+                assert (np.diff(curve.amounts) > 0).all()
                 assert {gene.low, gene.high} <= set(curve.codes)
 
     def test_what_no_gene_says_is_fixed(self, name):
@@ -136,10 +136,10 @@ def test_integers_list_every_code_and_reals_every_64th_and_both_ends():
     assert len(gene_curves(SPACES["layers in steps"], curves)[0].codes) == 13  # 13/32 to 25/32
     n_of_4 = gene_curves(SPACES["n of 4"], curves)[0]
     assert n_of_4.codes.tolist() == [4, 3, 2, 1]  # kept, so they fall
-    assert n_of_4.dropped.tolist() == [0, 192, 384, 576]
+    assert n_of_4.amounts.tolist() == [0, 192, 384, 576]
     any_number = gene_curves(SPACES["any number"], curves)[0]
     assert any_number.codes[[0, -1]].tolist() == [0.2, 0.9]
-    assert any_number.dropped[1:-1].tolist() == list(range(156, 685, 12))  # 768 / 64
+    assert any_number.amounts[1:-1].tolist() == list(range(156, 685, 12))  # 768 / 64
 
 
 def test_a_curve_over_depth_and_rules_say_no_layer_s_sparsity():
@@ -153,7 +153,7 @@ def test_a_curve_over_depth_and_rules_say_no_layer_s_sparsity():
 def test_of_options_with_one_count_the_first_is_listed(options):
     chosen = space(by="layer", options=sorted(options))
     for curve in gene_curves(chosen, curves_of(LAYOUT)):
-        assert len(set(curve.dropped)) == len(curve.dropped) <= len(options)
+        assert len(set(curve.amounts)) == len(curve.amounts) <= len(options)
         assert curve.codes[0] == 0
 
 
@@ -180,7 +180,7 @@ def test_an_answer_may_leave_a_step_of_what_has_no_levels(name):
     for curve in gene_curves(chosen, curves_of(LAYOUT)):
         if curve is not None:
             leveled = name in ("layers in steps", "blocks in steps") or "n of 4" in name
-            assert curve.slack == (0 if leveled else np.diff(curve.dropped).max())
+            assert curve.slack == (0 if leveled else np.diff(curve.amounts).max())
 
 
 def test_a_layer_that_loses_nothing_needs_no_curve():

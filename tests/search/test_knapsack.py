@@ -35,7 +35,7 @@ def any_curve(draw):
 
 def brute(curves, budget):
     """(total, cost) of the cheapest choice of the largest total within the budget."""
-    options = [list(zip(c.dropped.tolist(), c.costs.tolist())) for c in curves]
+    options = [list(zip(c.amounts.tolist(), c.costs.tolist())) for c in curves]
     found = [
         (sum(d for d, _ in chosen), sum(cost for _, cost in chosen)) for chosen in product(*options)
     ]
@@ -47,7 +47,7 @@ def brute(curves, budget):
 
 
 def value(curves, choice):
-    drops = [int(c.dropped[option]) for c, option in zip(curves, choice, strict=True)]
+    drops = [int(c.amounts[option]) for c, option in zip(curves, choice, strict=True)]
     return sum(drops), sum(float(c.costs[o]) for c, o in zip(curves, choice, strict=True))
 
 
@@ -66,7 +66,7 @@ class TestTheTable:
     @settings(deadline=None, max_examples=60)
     @given(st.lists(any_curve(), min_size=1, max_size=4))
     def test_its_totals_are_all_that_can_be_reached(self, curves):
-        reached = {sum(chosen) for chosen in product(*(c.dropped.tolist() for c in curves))}
+        reached = {sum(chosen) for chosen in product(*(c.amounts.tolist() for c in curves))}
         table = table_of(curves)
         assert table.exact
         assert table.totals.tolist() == sorted(reached)
@@ -124,6 +124,50 @@ class TestTheTable:
                         assert value(curves, other)[1] >= cost - 1e-9
 
 
+class TestLimits:
+    """Budgets that need not be met: of bytes, say."""
+
+    @settings(deadline=None, max_examples=150)
+    @given(
+        st.lists(any_curve(), min_size=1, max_size=5), st.lists(st.integers(-5, 250), max_size=6)
+    )
+    def test_every_answer_is_the_cheapest_within_the_budget(self, curves, budgets):
+        table = table_of(curves, max(budgets, default=0), fill=False)
+        options = [list(zip(c.amounts.tolist(), c.costs.tolist())) for c in curves]
+        every = [
+            (sum(cost for _, cost in chosen), -sum(amount for amount, _ in chosen))
+            for chosen in product(*options)
+        ]
+        for budget in budgets:
+            want = min(((c, total) for c, total in every if -total <= budget), default=None)
+            choice = table.choice(budget)
+            if choice is None:
+                assert want is None
+                continue
+            total, cost = value(curves, choice)
+            assert (cost, -total) == want  # of equally cheap ones the largest total
+
+    @pytest.mark.parametrize("states", [50, 1000])
+    def test_a_coarse_answer_is_within_the_budget_too(self, states):
+        rng = np.random.default_rng(2)
+        for _ in range(20):
+            curves = [
+                curve(np.sort(rng.choice(9_999, 9, replace=False)), np.sort(rng.random(9))[::-1])
+                for _ in range(20)
+            ]
+            exact = table_of(curves, fill=False)
+            coarse = table_of(curves, states=states, fill=False)
+            assert (exact.exact, coarse.exact) == (True, False)
+            for budget in rng.integers(exact.totals[0], exact.totals[-1], 5).tolist():
+                total, cost = value(curves, coarse.choice(budget))
+                assert total <= budget
+                best = value(curves, exact.choice(budget))[1]
+                assert best - 1e-9 <= cost
+                # Of each gene less than a unit is lost by rounding.
+                less = exact.choice(budget - 20 * coarse.unit)
+                assert less is None or cost <= value(curves, less)[1] + 1e-9
+
+
 LAYOUTS = {"small": small_layout(blocks=3, scale=4), "llama": llama_layout(blocks=2)}
 GRIDS = [
     {"by": "layer", "steps": 32, "low": 0.3, "high": 0.8},
@@ -175,7 +219,7 @@ class TestRecipesOfAnswers:
         codes = [c.codes[option] for c, option in zip(curves, choice)]
         drop = chosen.decode(np.array(codes)).drop
         for layers, own, option in zip(chosen.gene_layers, curves, choice, strict=True):
-            assert sum(drop[layer.name] for layer in layers) == own.dropped[option]
+            assert sum(drop[layer.name] for layer in layers) == own.amounts[option]
         assert sum(drop.values()) == total
         assert costs.total(drop) == pytest.approx(value(curves, choice)[1])
 
@@ -199,7 +243,7 @@ class TestSlack:
         slack, price = max(c.slack for c in curves), table.price(budget)
         assert table.slack == slack
         choice = table.choice(budget)
-        options = [list(zip(c.dropped.tolist(), c.costs.tolist())) for c in curves]
+        options = [list(zip(c.amounts.tolist(), c.costs.tolist())) for c in curves]
         every = [
             (sum(d for d, _ in chosen), sum(c for _, c in chosen)) for chosen in product(*options)
         ]

@@ -121,7 +121,7 @@ class TestUnderABudget:
 
 
 def replace_costs(curve, factor):
-    return GeneCurve(curve.codes, curve.dropped, curve.costs * factor)
+    return GeneCurve(curve.codes, curve.amounts, curve.costs * factor)
 
 
 def front(row):
@@ -249,7 +249,7 @@ class TestSpaces:
         assert len(recipes) > 15 or "options" in spec["sparsity"]
         if chosen.budget is not None:
             totals = {sum(chosen.decode(row).drop.values()) for row in rows}
-            step = min(np.diff(curve.dropped).min() for curve in curves if curve is not None)
+            step = min(np.diff(curve.amounts).min() for curve in curves if curve is not None)
             assert all(chosen.budget - step < total <= chosen.budget for total in totals)
             exact, uniform = measure(rows[0])[1], measure(seeds[0])[1]
             assert exact < uniform

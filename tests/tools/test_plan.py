@@ -155,10 +155,15 @@ def test_what_is_solved_for_before_the_search_and_slopes_within_it_are_steps_of_
     each = line.fixed * 2 / layers + line.per_token * 64
     assert curves.seconds == pytest.approx(3 * layers * each / 3)
     descent = steps["descent by slopes: 6 recipes on 128 tokens"]  # two batches, for two workers
-    assert descent.seconds == pytest.approx(6 * 3 * line.seconds(128) / 2)
+    assert descent.seconds == pytest.approx(6 * 4 * line.seconds(128) / 2)
     slopes = steps["slopes of 20 candidates on 64 tokens"]
-    assert slopes.seconds == pytest.approx(20 * 3 * line.seconds(64))
-    assert "3 forward passes, of which a backward pass is two" in slopes.rests_on
+    assert slopes.seconds == pytest.approx(20 * 4 * line.seconds(64))
+    assert "4 forward passes, of which a backward pass is two" in slopes.rests_on
+    held = {item.what: item.bytes for item in made.memory}
+    hidden, blocks = int(made.model.roles[0].shapes[0].split(" x ")[1]), made.model.blocks
+    assert held["where each layer could move, for slopes"] == 4 * made.model.weights
+    assert held["hidden states between blocks, for slopes"] == 4 * blocks * 64 * hidden
+    assert held["activations for a backward pass"] > 4 * 64 * hidden
     order = [*steps]
     assert order.index(curves.what) < order.index(descent.what) < order.index(slopes.what)
     result = CliRunner().invoke(app, ["plan", path, "--out", str(tmp_path / "out")])
@@ -171,6 +176,7 @@ def test_a_search_that_solves_for_nothing_has_no_such_steps(whole):
     assert made.space.solved == ()
     names = " ".join(step.what for step in made.times.steps)
     assert not {"curves", "descent", "slopes"} & set(names.split())
+    assert not any("slopes" in item.what for item in made.memory)
 
 
 def test_a_dry_run_on_a_known_clock_gives_its_costs_back(tmp_path):

@@ -27,6 +27,7 @@ from optishear.runs.levels import wanted_levels
 from optishear.runs.setup import Setup
 from optishear.search.options import meanings_of
 from optishear.solvers.ranks import rank_bytes
+from optishear.tools.plan.backward import bytes_of_slopes
 from optishear.tools.plan.by_block import bytes_by_block
 from optishear.tools.plan.costs import visits
 from optishear.tools.plan.hessians import factored_bytes, trial_bytes
@@ -112,6 +113,8 @@ def memory_of(setup: Setup, python: int) -> list[Held]:
     if experiment.mode == SEQUENTIAL:
         by_block = bytes_by_block(setup, hidden * own, own)
         found += [Held(what, size) for what, size in by_block.items()]
+    slopes = bytes_of_slopes(setup, hidden * own, own)
+    found += [Held(what, size) for what, size in slopes.items()]
     layers, needs, room = layout.layers, experiment.needs, int(experiment.memory.factors)
     found += [
         Held("factored Hessians (memory.factors)", factored_bytes(layers, needs, room)),

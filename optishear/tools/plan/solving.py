@@ -3,7 +3,7 @@
 from optishear.config.sections import GRADIENT
 from optishear.runs.setup import Setup
 from optishear.runs.starts import curve_recipes
-from optishear.search.slopes import PASSES
+from optishear.search.slopes import PASSES, RUN_AGAIN
 from optishear.tools.plan.costs import Price, Step
 
 
@@ -38,10 +38,10 @@ def slope_steps(setup: Setup, price: Price, recipes: int) -> list[Step]:
 
 def _slopes_step(setup: Setup, price: Price, what: str, recipes: int, tokens: int) -> Step:
     """Every layer is written, and made at two other counts; workers share a recipe's batches."""
-    experiment = setup.experiment
-    each = PASSES * (price.line.fixed + price.line.per_token * tokens)
+    experiment, passes = setup.experiment, PASSES + RUN_AGAIN
+    each = passes * (price.line.fixed + price.line.per_token * tokens)
     shared = min(experiment.workers, -(-tokens // experiment.batch_tokens))
-    told = f"{each:.3g} s each: {PASSES} forward passes, of which a backward pass is two"
+    told = f"{each:.3g} s each: {passes} forward passes, of which a backward pass is two"
     return Step(what, recipes * each / shared, told)
 
 
