@@ -44,6 +44,7 @@ from optishear.search.slopes import PASSES
 
 
 SOLVED = ["methods", "rules", "knapsack", "gradient"]
+DESCENDED = ["methods", "rules", "gradient"]
 SPACES: dict[str, dict[str, Any]] = {
     "wanda": {
         "pattern": "row",
@@ -69,7 +70,16 @@ CONTENDERS: dict[str, tuple[str, dict[str, Any]]] = {  # name: (sparsity.by, set
         LAYERS,
         {"driver": "nsga2", "seeds": SOLVED, "variation": "guided"},
     ),
+    "NSGA-II, 6 short steps": (
+        LAYERS,
+        {"driver": "nsga2", "seeds": DESCENDED, "descent": {"tokens": 512, "steps": 6}},
+    ),
+    "NSGA-II, 16 steps": (
+        LAYERS,
+        {"driver": "nsga2", "seeds": DESCENDED, "descent": {"tokens": 2048, "steps": 16}},
+    ),
 }
+SEEDED = [name for name, (_, changes) in CONTENDERS.items() if "seeds" in changes]
 UNIFORM, RULES = "uniform", {
     "OWL, tuned": [f"owl:lambda={value}" for value in (0.02, 0.05, 0.08, 0.12, 0.16, 0.2)],
     "AlphaPruning, tuned": [f"alphapruning:epsilon={value}" for value in (0.05, 0.1, 0.2, 0.3)],
@@ -308,27 +318,26 @@ def at(path: pd.DataFrame, tokens: float) -> float:
 
 def aims(rows: pd.DataFrame, paths: pd.DataFrame) -> list[str]:
     """What the solved starts are for, by seed."""
-    names = ["NSGA-II, curve", "NSGA-II, blocks"]
-    said, seeded = [], "NSGA-II, seeded, guided"
+    unseeded, said = ["NSGA-II, curve", "NSGA-II, blocks"], []
     for seed, own in groups(paths, "seed"):
         by = dict(groups(own, "contender"))
-        plain = {name: by[name] for name in names if name in by}
+        plain = {name: by[name] for name in unseeded if name in by}
         if not plain:
             continue
         best = min(plain, key=lambda name: plain[name].kl.min())
         goal, cost = plain[best].kl.min(), plain[best].tokens.max()
-        for name in ("knapsack", "gradient", seeded):
+        for name in ("knapsack", "gradient", *SEEDED):
             if name in by:
                 reached = by[name].tokens[by[name].kl <= goal]
                 text = f"{reached.min() / cost:.2f} of its tokens" if len(reached) else "never"
                 said.append(f"- seed {seed}: {name} reaches the KL that {best} ends with in {text}")
-        if seeded in by:
-            spent = by[seeded].tokens.max()
-            others = {name: at(path, spent) for name, path in by.items() if name != seeded}
-            rival = min(others, key=others.__getitem__)
-            ends = by[seeded].kl.min()
-            said.append(f"- seed {seed}: at {spent:,} tokens {seeded} has {ends:.4f}, the best of "
-                        f"the others ({rival}) {others[rival]:.4f}")  # fmt: skip
+        for name in SEEDED:
+            if name in by:
+                spent, ends = by[name].tokens.max(), by[name].kl.min()
+                others = {n: at(path, spent) for n, path in by.items() if n not in SEEDED}
+                rival = min(others, key=others.__getitem__)
+                said.append(f"- seed {seed}: at {spent:,} tokens {name} has {ends:.4f}, the best "
+                            f"unseeded ({rival}) {others[rival]:.4f}")  # fmt: skip
     return said
 
 
