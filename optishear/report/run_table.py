@@ -9,6 +9,7 @@ import pandas as pd
 
 from optishear.errors import ConfigError
 from optishear.reading.shapes import Shape
+from optishear.recipe.recipe import Recipe
 from optishear.records.run_directory import MEND, RunDirectory, runs_under
 from optishear.records.run_files import FINISHED, Manifest, read_evaluation, read_manifest
 from optishear.report.comparison import OWN_ROWS, found_beside, found_in, of_the_search
@@ -160,7 +161,7 @@ def _with_differences(
 ) -> list[tuple[RunDirectory, dict[str, Any], dict[str, Any]]]:
     """Each run with its manifest and what of its configuration is not the same in all of them."""
     manifests = [read_manifest(run.manifest, _Finished) for run in runs]
-    flat = [_flat(manifest["experiment"]) for manifest in manifests]
+    flat = [_flat(_with_names(manifest["experiment"])) for manifest in manifests]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     varying = [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
     return [
@@ -191,6 +192,14 @@ def _gained(gain: Mapping[str, float]) -> float:
 def _short(text: str) -> str:
     """`SOURCE/SPLIT` of a text's full description."""
     return text.partition(",")[0]
+
+
+def _with_names(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the recipe that it is around by its key: all of it is no cell."""
+    named = dict(experiment)
+    if (around := named.get("around")) is not None:
+        named["around"] = Recipe.from_json(around, "around").key
+    return named
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from optishear.export.verify.check import OK
 from optishear.pipeline import Measure
 from optishear.records.journal import read_journal
 from optishear.records.run_directory import read_json
+from optishear.report.run_table import run_table
 from optishear.runs.results import open_run
 from optishear.runs.rounds import next_round
 from optishear.runs.search import search
@@ -169,3 +170,14 @@ def test_a_shift_is_searched_one_shot_around_a_recipe(rounds, place, tmp_path):
     assert open_run(run).front.pick().recipe.default.quadratic.target_shift == 0.5
     around = json.dumps(rounds[0].front.pick().recipe.to_json())
     assert "refused" not in invoke("plan", path, "--set", f"around={around}").output
+
+
+def test_tables_and_pages_name_the_recipe_by_its_key(rounds, place):
+    key = rounds[0].front.pick().recipe.key
+    table = run_table([run.directory for run in rounds])
+    assert list(table["around"].dropna()) == [key]
+    assert not [column for column in table if str(column).startswith("around.")]
+    invoke("report", rounds[1].directory.path)
+    assert (
+        f"as the recipe {key} prunes it" in (rounds[1].directory.path / "report.html").read_text()
+    )

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optishear.recipe.patterns import Asked, Patterns
+from optishear.recipe.recipe import Recipe
 from optishear.report.page.contents import Contents
 from optishear.report.page.wording import counted, listed, percent
 
@@ -119,6 +120,9 @@ def configuration(contents: Contents) -> Terms:
     if roles:
         told = "; ".join(f"{match}: {_of_role(role)}" for match, role in roles.items())
         terms.insert(4, ("By role", told))
+    if (around := experiment.get("around")) is not None:
+        key = Recipe.from_json(around, "around").key
+        terms.append(("Around", f"statistics of the model as the recipe {key} prunes it"))
     if rungs:
         ladder = f"measured on {listed([f'{rung:,}' for rung in rungs])} tokens first"
         terms.append(("Ladder", f"{ladder}; the best go on to all"))
