@@ -94,10 +94,10 @@ def test_every_point_of_a_descent_meets_the_budget_and_some_have_a_lower_kl(mask
         "rows beside their layer's": lambda: RowMoves(rows, 0.02, LAYER),
         "both": lambda: BothMoves(rows, 0.02, LAYER),
     }[kind]()
-    path, at = descend(masks, rows.even(0.5), moves, 4, budget)
+    path = descend(masks, rows.even(0.5), moves, 4, budget)
     assert [int(point.counts.sum()) for point in path] == [budget] * 4
     assert all((point.counts >= 0).all() and (point.counts <= rows.width).all() for point in path)
-    assert rows.width @ at == pytest.approx(budget)
+    assert rows.width @ path[-1].targets == pytest.approx(budget)
     assert min(point.kl for point in path[1:]) < path[0].kl
     if kind == "layers":
         for own in rows.split(path[-1].counts).values():

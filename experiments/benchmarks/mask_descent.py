@@ -165,8 +165,9 @@ class BothMoves(Moves):
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Where a descent was: so many weights of each row dropped, and the KL there."""
+    """Where a descent was: what it wanted of each row, so many weights dropped, the KL there."""
 
+    targets: RowVector
     counts: Int[np.ndarray, " rows"]
     kl: float
 
@@ -203,15 +204,15 @@ class RowMasks:
 
 def descend(
     masks: RowMasks, start: RowVector, moves: Moves, steps: int, budget: int
-) -> tuple[list[Point], RowVector]:
-    """The points from the start on, a step apart, and the targets to which the last step led."""
+) -> list[Point]:
+    """So many points from the start on, a step apart."""
     at, path = start, []
     for _ in range(steps):
         counts = masks.rows.counts(at, budget)
         kl, slopes = masks.kl_and_slopes(counts)
-        path.append(Point(counts, kl))
+        path.append(Point(at, counts, kl))
         at = restored(at + moves(slopes), masks.rows.width, budget, moves.bounds)
-    return path, at
+    return path
 
 
 def restored(

@@ -60,11 +60,12 @@ class MaskedModel:
     def dense(self, name: str) -> Float[Tensor, "out in"]:
         return self._working.dense(name)
 
+    def score(self, name: str, metric: Metric) -> Float[Tensor, "out in"]:
+        stats = stats_of(self._stats, self.layout.by_name[name])
+        return metric.score(self.dense(name), stats)
+
     def scores(self, metric: Metric) -> Weights:
-        return {
-            layer.name: metric.score(self.dense(layer.name), stats_of(self._stats, layer))
-            for layer in self.layout.layers
-        }
+        return {layer.name: self.score(layer.name, metric) for layer in self.layout.layers}
 
     @torch.no_grad()
     def write(self, keep: Mapping[str, Bool[Tensor, "out in"]]) -> None:

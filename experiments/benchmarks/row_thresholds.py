@@ -14,14 +14,16 @@ forward and backward passes over the same search tokens and end at the point of 
 
 How far a row steps, and beside what its slope is large, is chosen on calibration and search windows
 of another seed (`--tune-seed`), by the least KL on the search text; tuning.csv.xz has that grid.
-rows.csv.xz has a row for each model, search text, sparsity, seed and contender, written as soon as
-it is measured; what is there is not measured again. A seed draws calibration and search windows.
+Where only one step and one scale are given there is nothing to choose, and the same --out may have
+others. rows.csv.xz has a row for each model, search text, sparsity, seed, contender, step and
+scale, written as soon as it is measured; what is there is not measured again. A seed draws
+calibration and search windows.
 """
 
 import argparse
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -63,8 +65,8 @@ UNIFORM, LAYERS, BY_SCORE = "uniform", "layers", "layers, rows by score"
 THEN_ROWS, ROWS, BOTH = "layers, then rows", "rows", "layers and rows"
 TUNED = (THEN_ROWS, ROWS, BOTH)
 CONTENDERS = (UNIFORM, LAYERS, BY_SCORE, *TUNED)
-KEY = ["model", "search", "sparsity", "seed", "contender"]
-STEPS_OF = ["step", "scale"]
+HOW = ["step", "scale"]  # of rows
+KEY = ["model", "search", "sparsity", "seed", "contender", *HOW]
 
 Entry = dict[str, Any]
 
@@ -92,9 +94,13 @@ def main() -> None:
     rows = Table(given.out / "rows.csv.xz", KEY)
     asked = given.contenders.split("; ")
     for seed, sparsity in product(map(int, given.seeds.split(",")), given.sparsities.split(",")):
-        plans = [(name, chosen.get(name, {})) for name in CONTENDERS if name in asked]
+        plans = [
+            (name, {key: chosen[name][key] for key in HOW} if name in chosen else {})
+            for name in CONTENDERS
+            if name in asked
+        ]
         measure(given, rows, float(sparsity), seed, plans)
-    summarise(given, rows.frame, chosen)
+    summarise(given, rows.frame)
 
 
 class Table:
@@ -122,7 +128,7 @@ Plan = tuple[str, Mapping[str, Any]]  # a contender, and the step and scale of i
 
 def tuned(given: argparse.Namespace) -> dict[str, Mapping[str, Any]]:
     """The step and scale of each contender's rows: of the grid, those of the least KL."""
-    table = Table(given.out / "tuning.csv.xz", [*KEY, *STEPS_OF])
+    table = Table(given.out / "tuning.csv.xz", KEY)
     grid = [
         {"step": float(step), "scale": scale}
         for scale, step in product(given.scales.split(","), given.row_steps.split(","))
@@ -132,15 +138,19 @@ def tuned(given: argparse.Namespace) -> dict[str, Mapping[str, Any]]:
         return dict.fromkeys(names, grid[0])
     measure(given, table, given.tune_sparsity, given.tune_seed, product(names, grid))
     measure(given, table, given.tune_sparsity, given.tune_seed, [(LAYERS, {})])
-    found = {}
-    for name in names:
-        own = where(table.frame, table.frame.contender == name)
-        found[name] = own.loc[own.kl.idxmin(), STEPS_OF].to_dict()
-    return found
+    return picked(table.frame)
+
+
+def picked(grid: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
+    """By contender the step and scale of the least KL on the search text."""
+    return {
+        name: own.sort_values("kl").to_dict("records")[0]
+        for name, own in groups(where(grid, grid.contender != LAYERS), "contender")
+    }
 
 
 def measure(
-    given: argparse.Namespace, table: Table, sparsity: float, seed: int, plans: Any
+    given: argparse.Namespace, table: Table, sparsity: float, seed: int, plans: Iterable[Plan]
 ) -> None:
     """Whatever the table lacks of these plans, on the windows of this seed."""
     common = {"model": given.model, "search": given.search, "sparsity": sparsity, "seed": seed}
@@ -199,25 +209,23 @@ class Run:
         rows, masks, budget = self._masks.rows, self._masks, self._budget
         name, even = entry["contender"], rows.even(self._sparsity)
         if name == UNIFORM:
-            return [Point(rows.counts(even, budget), 0.0)]
+            return [Point(even, rows.counts(even, budget), 0.0)]
         if name in (LAYERS, BY_SCORE):
-            return self._layers(self._steps)[0]
+            return self._layers()
         how = (rows, entry["step"], entry["scale"])
         if name == THEN_ROWS:
-            begun, at = self._layers(self._steps // 2)
-            rest = self._steps - len(begun)
-            return begun + descend(masks, at, RowMoves(*how), rest, budget)[0]
+            whole, half = self._layers(), self._steps // 2
+            moves, rest = RowMoves(*how), self._steps - half
+            return whole[:half] + descend(masks, whole[half].targets, moves, rest, budget)
         moves = RowMoves(*how) if name == ROWS else BothMoves(*how)
-        return descend(masks, even, moves, self._steps, budget)[0]
+        return descend(masks, even, moves, self._steps, budget)
 
-    def _descend_layers(self, steps: int) -> tuple[list[Point], np.ndarray]:
+    def _descend_layers(self) -> list[Point]:
         even = self._masks.rows.even(self._sparsity)
-        return descend(self._masks, even, LayerMoves(self._masks.rows), steps, self._budget)
+        return descend(self._masks, even, LayerMoves(self._masks.rows), self._steps, self._budget)
 
 
-def summarise(
-    given: argparse.Namespace, table: pd.DataFrame, chosen: Mapping[str, Mapping[str, Any]]
-) -> None:
+def summarise(given: argparse.Namespace, table: pd.DataFrame) -> None:
     lines = [
         f"# {given.model}: a sparsity for each row, or for each layer",
         "",
@@ -226,22 +234,26 @@ def summarise(
         f"token on the search text, means over seeds (range); *better by* is the gain in nats per "
         f"token of held-out text on `{LAYERS}`, paired by seed, ± its standard error over seeds "
         f"(of one seed, over sequences). *Rows apart* is the standard deviation of row sparsities "
-        f"within their layer.",
+        f"within their layer. *Step* is how far, as a sparsity, the first step of a row goes, and "
+        f"beside what a slope is large or small: the row's own so far, or those of its layer "
+        f"(a layer's first step is {LAYER_STEP:.2g}).",
     ]
     for search, of_search in groups(table, "search", sort=False):
         for sparsity, own in groups(of_search, "sparsity"):
             lines += ["", f"## {100 * sparsity:g} %, searched on {search}", ""]
             lines.append(markdown(pd.DataFrame(compared(own))))
-    lines += tuning_lines(given, chosen)
-    lines += ["", origin_line(f"{given.threads} threads")]
+    lines += ["", *tuning_lines(given), origin_line(f"{given.threads} threads")]
     (given.out / "summary.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def compared(table: pd.DataFrame) -> Iterator[Entry]:
     base = where(table, table.contender == LAYERS)
-    for name, rows in groups(table, "contender", sort=False):
+    for _, rows in table.groupby(["contender", *HOW], sort=False):
+        first = rows.to_dict("records")[0]
+        name, rows = first["contender"], pd.DataFrame(rows)
         yield {
             "contender": name,
+            "step": f"{first['step']:g}, {first['scale']}" if name in TUNED else "",
             "seeds": len(rows),
             "KL": spread(rows.kl, 4),
             "held-out perplexity": spread(rows.perplexity, 2),
@@ -263,37 +275,30 @@ def gain(base: pd.DataFrame, rows: pd.DataFrame) -> str:
     return f"{mean:+.4f} ± {error:.4f}"
 
 
-def tuning_lines(
-    given: argparse.Namespace, chosen: Mapping[str, Mapping[str, Any]]
-) -> Iterator[str]:
+def tuning_lines(given: argparse.Namespace) -> Iterator[str]:
     path = given.out / "tuning.csv.xz"
     if not path.exists():
-        said = ", ".join(f"{name}: {how['step']:g}, {how['scale']}" for name, how in chosen.items())
-        yield from ["", f"Steps of rows, given and not chosen here: {said}."]
         return
     table = pd.read_csv(path)
-    base = where(table, table.contender == LAYERS)
-    yield from ["", "## How far rows step", ""]
+    base, chosen = where(table, table.contender == LAYERS), picked(table)
+    yield from ["## The choice of the step", ""]
     yield (
-        f"By KL on the search text of seed {given.tune_seed} at {100 * given.tune_sparsity:g} %, "
-        f"where `{LAYERS}` (its step is {LAYER_STEP:.2g}) has {base.kl.mean():.4f}. A step is how "
-        f"far, as a sparsity, the first one goes; the scale is what a slope is large or small "
-        f"beside: the row's own so far, or those of its layer. The chosen one is marked (*)."
+        f"By the least KL on the search text of seed {given.tune_seed} at "
+        f"{100 * given.tune_sparsity:g} %, where `{LAYERS}` has {base.kl.mean():.4f}. The chosen "
+        f"one is marked (*)."
     )
     shown = []
     for entry in where(table, table.contender != LAYERS).to_dict("records"):
-        own = chosen.get(entry["contender"])
-        picked = own is not None and all(own[key] == entry[key] for key in STEPS_OF)
+        own = chosen[entry["contender"]]
         shown.append(
             {
-                "contender": entry["contender"] + " *" * picked,
-                "step": entry["step"],
-                "scale": entry["scale"],
+                "contender": entry["contender"] + " *" * all(own[x] == entry[x] for x in HOW),
+                "step": f"{entry['step']:g}, {entry['scale']}",
                 "KL": f"{entry['kl']:.4f}",
                 "better by": gain(base, pd.DataFrame([entry])),
             }
         )
-    yield from ["", markdown(pd.DataFrame(shown))]
+    yield from ["", markdown(pd.DataFrame(shown)), ""]
 
 
 if __name__ == "__main__":
