@@ -4,11 +4,13 @@
 
 Rows of one size under one budget, one-shot. Where an exponent moves, counts stay and some weights
 change places; what that changes is, to first order, the sum of gradient times weight over those
-that come less the same over those that go: one backward pass tells it of any step. steps.csv.xz
-has it beside the KL measured after the step. gains.csv.xz has what exponents gain: the best b of a
-grid by KL on the search text (the ranks in a row know only b / a), or a b for each layer by Adam
-down such slopes, with equal layers and with layer sparsities by slopes. A seed draws calibration
-and search windows.
+that come less the same over those that go: one backward pass tells it of any step. What it leaves
+out, half of the curvature times weight squared, is of one sign for those that come and for those
+that go, so half of the difference between a step and its opposite is told better than either.
+steps.csv.xz has what is told and the KL measured after the step. gains.csv.xz has what exponents
+gain: the best b of a grid by KL on the search text (the ranks in a row know only b / a), or a b
+for each layer by Adam down such slopes, with equal layers and with layer sparsities by slopes. A
+seed draws calibration and search windows.
 """
 
 import argparse
@@ -45,6 +47,9 @@ GRID = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0]  # b, with a = 1
 BOUNDS, AWAY, STEP = (0.0, 2.0), 0.1, 0.2  # of b by layer; where its slope is taken; Adam's step
 EQUAL, LAYERS = "equal layers", "layers by slopes"
 PLAIN, ONE, EACH = "Wanda", "best b for all", "b by layer"
+TOLD = ("predicted", "measured")
+SIDES = ["told up", "measured up", "told down", "measured down"]
+HALVES = ["told, half", "measured, half"]
 
 Keep = dict[str, Bool[Tensor, "out in"]]
 Counts = Mapping[str, Int[np.ndarray, " out"]]  # of each row
@@ -173,36 +178,55 @@ def named(counts: Counts, values: Float[np.ndarray, " layers"]) -> dict[str, flo
     return dict(zip(counts, values.tolist(), strict=True))
 
 
+def halves(steps: pd.DataFrame) -> pd.DataFrame:
+    """Each step beside its opposite."""
+    up, down = (pd.DataFrame(steps[side * steps.step > 0]) for side in (1, -1))
+    by = ["seed", "a", "b", "exponent", "step"]
+    both = up.merge(down.assign(step=-down.step), on=by, suffixes=("_up", "_down"))
+    told = {
+        title: both[f"{key}_{side}"]
+        for title, (side, key) in zip(SIDES, [(s, k) for s in ("up", "down") for k in TOLD])
+    }
+    half = {title: (both[f"{x}_up"] - both[f"{x}_down"]) / 2 for title, x in zip(HALVES, TOLD)}
+    swapped = (both.swapped_up + both.swapped_down) / 2
+    return both[by].assign(swapped=swapped, **told, **half)
+
+
+def agreed(rows: pd.DataFrame, told: str, measured: str) -> str:
+    right = int((np.sign(rows[told]) == np.sign(rows[measured])).sum())
+    return f"{right} of {len(rows)}"
+
+
 def summarise(given: argparse.Namespace, steps: pd.DataFrame, gains: pd.DataFrame) -> None:
     lines = [
         f"# {given.model}, {100 * given.sparsity:g} %: exponents of |W|^a ||x||^b", "",
         f"Pattern row, one-shot. Calibrated on {given.calibration}, searched on {given.search}, "
         f"held out {given.evaluation}. KL in nats per token on the search text.", "",
         "## What one backward pass says of a step", "",
-        "Swapped: weights that come, of all. Predicted and measured: the change of the KL, means "
-        "over seeds. Right: how often the sign is.", "",
+        "Swapped: weights that come, of all. Told and measured: the change of the KL, means over "
+        "seeds, up and down; half: half of the difference between up and down.", "",
     ]  # fmt: skip
+    both = halves(steps)
     shown = []
-    for _, rows in steps.groupby(["a", "b", "exponent", "step"], sort=False):
+    for _, rows in both.groupby(["a", "b", "exponent", "step"], sort=False):
         first = rows.to_dict("records")[0]
-        right = (np.sign(rows.predicted) == np.sign(rows.measured)).sum()
         shown.append(
             {
                 "a, b": f"{first['a']:g}, {first['b']:g}",
-                "step": f"{first['exponent']} {first['step']:+g}",
+                "step": f"{first['exponent']} ± {first['step']:g}",
                 "swapped": f"{100 * rows.swapped.mean():.2f} %",
-                "predicted": f"{rows.predicted.mean():+.4f}",
-                "measured": f"{rows.measured.mean():+.4f}",
-                "right": f"{right} of {len(rows)}",
+                **{x: f"{rows[x].mean():+.4f}" for x in [*SIDES, *HALVES]},
             }
         )
     lines += [markdown(pd.DataFrame(shown)), ""]
-    for size, rows in groups(steps.assign(size=steps.step.abs()), "size"):
-        right = (np.sign(rows.predicted) == np.sign(rows.measured)).mean()
+    steps = steps.assign(size=steps.step.abs())
+    for size, rows in groups(steps, "size"):
+        half = pd.DataFrame(both[both.step == size])
         lines.append(
-            f"- steps of {size:g}: the sign is right in {100 * right:.0f} %; correlation of "
-            f"predicted and measured {rows.predicted.corr(rows.measured):.2f}; median of measured "
-            f"− predicted {(rows.measured - rows.predicted).median():+.4f}"
+            f"- steps of {size:g}: the sign of one step is right in {agreed(rows, *TOLD)}, told "
+            f"less measured {(rows.predicted - rows.measured).mean():+.4f}; that of half the "
+            f"difference in {agreed(half, *HALVES)}, told over measured "
+            f"{(half[HALVES[0]] / half[HALVES[1]]).median():.2f} (median)"
         )
     lines += [
         "", "## What exponents gain", "",
