@@ -14,6 +14,7 @@ seed draws calibration and search windows.
 """
 
 import argparse
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -154,6 +155,7 @@ def gains_of(
             "contender": name, "kl": round(masked.kl(), 6), "perplexity": round(held.perplexity, 4),
             "nats": round(held.mean, 6), "least_b": round(min(every), 3),
             "mean_b": round(float(np.mean(every)), 3), "most_b": round(max(every), 3),
+            "sequence_nats": json.dumps([round(x, 5) for x in held.nats]),
         }  # fmt: skip
 
 
