@@ -5,13 +5,15 @@ The only writer and the only reader of `made_with`: of fronts, exported recipes,
 
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from optishear.errors import ConfigError
+from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.recipe import MADE_WITH, Recipe
+from optishear.records.cache import KINDS
 from optishear.records.run_directory import write_json
 from optishear.text.sources import TextSpec
 
@@ -38,6 +40,34 @@ class ImportedFrom:
 
 
 @dataclass(frozen=True)
+class Around:
+    """A recipe that was applied block by block, with statistics of its model in the place of the
+    dense one's.
+
+    - `gradient_sequences`: so many of the calibration text gave it gradients; None if it reads
+      none.
+    """
+
+    recipe: Recipe
+    gradient_sequences: int | None = None
+
+    @property
+    def text(self) -> str:
+        """All that statistics depend on with it, and so whatever is made from them: the version of
+        the code, too, since nothing can be `made_from` what is made of solved layers itself."""
+        read, code = self.gradient_sequences, KINDS["statistics_around"].version
+        gradients = f", gradients of {read} sequences" if read else ""
+        return f"{self.recipe.key}{gradients}, code {code}"
+
+    def check(self, layout: ModelLayout) -> None:
+        """Raises a `ConfigError` unless it is a recipe of this model."""
+        try:
+            self.recipe.check(layout)
+        except ConfigError as error:
+            raise ConfigError(f"around: {error}") from None
+
+
+@dataclass(frozen=True)
 class Origin:
     """What weights depend on beside the recipe. None is what nobody wrote down or nothing read.
 
@@ -49,7 +79,7 @@ class Origin:
       `calibration_parts` were summed up on their own: both decide last bits.
     - `gradient_sequences`: so many of the calibration text's gave a gradient.
     - `mode`: `one-shot`, statistics of the dense model, or `sequential`, block by block.
-    - `around`: one-shot with statistics of the model as this recipe prunes it, in its place.
+    - `around`: one-shot with statistics of the model as a recipe prunes it, in its place.
     - `code`: versions of what collects and solves (`records.cache`): other code, other weights.
     - `run`: hash of the experiment that found the recipe.
     - `found_with`: of a checkpoint, what the file of its recipe said of itself.
@@ -65,7 +95,7 @@ class Origin:
     calibration_parts: int | None = None
     gradient_sequences: int | None = None
     mode: str | None = None
-    around: Recipe | None = None
+    around: Around | None = None
     code: str | None = None
     run: str | None = None
     transferred_from: TransferredFrom | None = None
@@ -75,8 +105,7 @@ class Origin:
 
     def to_json(self) -> dict[str, Any]:
         """As files hold it: what is None is left out."""
-        said = {field.name: _said(getattr(self, field.name)) for field in fields(self)}
-        return _without_none(said)
+        return _without_none(_said(self))
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> "Origin":
@@ -145,9 +174,12 @@ def _told(text: TextSpec | None) -> str:
 
 
 def _said(value: Any) -> Any:
-    if isinstance(value, Recipe | Origin):
+    """Dataclasses of ours as objects, a recipe as its file has it."""
+    if isinstance(value, Recipe):
         return value.to_json()
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return {field.name: _said(getattr(value, field.name)) for field in fields(value)}
 
 
 def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,13 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a key, e.g. search.seed=3."),
 ]
+Around = Annotated[
+    Path | None,
+    typer.Option(
+        help="A recipe file, or a run (what it picks): candidates are pruned with statistics of "
+        "the model as this prunes it, in place of the dense one's."
+    ),
+]
 RunsFolder = Annotated[Path, typer.Option("--out", help="Where runs are kept.")]
 
 
@@ -46,6 +53,7 @@ def plan(
     experiment: ExperimentName,
     set_: Settings = None,
     out: RunsFolder = Path("results"),
+    around: Around = None,
     json_: bool = JsonFlag,
 ) -> None:
     """What a search would cost, by a dry run of a few candidates, and all that is wrong with it.
@@ -63,7 +71,8 @@ def plan(
 
     stages, begun = Stages(), time.time() - psutil.Process().create_time()
     try:
-        made = make_plan(experiment, set_ or (), out, stages, begun=begun)
+        settings = (*(set_ or ()), *_around(around))
+        made = make_plan(experiment, settings, out, stages, begun=begun)
     finally:
         stages.close()
     if json_:
@@ -84,13 +93,7 @@ def search(
     ],
     set_: Settings = None,
     out: RunsFolder = Path("results"),
-    around: Annotated[
-        Path | None,
-        typer.Option(
-            help="A recipe file, or a run (what it picks): candidates are pruned with statistics "
-            "of the model as this prunes it, in place of the dense one's."
-        ),
-    ] = None,
+    around: Around = None,
     rounds: Annotated[
         int,
         typer.Option(
@@ -130,7 +133,6 @@ def search(
     from optishear.cli.json_log import emit, json_on_stderr
     from optishear.config import load_experiments
     from optishear.errors import ConfigError, OptiShearError
-    from optishear.runs.results import recipe_at
     from optishear.runs.rounds import in_rounds
     from optishear.runs.several import in_order_of_cost
 
@@ -141,9 +143,7 @@ def search(
     with json_on_stderr() if log_json else nullcontext():
         more = [f"workers={workers}"] if workers is not None else []
         more += [f"ray_address={ray_address}"] if ray_address is not None else []
-        if around is not None:
-            more.append(f"around={json.dumps(recipe_at(around)[0].to_json())}")
-        settings = (*(set_ or ()), *more)
+        settings = (*(set_ or ()), *more, *_around(around))
         asked = [run for name in experiments for run in load_experiments(name, settings)]
         if ray_address and all(experiment.workers == 1 for experiment in asked):
             raise ConfigError(
@@ -154,12 +154,13 @@ def search(
                 tell("stage", f"{place + 1} of {len(asked)}: {experiment.name} {experiment.hash}")
             try:
                 follow = partial(_followed, out=out, log_json=log_json, study=study or "")
-                for number, (own, run) in enumerate(in_rounds(experiment, rounds, follow), start=1):
+                made = in_rounds(experiment, rounds, follow, bool(study))
+                for number, (own, run) in enumerate(made, start=1):
                     runs.append((own, run))
                     if number < rounds:
                         tell("stage", f"round {number} of {rounds}: {run.directory.path}")
             except OptiShearError as error:
-                if len(asked) == 1:
+                if not runs and len(asked) == 1:
                     raise
                 failed.append(f"{experiment.name} {experiment.hash}: {error}")
                 tell("error", f"error: {failed[-1]}", exit_code=FAILED_RUN)
@@ -173,6 +174,13 @@ def search(
             _say_run(experiment, run, note if not log_json else None)
     if failed:
         raise typer.Exit(FAILED_RUN)
+
+
+def _around(place: Path | None) -> list[str]:
+    """The recipe there as a change of `around`."""
+    from optishear.runs.results import recipe_at
+
+    return [] if place is None else [f"around={json.dumps(recipe_at(place)[0].to_json())}"]
 
 
 def _summary(run: "Run") -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _experiment(
         data["space"] = SpaceSpec()  # so that the other keys can be checked beside a sound one
     mistakes += of_space
     with collect_errors(mistakes):
-        data |= _around(data.pop("around", None))
+        data |= _around(data.pop("around", None), path)
     unchecked = [MEANING] if of_space else []
     try:
         found = _parse(Experiment, data, str(path))
@@ -151,11 +151,24 @@ def _space(space: Any, path: Path) -> dict[str, SpaceSpec]:
     return {} if space is None else {"space": _parse(SpaceSpec, space, f"{path}: space")}
 
 
-def _around(said: Any) -> dict[str, Any]:
+def _around(said: Any, path: Path) -> dict[str, Any]:
     """The `around` key of an experiment read, where it has one: the path of a recipe, or one."""
-    if isinstance(said, str):
-        said = Recipe.read(Path(said).expanduser()).to_json()
-    return {} if said is None else {"around": said}
+    if said is None:
+        return {}
+    if isinstance(said, dict):
+        return {"around": said}
+    if not isinstance(said, str):
+        raise ConfigError(f"{path}: around: is {said!r}, expected the path of a recipe's file.")
+    place = Path(said).expanduser()
+    if place.is_dir():
+        raise ConfigError(
+            f"{path}: around: {said} is a folder, expected a recipe's file. Of a run `--around` "
+            f"takes what it picks."
+        )
+    try:
+        return {"around": Recipe.read(place).to_json()}
+    except ConfigError as error:
+        raise ConfigError(f"{path}: around: {error}") from None
 
 
 def _yaml(path: Path) -> dict[str, Any]:

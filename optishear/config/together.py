@@ -5,10 +5,14 @@ Each check raises a `ConfigError` with the one sentence that is to be said.
 
 from typing import TYPE_CHECKING
 
+from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
 from optishear.config.sections import GRADIENT, KNAPSACK
 from optishear.errors import ConfigError
+from optishear.pruning.around import UNGUIDED_ONLY
+from optishear.recipe.metric_forms import GIVEN
 from optishear.search.sparsity_genes import GROUPINGS
+from optishear.solvers.methods import check_parts, needs_of
 
 
 if TYPE_CHECKING:
@@ -19,7 +23,22 @@ def possible_around(experiment: "Experiment") -> None:
     """The recipe itself, and what cannot be had around one."""
     if experiment.around is None:
         return
-    _ = experiment.around_recipe  # as Recipe reads it
+    recipe = experiment.around_recipe
+    assert recipe is not None
+    check_parts(recipe, "around")
+    if any(parts.metric.name == GIVEN for parts in recipe.every):
+        raise ConfigError(
+            "around: the recipe keeps what a mask keeps, which is not in it. Choose one that says "
+            "by itself what goes."
+        )
+    if any(parts.quadratic.guided for parts in recipe.every):
+        raise ConfigError(f"around: {UNGUIDED_ONLY}")
+    wanted, given = experiment.gradient_sequences, experiment.text.calibration.sequences
+    if LayerGradients in needs_of(recipe) and 0 < given < wanted:
+        raise ConfigError(
+            f"around: the recipe reads gradients, gradient_sequences is {wanted}, and "
+            f"text.calibration has {given} sequences. Lower the one or raise the other."
+        )
     if experiment.mode == SEQUENTIAL:
         raise ConfigError(
             f"around is given, but mode is {SEQUENTIAL}: every candidate is pruned with "

@@ -20,6 +20,12 @@ from optishear.recipe.recipe import Recipe
 from optishear.tasks import Batch
 
 
+UNGUIDED_ONLY = (
+    "the recipe is guided, and what is summed up for its row groups is of no use to others. Choose "
+    "one that is not."
+)
+
+
 def statistics_around(
     model: nn.Module,
     layout: ModelLayout,
@@ -34,16 +40,14 @@ def statistics_around(
     dense again afterwards.
 
     So the recipe itself, with these statistics one-shot, comes out as block by block, bit for bit,
-    but for a local reconstruction. `gradients`: of the dense model, where the recipe reads them.
+    but for a local reconstruction; and for last bits where `kinds` hold sequences back that its own
+    statistics do not. `gradients`: of the dense model, where the recipe reads them.
 
     Raises a `ConfigError` for a recipe that is guided, whose sums are of row groups.
     """
     recipe.check(layout)
-    if guided := [layer.name for layer in recipe.row_groups(layout.layers)]:
-        raise ConfigError(
-            f"around: the recipe is guided ({len(guided)} layers, first {guided[0]!r}), and what "
-            f"is summed up for its row groups is of no use to others. Choose one that is not."
-        )
+    if recipe.row_groups(layout.layers):
+        raise ConfigError(f"around: {UNGUIDED_ONLY}")
     found: dict[str, LayerStats] = {}
     with working_weights(model, layout) as working:
         apply_by_block(

@@ -16,6 +16,7 @@ from optishear.report.run_table import as_text, differing_keys, finished_runs, r
 
 
 RUNS, LOW, HIGH, ERROR = "runs", " low", " high", " ±"
+SOME = "a recipe of its own"  # that each of several runs is around
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,8 @@ def chosen_table(
     order = [[_in_order(row[key]) for key in keys] for row in table.to_dict(orient="records")]
     table = table.iloc[sorted(range(len(table)), key=order.__getitem__)]
     if over:
+        if "around" in table:  # each run of such a group is around another one's pick
+            table["around"] = [as_text(cell) and SOME for cell in table["around"]]
         table = _averaged(table, keys, over)
     if not columns:
         return table

@@ -11,7 +11,7 @@ from optishear.calibration.gradient_samples import CollectGradients
 from optishear.calibration.gradient_store import load_or_collect_gradients
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.held_back import cut
-from optishear.calibration.origin import SEQUENTIAL, Origin
+from optishear.calibration.origin import SEQUENTIAL, Around, Origin
 from optishear.calibration.parts import CollectParts, parts_of
 from optishear.calibration.statistics import (
     NONE,
@@ -42,7 +42,6 @@ from optishear.recipe.recipe import Recipe
 from optishear.recipe.rule_settings import parse_rule
 from optishear.records.atomic import replace_file
 from optishear.records.cache import OTHER_CACHE, code_of, kept
-from optishear.runs.around import Around
 from optishear.runs.keys import gradients_key, rule_key, statistics_key, token_weights_key
 from optishear.runs.preconditions import text_for
 from optishear.tasks import Samples
@@ -85,6 +84,7 @@ class Prepared:
         `samples`: so many sequences were asked to give a gradient; None where nothing reads them.
         """
         sequences = len(self.calibration)
+        around = None if mode == SEQUENTIAL else self.around
         return Origin(
             model=self.loaded.name,
             model_hash=self.loaded.hash,
@@ -96,8 +96,8 @@ class Prepared:
             calibration_parts=1 if mode == SEQUENTIAL else self.parts,  # block by block: all in one
             gradient_sequences=None if samples is None else min(samples, sequences),
             mode=mode,
-            around=None if self.around is None or mode == SEQUENTIAL else self.around.recipe,
-            code=code_of("levels"),
+            around=around,
+            code=code_of("levels" if around is None else "statistics_around"),
         )
 
     @property

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from optishear.calibration.origin import Origin, read_recipe
 from optishear.errors import ConfigError
+from optishear.export.place import RECIPE_FILE
 from optishear.reading.shapes import Shape
 from optishear.recipe.features import features
 from optishear.recipe.layout import ModelLayout
@@ -224,7 +225,10 @@ def open_run(place: str | Path) -> Run:
 
 
 def recipe_at(place: Path) -> tuple[Recipe, Origin]:
-    """The recipe of a file, or the one that a run picks, packed or not; and its origin."""
+    """The recipe of a file or of a pruned folder, or the one that a run picks, packed or not; and
+    its origin."""
+    if (place / RECIPE_FILE).is_file():
+        return read_recipe(place / RECIPE_FILE)
     if place.suffix == ".json" or (place.is_file() and not is_packed(place)):
         return read_recipe(place)
     front = open_run(place).front

@@ -11,16 +11,27 @@ from optishear.runs.results import Run
 
 
 def in_rounds(
-    experiment: Experiment, rounds: int, search: Callable[[Experiment], Run]
+    experiment: Experiment, rounds: int, search: Callable[[Experiment], Run], shared: bool = False
 ) -> Iterator[tuple[Experiment, Run]]:
     """So many experiments one after the other, and the finished run of each, as `search` makes it.
 
-    Raises a `ConfigError` before the first if none can follow it.
+    `shared`: whether several processes make each of the runs together.
+
+    Raises a `ConfigError` before the first if none can follow it, as far as the experiment tells; a
+    further one where its own model tells, with the number of the round.
     """
     if rounds > 1:
-        _refuse_no_next(experiment)
+        _refuse_no_next(experiment, shared)
     for number in range(rounds):
-        run = search(experiment)
+        try:
+            run = search(experiment)
+        except ConfigError as error:
+            if number == 0:
+                raise
+            raise ConfigError(
+                f"round {number + 1}, around what the one before it picked and on levels of half "
+                f"its step: {error}"
+            ) from None
         yield experiment, run
         if number + 1 < rounds:
             experiment = next_round(experiment, run.front.pick().recipe)
@@ -48,7 +59,12 @@ def next_round(experiment: Experiment, picked: Recipe) -> Experiment:
     return Experiment.model_validate({**said, **changes})
 
 
-def _refuse_no_next(experiment: Experiment) -> None:
+def _refuse_no_next(experiment: Experiment, shared: bool) -> None:
+    if shared:
+        raise ConfigError(
+            "--rounds with --study: every process picks by itself, so that they would go on around "
+            "different recipes. Leave one of them out, or give all of them the same --around."
+        )
     if experiment.driver.curves:
         raise ConfigError(
             f"--rounds: the driver {experiment.search.driver} goes by curves of layers that are "

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 
 from optishear.allocation import rules_for
-from optishear.calibration.origin import SEQUENTIAL
+from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.origin import SEQUENTIAL, Around
 from optishear.config import Experiment
 from optishear.models.load import LoadedModel
 from optishear.objectives import make_objective
@@ -20,7 +21,6 @@ from optishear.pipeline import MeasurementSettings, Memory, identity_of
 from optishear.pruning.oneshot import prune
 from optishear.pruning.solved import SolvedLayers
 from optishear.records.run_directory import RunDirectory, run_at
-from optishear.runs.around import Around
 from optishear.runs.preconditions import text_for
 from optishear.runs.prepare import Calibrated, prepare, rule_of
 from optishear.runs.watcher import Watcher
@@ -33,7 +33,7 @@ from optishear.search.ladder import Ladder
 from optishear.search.seeds import seed_genomes
 from optishear.search.space import SearchSpace
 from optishear.search.space_file import build_space
-from optishear.solvers.methods import METHODS
+from optishear.solvers.methods import METHODS, needs_of
 from optishear.solvers.ranks import rank_bytes
 from optishear.tasks import Samples
 from optishear.text.disjoint import refuse_shared_text
@@ -265,8 +265,10 @@ def set_up(experiment: Experiment, watcher: Watcher, cluster: Cluster | None = N
 
 def around_of(experiment: Experiment) -> Around | None:
     """What the experiment searches around, if it does."""
-    recipe = experiment.around_recipe
-    return None if recipe is None else Around.of(recipe, experiment.gradient_sequences)
+    if (recipe := experiment.around_recipe) is None:
+        return None
+    reads = LayerGradients in needs_of(recipe)
+    return Around(recipe, experiment.gradient_sequences if reads else None)
 
 
 def own_data_of(

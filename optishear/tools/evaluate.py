@@ -20,7 +20,6 @@ from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.weights import read, working_weights
 from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
-from optishear.runs.around import Around
 from optishear.runs.held_out import DENSE, baseline_recipes
 from optishear.runs.preconditions import check_text, known_ids_only, text_for
 from optishear.runs.prepare import GRADIENT_SEQUENCES, Prepared
@@ -107,6 +106,8 @@ def evaluate_all(
         raise ConfigError(f"{doubled[0]} is named twice. Name every model and method once.")
     made = _made(models[0]) if beside else None
     by_block = [baseline.name for baseline in baselines if baseline.method.only_by_block]
+    if made is None or made.origin.around is not None:
+        by_block = []  # the dense model's inputs stand beside those of a pruned one
     if made is not None and by_block and made.origin.mode != SEQUENTIAL:
         raise ConfigError(
             f"--beside {by_block[0]}: is pruned block by block only, and {models[0]} was pruned "
@@ -182,11 +183,7 @@ def _measure_beside(
                 f"{place} was pruned. Prune it anew."
             )
         batch_tokens, parts = origin.batch_tokens or BATCH_TOKENS, origin.calibration_parts or 1
-        around = None
-        if origin.around is not None:
-            sequences = origin.gradient_sequences or GRADIENT_SEQUENCES
-            around = Around.of(origin.around, sequences)
-        prepared = Prepared(dense, layout, calibration, batch_tokens, parts, around=around)
+        prepared = Prepared(dense, layout, calibration, batch_tokens, parts, around=origin.around)
         recipes = _recipes_beside(methods, made.recipe, prepared)
     for name in beside:
         if prepared is None or name == DENSE:

@@ -11,7 +11,14 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from optishear.calibration.gradients import LayerGradients
-from optishear.calibration.origin import BYTES, ONE_SHOT, SEQUENTIAL, Origin, read_recipe
+from optishear.calibration.origin import (
+    BYTES,
+    ONE_SHOT,
+    SEQUENTIAL,
+    Around,
+    Origin,
+    read_recipe,
+)
 from optishear.errors import ConfigError
 from optishear.export.checkpoint import Checked, dtype_text, rewritten_of, write_checkpoint
 from optishear.export.place import RECIPE_FILE, place_for, refuse_changed, refuse_filled
@@ -25,7 +32,6 @@ from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.pruning.rounded import rounded
 from optishear.recipe.recipe import Recipe
-from optishear.runs.around import Around
 from optishear.runs.prepare import (
     BATCH_TOKENS,
     GRADIENT_SEQUENCES,
@@ -83,9 +89,7 @@ class How:
     def around(self) -> Around | None:
         """What the statistics are of, where a recipe was found around another one."""
         found = self.found_with
-        if self.sequential or found is None or found.around is None:
-            return None
-        return Around.of(found.around, self.gradient_sequences)
+        return None if self.sequential or found is None else found.around
 
 
 @dataclass(frozen=True)
@@ -290,7 +294,7 @@ def pruned(
     batch_tokens: int = BATCH_TOKENS,
     calibration_parts: int = 1,
     save_dtype: str = AS_STORED,
-    around: Recipe | None = None,
+    around: Around | None = None,
 ) -> Iterator[LoadedModel]:
     """The model with the recipe applied, for as long as the context is open: the numbers that
     `prune` writes, in `dtype`.
@@ -307,7 +311,7 @@ def pruned(
         batch_tokens,
         calibration_parts,
         saved_as=save_dtype,
-        around=None if around is None or sequential else Around.of(around, gradient_sequences),
+        around=None if sequential else around,
     )
     if isinstance(recipe, NamedMethod):
         recipe = recipe.on(prepared)

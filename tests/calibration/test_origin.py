@@ -7,6 +7,7 @@ import pytest
 
 from optishear.calibration.origin import (
     BYTES,
+    Around,
     ImportedFrom,
     Origin,
     TransferredFrom,
@@ -19,7 +20,7 @@ from optishear.text.sources import TextSpec
 
 
 TEXT = TextSpec("sotu", "train", 8, 64, "words", 3)
-AROUND = Recipe.of({"name": "ria"}, {"layer": 4}, order="site")
+AROUND = Around(Recipe.of({"name": "ria"}, {"layer": 4}, order="site"), 4)
 WHOLE = Origin(
     "tiny", "abc", "bfloat16", "cpu", TEXT, "ccc", 512, 2, 4, "one-shot", AROUND, "levels 2", "rrr",
     TransferredFrom("run", "key", "big", "ddd"),
@@ -56,7 +57,7 @@ def test_a_file_of_an_older_version_says_less():
 @pytest.mark.parametrize("name", BYTES)
 def test_another_value_of_what_the_bytes_depend_on_differs_and_one_that_is_unknown_does_not(name):
     value = getattr(WHOLE, name)
-    changed = RECIPE if name == "around" else value + value
+    changed = replace(AROUND, gradient_sequences=3) if name == "around" else value + value
     other, without = (replace(WHOLE, **{name: said}) for said in (changed, None))
     assert WHOLE.differs(other, *BYTES) == other.differs(WHOLE, *BYTES) == [name]
     assert WHOLE.differs(without, *BYTES) == ([name] if name == "around" else [])
@@ -92,7 +93,10 @@ def test_a_recipe_that_goes_elsewhere_is_told_in_one_line(changes, said):
         ({"batch_tokens": True}, "made_with.batch_tokens: is True, not int"),
         ({"calibration": {"source": "sotu"}}, "made_with.calibration: does not say split"),
         ({"calibration": TEXT.__dict__ | {"split": "trian"}}, "Did you mean 'train'?"),
-        ({"around": {"format": "x"}}, "made_with.around: format is 'x', this version reads"),
+        (
+            {"around": {"recipe": {"format": "x"}}},
+            "made_with.around.recipe: format is 'x', this version reads",
+        ),
         ({"found_with": {"model": []}}, "made_with.found_with.model: is [], not str"),
     ],
 )

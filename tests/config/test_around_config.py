@@ -1,6 +1,7 @@
 """An experiment around a recipe: how it is given, what goes with it, and the rounds after it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,12 @@ from optishear.runs.rounds import in_rounds, next_round
 
 
 RECIPE = Recipe.of({"name": "wanda"}, {"a": 3, "b": 4}, "row", {"name": "refit", "of": "mask"})
+HALF = {"name": "refit", "of": "mask"}
+GUIDED = Recipe.of({"name": "wanda"}, {"a": 3}, "row", HALF, {"name": "guided", "groups": 1})
+MIXED = Recipe.of(
+    {"name": "wanda"}, {"a": 3}, "row", HALF, {"name": "moonshot", "lambda": {"a": 0.5}}
+)
+MASK = Recipe.of({"name": "given", "hash": "abc"}, {"a": 3}, "layer")
 BASE = {
     "model": "embedded",
     "text": {
@@ -64,9 +71,16 @@ def test_another_recipe_is_another_experiment(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"around": "nowhere.json"}, "nowhere.json: there is no such recipe file"),
+        (
+            {"around": "nowhere.json"},
+            "mine.yaml: around: nowhere.json: there is no such recipe",
+        ),
+        ({"around": str(Path(__file__).parent)}, "is a folder, expected a recipe's file. Of a run"),
+        ({"around": GUIDED.to_json()}, "around: the recipe is guided"),
+        ({"around": MASK.to_json()}, "around: the recipe keeps what a mask keeps"),
+        ({"around": MIXED.to_json()}, "gradient_sequences is 16, and text.calibration has 4"),
         ({"around": {"format": "x"}}, "around: format is 'x'"),
-        ({"around": 3}, "around: Input should be a valid dictionary, found 3"),
+        ({"around": 3}, "around: is 3, expected the path of a recipe's file"),
         ({"mode": "sequential"}, "around is given, but mode is sequential"),
         ({"search": {"seeds": ["knapsack"]}}, "around is given, but seeds or driver knapsack"),
         ({"search": {"driver": "knapsack"}}, "go by curves of layers that are pruned alone"),
@@ -117,10 +131,11 @@ def test_what_has_no_next_round_is_said_before_the_first(tmp_path):
     def never(_experiment):
         raise AssertionError("was searched")
 
-    for changes, sentence in (
-        ({"search": {"driver": "knapsack"}}, "--rounds: the driver knapsack goes by curves"),
-        ({"mode": "sequential"}, "--rounds: mode is sequential"),
+    for changes, shared, sentence in (
+        ({"search": {"driver": "knapsack"}}, False, "--rounds: the driver knapsack goes by curves"),
+        ({"mode": "sequential"}, False, "--rounds: mode is sequential"),
+        ({}, True, "--rounds with --study: every process picks by itself"),
     ):
         found = experiment(tmp_path, **changes)
         with pytest.raises(ConfigError, match=sentence):
-            next(in_rounds(found, 2, never))
+            next(in_rounds(found, 2, never, shared))

@@ -8,6 +8,7 @@ from small_experiment import EMBEDDED
 from tiny_folders import tiny_folder
 from typer.testing import CliRunner
 
+from optishear.calibration.origin import Around
 from optishear.cli import app
 from optishear.config import load_experiment
 from optishear.export.verify.check import OK
@@ -72,7 +73,7 @@ def journal(run):
 def test_the_second_round_is_of_the_first_ones_pick_and_begins_with_it(rounds):
     first, second = rounds
     picked = first.front.pick().recipe
-    assert second.front.origin.around == picked
+    assert second.front.origin.around == Around(picked)
     assert first.front.origin.around is None
     header, found = journal(second)
     assert header["measure"]["around"].startswith(picked.key)
@@ -141,7 +142,7 @@ def test_what_was_found_around_a_recipe_is_pruned_and_verified_as_it_was_found(r
     assert "already there" in invoke(*words, one_shot, "--one-shot").output
     picked = rounds[0].front.pick().recipe
     said = [read_json(f / "optishear_recipe.json")["made_with"] for f in (one_shot, by_block)]
-    assert said[0]["around"] == picked.to_json()
+    assert said[0]["around"] == {"recipe": picked.to_json()}
     assert "around" not in said[1]
     for folder in (one_shot, by_block):
         result = invoke("verify", folder, "--against", place / "model", "--again", "--json")
@@ -168,8 +169,42 @@ def test_a_shift_is_searched_one_shot_around_a_recipe(rounds, place, tmp_path):
     invoke(*words)
     [run] = (tmp_path / "r" / "shifted").iterdir()
     assert open_run(run).front.pick().recipe.default.quadratic.target_shift == 0.5
-    around = json.dumps(rounds[0].front.pick().recipe.to_json())
-    assert "refused" not in invoke("plan", path, "--set", f"around={around}").output
+    assert "refused" not in invoke("plan", path, "--around", rounds[0].directory.path).output
+
+
+def test_a_round_that_cannot_be_says_so_and_the_one_before_it_is_shown(place, tmp_path):
+    """Of layers whose sizes a step of half the size does not divide."""
+    space = {**SPACE, "sparsity": {**SPACE["sparsity"], "steps": 288}}
+    path = tmp_path / "odd.yaml"
+    settings = yaml.safe_load((place / "mine.yaml").read_text())
+    few = {"driver": "random", "evaluations": 1, "population": 1}
+    path.write_text(yaml.safe_dump({**settings, "space": space, "search": few, "baselines": []}))
+    result = invoke("search", path, "--rounds", 2, "--out", tmp_path / "r", "--json", code=1)
+    told = json.loads(result.stdout)
+    assert len(told["runs"]) == 1
+    assert "round 2, around what the one before it picked and on levels of" in told["failed"][0]
+
+
+def test_gradients_of_the_recipe_around_which_it_was_found_are_remembered(place, tmp_path):
+    """They are not the candidates' own, and so of no other number in the file."""
+    mixed = tmp_path / "mixed"
+    words = ("prune", "--model", place / "model", "--text", "embedded@train", "--seq-len", 32)
+    given = ("--sequences", 6, "--method", "wanda", "--refit", "--moonshot-lambda", 0.5)
+    invoke(*words, *given, "--sparsity", 0.5, "--gradient-sequences", 2, "--to", mixed)
+    changes = ("gradient_sequences=3", "search.evaluations=4", "text.evaluation.seed=0")
+    few = [word for change in changes for word in ("--set", change)]
+    invoke("search", place / "mine.yaml", "--around", mixed, *few, "--out", tmp_path / "r")
+    [folder] = (tmp_path / "r" / "mine").iterdir()
+    run = open_run(folder)
+    assert run.front.origin.around.gradient_sequences == 3
+    assert run.front.origin.gradient_sequences is None
+    to = tmp_path / "to"
+    invoke("prune", "--model", place / "model", "--recipe", folder, "--one-shot", "--to", to)
+    text = ("--text", "embedded@evaluation", "--sequences", 3, "--seq-len", 64)
+    shown = json.loads(invoke("evaluate", to, *text, "--json").stdout)
+    [row] = [r for r in run.evaluation if (r["name"], r["mode"]) == ("found", "one-shot")]
+    [numbers] = row["texts"].values()
+    assert shown["models"][0]["texts"][0]["perplexity"] == pytest.approx(numbers["perplexity"])
 
 
 def test_tables_and_pages_name_the_recipe_by_its_key(rounds, place):

@@ -13,6 +13,7 @@ from torch import nn
 
 from optishear import pipeline
 from optishear.calibration.gradients import LayerGradients
+from optishear.calibration.origin import Around
 from optishear.calibration.statistics import Gram, InputSq, Need
 from optishear.models.load import LoadedModel
 from optishear.pipeline import MeasurementSettings, identity_of
@@ -23,7 +24,6 @@ from optishear.recipe.layout import ModelLayout
 from optishear.recipe.recipe import Recipe
 from optishear.records import cache
 from optishear.runs import keys
-from optishear.runs.around import Around
 from optishear.runs.prepare import Calibrated
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
