@@ -174,10 +174,11 @@ def test_a_shift_is_searched_one_shot_around_a_recipe(rounds, place, tmp_path):
 
 def test_a_round_that_cannot_be_says_so_and_the_one_before_it_is_shown(place, tmp_path):
     """Of layers whose sizes a step of half the size does not divide."""
-    space = {**SPACE, "sparsity": {**SPACE["sparsity"], "steps": 288}}
+    masks = {key: value for key, value in SPACE.items() if key != "solver"}
+    space = {**masks, "sparsity": {**SPACE["sparsity"], "steps": 192}}
     path = tmp_path / "odd.yaml"
     settings = yaml.safe_load((place / "mine.yaml").read_text())
-    few = {"driver": "random", "evaluations": 1, "population": 1}
+    few = {"driver": "random", "evaluations": 2, "population": 2}
     path.write_text(yaml.safe_dump({**settings, "space": space, "search": few, "baselines": []}))
     result = invoke("search", path, "--rounds", 2, "--out", tmp_path / "r", "--json", code=1)
     told = json.loads(result.stdout)
