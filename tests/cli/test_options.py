@@ -58,6 +58,7 @@ TASKS = f"{EVALUATE} --tasks piqa"
 TRANSFER = "transfer run --model embedded --to r.json"
 COMPARE = f"{TRANSFER} --compare usual"
 IMPORT = "import ratios.txt --model embedded --to r.json"
+UNSOLVED = "quickstart --set search.seeds=[methods]"
 SEARCH = "search quickstart"
 TABLE = "table runs --to t.md"
 NO_SERVE = "dashboard run --no-serve"
@@ -266,6 +267,7 @@ EXPECTED = {
         "--json": [Printed("cli/test_plan_page.py")],
         "--set": [Reaches("plan quickstart", "--set search.seed=3")],
         "--out": [Reaches("plan quickstart", "--out elsewhere")],
+        "--around": [Reaches(f"plan {UNSOLVED}", "--around recipe.json")],
     },
     "search": JSON
     | {
@@ -276,6 +278,12 @@ EXPECTED = {
                           Refused(f"{SEARCH} --ray-address a:1", "one worker is this process")],
         "--study": [Reaches(SEARCH, "--study s.log")],
         "--log-json": [Reaches(SEARCH, "--log-json")],
+        "--around": [Reaches(f"search {UNSOLVED}", "--around recipe.json"),
+                     Refused(f"{SEARCH} --around recipe.json", "go by curves of layers")],
+        "--rounds": [Printed("end_to_end/test_around_run.py"),
+                     Refused(f"{SEARCH} --set search.driver=knapsack --rounds 2",
+                             "--rounds: the driver knapsack goes by curves"),
+                     Refused(f"{SEARCH} --study s.log --rounds 2", "--rounds with --study")],
     },
     "watch": {
         "--json": [Printed("cli/test_watch.py")],
@@ -299,7 +307,7 @@ EXPECTED = {
         "--json": [Printed("cli/test_curves_command.py")],
         "--layers": [Printed("cli/test_curves_command.py")],
         "--budget": [Printed("cli/test_curves_command.py"),
-                     Refused("curves run --budget half", "give fractions")],
+                     Refused("curves run --budget half", "neither a sparsity, such as")],
         "--to": [Printed("cli/test_curves_command.py"),
                  Refused("curves run --to x.json", "for the split of one --budget"),
                  Refused("curves run --budget 0.5 --to x.csv", "ending in .json"),
