@@ -345,7 +345,7 @@ GUIDED = {
 def dropped(curves, row):
     """Weights that the options nearest to a genome's codes drop in all, and what they cost."""
     own = [(c, np.abs(c.codes - code).argmin()) for c, code in zip(curves, row) if c is not None]
-    return sum(int(c.dropped[i]) for c, i in own), sum(float(c.costs[i]) for c, i in own)
+    return sum(int(c.amounts[i]) for c, i in own), sum(float(c.costs[i]) for c, i in own)
 
 
 @pytest.mark.parametrize("name", GUIDED)
@@ -360,7 +360,7 @@ class TestGuidedMoves:
         chosen, rng = GUIDED[name], np.random.default_rng(0)
         curves, table = gene_curves(chosen, COSTS), gene_table(chosen.genes)
         moves = Moves.along(curves)
-        half = max(np.diff(c.dropped).max() for c in curves if c is not None) / 2
+        half = max(np.diff(c.amounts).max() for c in curves if c is not None) / 2
         changed = 0
         for row in self.middling(chosen, 60, rng):
             child = row.copy()
@@ -378,7 +378,7 @@ class TestGuidedMoves:
         chosen, rng = GUIDED[name], np.random.default_rng(1)
         curves = gene_curves(chosen, COSTS)
         aimless = [
-            c if c is None else GeneCurve(c.codes, c.dropped, 1.0 * c.dropped) for c in curves
+            c if c is None else GeneCurve(c.codes, c.amounts, 1.0 * c.amounts) for c in curves
         ]
         rates = []
         for known in (curves, aimless):
