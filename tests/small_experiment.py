@@ -10,3 +10,13 @@ EMBEDDED = {
     },
     "space": "metric_and_blocks",
 }
+
+CHECKED = {
+    "model": "embedded",
+    "text": {
+        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 32},
+        "search": {"source": "embedded", "split": "search", "sequences": 4, "seq_len": 32},
+        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 4, "seq_len": 32},
+    },
+}
+"""One without a space, that is read and checked but never run."""

@@ -14,6 +14,7 @@ from optishear.metrics import Metric
 from optishear.models.head import find_head, hidden_states
 from optishear.models.weights import WorkingWeights, working_weights
 from optishear.objectives.divergence import KL
+from optishear.objectives.slopes import summed_upstream
 from optishear.pipeline import references_of
 from optishear.recipe.layout import ModelLayout
 from optishear.runs.preconditions import text_for
@@ -99,14 +100,10 @@ class MaskedModel:
                 parameter.requires_grad_(True)
             for batch, references in zip(self._batches, self._references, strict=True):
                 with torch.enable_grad():
-                    hidden, upstream = hidden_states(self.model, batch).flatten(0, -2), []
-                    pieces = hidden.detach().split([len(r.targets) for r in references])
-                    for piece, reference in zip(pieces, references, strict=True):
-                        leaf = piece.clone().requires_grad_()
-                        added, rows = objective.summand(leaf, reference)
-                        upstream.append(torch.autograd.grad(added, leaf)[0])
-                        total, counted = total + added.item(), counted + rows
-                    found = torch.autograd.grad(hidden, parameters, torch.cat(upstream))
+                    hidden = hidden_states(self.model, batch).flatten(0, -2)
+                    added, rows, upstream = summed_upstream(objective, hidden, references)
+                    found = torch.autograd.grad(hidden, parameters, upstream)
+                total, counted = total + added, counted + rows
                 for gradient, own in zip(sums, found, strict=True):
                     gradient += own
         finally:

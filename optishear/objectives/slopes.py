@@ -44,19 +44,29 @@ def slope_part(
     The logits of one reference exist at a time; memory beside these is what `forward` keeps of the
     batch for the backward pass.
     """
-    total, counted, upstream = 0.0, 0, []
     with torch.enable_grad(), directions.recorded() as found:
         hidden = forward().flatten(0, -2)
-        pieces = hidden.detach().split([len(reference.targets) for reference in references])
-        for piece, reference in zip(pieces, references, strict=True):
-            leaf = piece.clone().requires_grad_()
-            added, rows = objective.summand(leaf, reference)
-            upstream.append(torch.autograd.grad(added, leaf)[0])
-            total, counted = total + added.item(), counted + rows
+        total, counted, upstream = summed_upstream(objective, hidden, references)
         parameters = directions.parameters
         if parameters:
-            torch.autograd.backward(hidden, torch.cat(upstream), inputs=parameters)
+            torch.autograd.backward(hidden, upstream, inputs=parameters)
     return SlopePart(total, counted, {name: slope.item() for name, slope in found.items()})
+
+
+@torch.enable_grad()
+def summed_upstream(
+    objective: Summed, hidden: Float[Tensor, "rows hidden"], references: Sequence[Reference]
+) -> tuple[float, int, Float[Tensor, "rows hidden"]]:
+    """The objective's sum over these rows, how many of them count, and d sum / d hidden; the logits
+    of one reference exist at a time, and nothing is kept of them."""
+    total, counted, upstream = 0.0, 0, []
+    pieces = hidden.detach().split([len(reference.targets) for reference in references])
+    for piece, reference in zip(pieces, references, strict=True):
+        leaf = piece.clone().requires_grad_()
+        added, rows = objective.summand(leaf, reference)
+        upstream.append(torch.autograd.grad(added, leaf)[0])
+        total, counted = total + added.item(), counted + rows
+    return total, counted, torch.cat(upstream)
 
 
 def slopes_of(

@@ -5,20 +5,13 @@ import json
 import numpy as np
 import pytest
 from task_folder import task_file
-from typer.testing import CliRunner
+from typed import invoke
 
 import optishear
-from optishear.cli import app
 from optishear.text.sources import TextSpec
 
 
 TEXT = ["--text", "embedded", "--sequences", "5", "--seq-len", "64"]
-
-
-def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result
 
 
 def evaluated(*words):

@@ -4,19 +4,12 @@ import json
 
 import torch
 from tiny_folders import tensors_of
-from typer.testing import CliRunner
+from typed import invoke
 
-from optishear.cli import app
 from optishear.recipe.recipe import Recipe
 
 
 SHORT = ["--text", "embedded", "--sequences", 2, "--seq-len", 64]
-
-
-def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result
 
 
 def prune(to, *words, code=0):

@@ -6,21 +6,14 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
+from typed import invoke
 
-from optishear.cli import app
 from optishear.text.sources import TextSpec
 from optishear.tools.named import NamedMethod
 from optishear.tools.prune import How, prune_to
 
 
 DOWN = "model.layers.2.mlp.down_proj.weight"
-
-
-def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from made_up_run import NAMES, begin, go_on
 from small_experiment import EMBEDDED
+from typed import invoke
 from typer.testing import CliRunner
 
 from optishear.cli import app
@@ -23,12 +24,6 @@ from optishear.report.watching import RunWatch
 
 
 pytestmark = pytest.mark.usefixtures("searches_draw_nothing")
-
-
-def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result
 
 
 def watched(directory, code=0):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_experiment import CHECKED
 
 from optishear.calibration.statistics import Cross
 from optishear.config import load_experiment
@@ -20,14 +21,6 @@ MIXED = Recipe.of(
     {"name": "wanda"}, {"a": 3}, "row", HALF, {"name": "moonshot", "lambda": {"a": 0.5}}
 )
 MASK = Recipe.of({"name": "given", "hash": "abc"}, {"a": 3}, "layer")
-BASE = {
-    "model": "embedded",
-    "text": {
-        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 32},
-        "search": {"source": "embedded", "split": "search", "sequences": 4, "seq_len": 32},
-        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 4, "seq_len": 32},
-    },
-}
 SPACE = {
     "metric": {"name": "wanda"},
     "solver": {"name": "refit", "of": "mask"},
@@ -37,7 +30,7 @@ SPACE = {
 
 def experiment(folder, space=SPACE, settings=(), **changes):
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump({**BASE, "space": space, **changes}))
+    path.write_text(yaml.safe_dump({**CHECKED, "space": space, **changes}))
     return load_experiment(str(path), settings)
 
 

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from small_experiment import CHECKED
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.statistics import Gram, InputSq
@@ -19,12 +20,7 @@ from optishear.search.space_file import SpaceSpec
 
 
 BASE = {
-    "model": "embedded",
-    "text": {
-        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 32},
-        "search": {"source": "embedded", "split": "search", "sequences": 4, "seq_len": 32},
-        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 4, "seq_len": 32},
-    },
+    **CHECKED,
     "space": {"sparsity": {"by": "block"}},
 }
 

@@ -2,20 +2,13 @@
 
 import pytest
 import yaml
+from small_experiment import CHECKED
 
 from optishear.config import Experiment, load_experiment
 from optishear.config.sections import CurvesConfig
 from optishear.errors import ConfigError, ConfigErrors
 
 
-BASE = {
-    "model": "embedded",
-    "text": {
-        "calibration": {"source": "embedded", "split": "train", "sequences": 4, "seq_len": 32},
-        "search": {"source": "embedded", "split": "search", "sequences": 4, "seq_len": 32},
-        "evaluation": {"source": "embedded", "split": "evaluation", "sequences": 4, "seq_len": 32},
-    },
-}
 METRIC = {"name": "power", "alpha": {"real": [0.5, 2.0]}}
 WAYS = {
     "search.seeds: knapsack": {"seeds": ["knapsack"]},
@@ -29,7 +22,7 @@ WAYS = {
 def experiment(folder, by, search, budget=0.5, **changes):
     space = {"metric": METRIC, "sparsity": {"by": by, "budget": budget}}
     path = folder / "mine.yaml"
-    path.write_text(yaml.safe_dump({**BASE, "space": space, "search": search, **changes}))
+    path.write_text(yaml.safe_dump({**CHECKED, "space": space, "search": search, **changes}))
     return load_experiment(str(path))
 
 

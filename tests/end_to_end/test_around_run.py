@@ -6,10 +6,9 @@ import pytest
 import yaml
 from small_experiment import EMBEDDED
 from tiny_folders import tiny_folder
-from typer.testing import CliRunner
+from typed import invoke
 
 from optishear.calibration.origin import Around
-from optishear.cli import app
 from optishear.config import load_experiment
 from optishear.export.verify.check import OK
 from optishear.pipeline import Measure
@@ -32,12 +31,6 @@ SPACE = {
 }
 SEQUENTIAL = ["mode=sequential", "search.seeds=[methods]"]
 SHIFTED = {**SPACE, "target_shift": 0.5, "order": "site"}
-
-
-def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,9 @@ import pytest
 import yaml
 from small_experiment import EMBEDDED
 from tiny_folders import tiny_folder
-from typer.testing import CliRunner
+from typed import invoke
 
 from optishear.calibration.origin import Origin, read_recipe, write_recipe
-from optishear.cli import app
 from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.records.cache import code_of
@@ -31,12 +30,6 @@ class Told(Silent):
 
     def stage(self, text):
         self.stages.append(text)
-
-
-def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result
 
 
 def pruned(recipe, model, to, *more, way=("--one-shot",)):

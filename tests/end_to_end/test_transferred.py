@@ -5,10 +5,9 @@ import json
 import pytest
 import torch
 from test_checkpoint import saved
-from typer.testing import CliRunner
+from typed import invoke
 
 from optishear.calibration.origin import Origin, read_recipe, write_recipe
-from optishear.cli import app
 from optishear.models.discover import layout_of
 from optishear.models.load import load
 from optishear.recipe.quadratic import canonical_quadratic
@@ -23,12 +22,6 @@ from optishear.tools.verify import verify
 
 
 POWER = {"name": "power", "alpha": 1.2, "beta": 0.1, "gamma": 0.0, "delta": 0.7, "mix": 0.5}
-
-
-def invoke(*words, code=0):
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
-    return result
 
 
 @pytest.fixture(scope="module")
