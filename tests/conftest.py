@@ -7,6 +7,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Ray keeps the mode of a process's first session: a second one of another mode loses its workers.
+# It also writes no token into the home of who runs the tests.
+os.environ["RAY_AUTH_MODE"] = "disabled"
 if os.environ.get("OPTISHEAR_TEST_DEVICE") != "cuda":
     os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports Triton: kernels run on the CPU
 

@@ -33,16 +33,14 @@ def remove_a_host():
     leaves it so. What comes back takes the second one away."""
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # these nodes have no token, whoever else has one
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        try:
-            second = cluster.add_node(num_cpus=1)
-            cluster.wait_for_nodes(timeout=GUARD)
-            with running(Workers(2, 1, address=cluster.address)):
-                yield lambda: cluster.remove_node(second, allow_graceful=False)
-        finally:
-            cluster.shutdown()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes(timeout=GUARD)
+        with running(Workers(2, 1, address=cluster.address)):
+            yield lambda: cluster.remove_node(second, allow_graceful=False)
+    finally:
+        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
