@@ -7,7 +7,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
@@ -15,6 +15,7 @@ from optishear.recipe.lookup import did_you_mean
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.records.cache import KINDS
 from optishear.records.run_directory import write_json
+from optishear.text.bos import NONE
 from optishear.text.sources import TextSpec
 
 
@@ -104,8 +105,8 @@ class Origin:
     found_with: "Origin | None" = None
 
     def to_json(self) -> dict[str, Any]:
-        """As files hold it: what is None is left out."""
-        return _without_none(_said(self))
+        """As files hold it: what is None or an empty list is left out."""
+        return _without_nothing(_said(self))
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> "Origin":
@@ -182,11 +183,11 @@ def _said(value: Any) -> Any:
     return {field.name: _said(getattr(value, field.name)) for field in fields(value)}
 
 
-def _without_none(data: Mapping[str, Any]) -> dict[str, Any]:
+def _without_nothing(data: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        key: _without_none(value) if isinstance(value, dict) else value
+        key: _without_nothing(value) if isinstance(value, dict) else value
         for key, value in data.items()
-        if value is not None
+        if value is not None and value != ()
     }
 
 
@@ -214,8 +215,14 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     plain = next(kind for kind in kinds if kind is not type(None))
     if value is None and type(None) in kinds:
         return None
+    if get_origin(plain) is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: is {value!r}, not a list. Write the file anew.")
+        return tuple(_value(get_args(plain)[0], each, where) for each in value)
     if plain is Recipe:
         return Recipe.from_json(value, where)
+    if plain is TextSpec and isinstance(value, dict):
+        value = {"bos": NONE, **value}  # as it was when files did not say
     if is_dataclass(plain):
         return _read(plain, value, where)  # type: ignore[arg-type]
     if type(value) is not plain:

@@ -16,6 +16,9 @@ from optishear.errors import ConfigError, OptiShearError
 
 USER_MISTAKE, FAILED_RUN = 2, 1
 
+BOS_HELP = (
+    "auto (if left out: as the tokenizer has it), none, text (one before the text) or window."
+)
 TextField = typer.Option(help="Where the text is in each row of a .jsonl, .parquet or dataset.")
 JsonFlag = typer.Option(False, "--json", help="Print the result as JSON.")
 

@@ -3,12 +3,22 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optishear.cli.console import JsonFlag, TextField, note, say, say_json, say_table, speaking
+from optishear.cli.console import (
+    BOS_HELP,
+    JsonFlag,
+    TextField,
+    note,
+    say,
+    say_json,
+    say_table,
+    speaking,
+)
 from optishear.cli.wording import number_text
 from optishear.cli.writing import writes
 from optishear.report.comparison import mode_of
@@ -50,9 +60,7 @@ def evaluate(
             min=2, help="Tokens a window; 512 if left out, 256 of the embedded model's usual text."
         ),
     ] = None,
-    bos: Annotated[
-        str, typer.Option(help="none, text (one before the text, as GPTQ for Llama), or window.")
-    ] = "none",
+    bos: Annotated[str | None, typer.Option(help=f"Where a BOS goes: {BOS_HELP}")] = None,
     beside: Annotated[
         str | None,
         typer.Option(
@@ -95,7 +103,7 @@ def evaluate(
     asked = _tasks(tasks, task_files, task_data, limit, batch_size)
     if asked is not None and not text:
         _refuse_given(
-            {"--sequences": sequences, "--seq-len": seq_len, "--bos": bos != "none" or None},
+            {"--sequences": sequences, "--seq-len": seq_len, "--bos": bos},
             "goes with --text, and only tasks are asked for. Name a text too",
         )
     from optishear.cli.progress import Stages
@@ -105,8 +113,8 @@ def evaluate(
     from optishear.tools.evaluate_json import to_json
 
     provenance()  # what is found is kept with it: if it cannot be had, better now
-    texts = _texts(models[0], text, text_field, sequences, seq_len, usual=asked is None)
-    on = Conditions(tuple(texts), asked, bos, dtype, device, bars)
+    texts = _texts(models[0], text, text_field, sequences, seq_len, bos, usual=asked is None)
+    on = Conditions(tuple(texts), asked, dtype, device, bars)
     rows = evaluate_all(models, on, beside.split(",") if beside else (), Stages())
     found = to_json(rows, on)
     if to is not None:
@@ -126,23 +134,25 @@ def _texts(
     field: str | None,
     sequences: int | None,
     seq_len: int | None,
+    bos: str | None,
     usual: bool,
 ) -> "list[TextSpec]":
     """Those that were named; else the model's usual one, unless tasks alone were asked for."""
-    from optishear.text.sources import TextSpec
+    from optishear.text.bos import AUTO, check_place
     from optishear.tools.evaluate import dense_of
     from optishear.tools.texts import text_named, usual_text
 
+    place = check_place(bos or AUTO, "--bos")
     if named:
         return [
-            text_named(_own_name(name), sequences or 0, seq_len or 512, field=field)
+            text_named(_own_name(name), sequences or 0, seq_len or 512, field=field, bos=place)
             for name in named
         ]
     if not usual:
         return []
     text = usual_text(dense_of(model), "evaluation")
     count = text.sequences if sequences is None else sequences
-    return [TextSpec(text.source, text.split, count, seq_len or text.seq_len)]
+    return [replace(text, sequences=count, seq_len=seq_len or text.seq_len, bos=place)]
 
 
 def _own_name(text: str) -> str:
@@ -197,7 +207,7 @@ def _say_texts(found: Mapping[str, Any]) -> None:
             for own in [row["texts"][index]]
         ]
         columns = ["model", "mode", "sparsity", "perplexity", "nats/token", f"minus {first}"]
-        hint = "" if "BOS" in text["text"] else f"; {found['bos']}"
+        hint = "" if "BOS" in text["text"] else f"; {text['bos']}"
         say(f"{text['text']}{hint}; {found['dtype']}")
         say_table("", *_sized(columns, lines))
 

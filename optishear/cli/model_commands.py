@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from optishear.cli.console import JsonFlag, TextField, note, say, say_json, speaking
+from optishear.cli.console import BOS_HELP, JsonFlag, TextField, note, say, say_json, speaking
 from optishear.cli.prune_options import (
     calibration_asked,
     damping_asked,
@@ -144,6 +144,10 @@ def prune(
             min=2, help="Their length in tokens; likewise: 256 for embedded, 512 for others."
         ),
     ] = None,
+    bos: Annotated[
+        str | None,
+        typer.Option(help=f"Where a BOS goes, if not as in the recipe's text: {BOS_HELP}"),
+    ] = None,
     gradient_sequences: Annotated[
         int | None,
         typer.Option(
@@ -246,7 +250,7 @@ def prune(
         )
         refuse_idle(named, moonshot_roles)
         recipe_for, reads_gradients = named.on, LayerGradients in named.needs
-    calibration = calibration_asked(model, text, text_field, sequences, seq_len, found)
+    calibration = calibration_asked(model, text, text_field, sequences, seq_len, bos, found)
     if gradient_sequences is not None:
         refuse_gradients(gradient_sequences, reads_gradients, calibration)
     dtype = dtype or found.dtype or "float32"

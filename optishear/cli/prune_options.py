@@ -102,16 +102,19 @@ def calibration_asked(
     field: str | None,
     sequences: int | None,
     seq_len: int | None,
+    bos: str | None,
     found: "Origin",
 ) -> "TextSpec":
     """What the user names; the rest is as the recipe was found with, else the model's usual."""
+    from optishear.text.bos import check_place
     from optishear.tools.texts import text_named, usual_text
 
     spec = found.calibration or usual_text(model, "train")
     count = spec.sequences if sequences is None else sequences
     length = seq_len or spec.seq_len
+    place = spec.bos if bos is None else check_place(bos, "--bos")
     if text is not None:
-        return replace(text_named(text, count, length, "train", field), seed=spec.seed)
+        return replace(text_named(text, count, length, "train", field, place), seed=spec.seed)
     if field is not None:
         raise ConfigError("--text-field: says where the text is in the rows of --text; give both.")
-    return replace(spec, sequences=count, seq_len=length)
+    return replace(spec, sequences=count, seq_len=length, bos=place)

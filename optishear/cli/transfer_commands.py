@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optishear.cli.console import JsonFlag, TextField, note, say, say_json, say_table, speaking
+from optishear.cli.console import (
+    BOS_HELP,
+    JsonFlag,
+    TextField,
+    note,
+    say,
+    say_json,
+    say_table,
+    speaking,
+)
 from optishear.cli.run_commands import PickOption
 from optishear.cli.writing import writes
 
@@ -61,6 +70,7 @@ def transfer(
             min=2, help="Their length in tokens; 512 if left out, 256 of embedded's usual text."
         ),
     ] = None,
+    bos: Annotated[str | None, typer.Option(help=f"Where a BOS goes in them: {BOS_HELP}")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[
         str | None, typer.Option(help="Where --compare measures: cpu (if left out) or cuda.")
@@ -77,8 +87,11 @@ def transfer(
         raise ConfigError("Give either a RUN or --recipe FILE, to say what is to be transferred.")
     if recipe is not None and pick is not None:
         raise ConfigError("--pick: a recipe file holds one recipe. Leave it out, or give a RUN.")
-    if compare is None and (sequences, seq_len) != (None, None):
-        raise ConfigError("--sequences and --seq-len say how much of the text of --compare.")
+    if compare is None and (sequences, seq_len, bos) != (None, None, None):
+        raise ConfigError(
+            "--sequences, --seq-len and --bos say how much of the text of --compare is read, and "
+            "how it begins."
+        )
     if compare is None and device is not None:
         raise ConfigError(
             "--device: says where --compare measures. Give that too, or leave it out."
@@ -91,7 +104,7 @@ def transfer(
     from optishear.tools.transfer import Target, source_of_file, source_of_run, transfer_to
 
     source = source_of_run(run, pick) if run is not None else source_of_file(Path(str(recipe)))
-    text = None if compare is None else _text(compare, model, text_field, sequences, seq_len)
+    text = None if compare is None else _text(compare, model, text_field, sequences, seq_len, bos)
     target = Target(model, sparsity, dtype, device or "cpu", compare_on=text)
     found, rows = transfer_to(source, target, to, Stages())
     if json_:
@@ -118,17 +131,24 @@ def transfer(
 
 
 def _text(
-    name: str, model: str, field: str | None, sequences: int | None, seq_len: int | None
+    name: str,
+    model: str,
+    field: str | None,
+    sequences: int | None,
+    seq_len: int | None,
+    bos: str | None,
 ) -> "TextSpec":
     from dataclasses import replace
 
+    from optishear.text.bos import AUTO, check_place
     from optishear.tools.texts import text_named, usual_text
 
+    place = check_place(bos or AUTO, "--bos")
     if name != USUAL:
-        return text_named(name, sequences or 0, seq_len or 512, field=field)
+        return text_named(name, sequences or 0, seq_len or 512, field=field, bos=place)
     usual = usual_text(model, "evaluation")
     count = usual.sequences if sequences is None else sequences
-    return replace(usual, sequences=count, seq_len=seq_len or usual.seq_len)
+    return replace(usual, sequences=count, seq_len=seq_len or usual.seq_len, bos=place)
 
 
 def _say(found: "Transferred", source: str, target: str) -> None:

@@ -1,10 +1,11 @@
 """The sections of an experiment's file that stand for themselves: texts, search, memory."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
 from optishear.search.space_parts import Strict
+from optishear.text.bos import AUTO
 from optishear.text.questions import QuestionSpec
 from optishear.text.sources import TextSpec
 
@@ -12,10 +13,12 @@ from optishear.text.sources import TextSpec
 class TextConfig(Strict):
     """`sequences` windows of `seq_len` tokens; 0 sequences means all that the text has.
 
-    `seed` draws the windows; the search's where it is not given.
+    `seed` draws the windows; the search's where it is not given. `bos`: where a BOS goes, `auto`
+    as the model's tokenizer has it. `after`: draws of the same seed whose windows are left out,
+    each of so many: what was looked at before.
     """
 
-    later = frozenset({"seed"})
+    later = frozenset({"seed", "bos", "after"})
 
     source: str
     split: str
@@ -23,10 +26,21 @@ class TextConfig(Strict):
     seq_len: int = Field(ge=2)
     field: str = "text"
     seed: int | None = Field(default=None, ge=0)
+    bos: Literal["auto", "none", "text", "window"] = AUTO
+    after: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     def spec(self, seed: int) -> TextSpec:
         drawn = seed if self.seed is None else self.seed
-        return TextSpec(self.source, self.split, self.sequences, self.seq_len, self.field, drawn)
+        return TextSpec(
+            self.source,
+            self.split,
+            self.sequences,
+            self.seq_len,
+            self.field,
+            drawn,
+            self.bos,
+            self.after,
+        )
 
 
 class TextsConfig(Strict):

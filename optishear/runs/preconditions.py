@@ -19,6 +19,7 @@ from optishear.errors import ConfigError
 from optishear.models.finite import refuse_overflow
 from optishear.models.head import hidden_states
 from optishear.models.load import LoadedModel
+from optishear.text.bos import NONE, adds_bos, place_of
 from optishear.text.sources import TextSpec
 from optishear.text.tokens import TokenBatches, token_batches
 
@@ -81,7 +82,23 @@ def text_for(loaded: LoadedModel, spec: TextSpec) -> TokenBatches:
     """The windows of a text, which the model can read."""
     text = token_batches(spec, loaded.tokenizer)
     check_text(loaded, text)
+    if place_of(spec.bos, loaded.tokenizer) == NONE and adds_bos(loaded.tokenizer):
+        log.warning(
+            "%s: has no BOS, which the model's tokenizer puts before whatever it is given; some "
+            "models are far worse without. `bos: auto` (--bos auto) puts one where it belongs.",
+            text.source,
+        )
     return text
+
+
+def check_context(model: nn.Module, seq_len: int) -> None:
+    """Raises `ConfigError` where windows are longer than what the model was made for."""
+    limit = _context(model)
+    if limit is not None and seq_len > limit:
+        raise ConfigError(
+            f"--seq-len {seq_len}: {type(model).__name__} was made for {limit} tokens at most. "
+            f"Use --seq-len {limit} or less."
+        )
 
 
 def beyond_context(loaded: LoadedModel, text: TokenBatches) -> str | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from optishear.records.cache import OTHER_CACHE, code_of, kept
 from optishear.runs.keys import gradients_key, rule_key, statistics_key, token_weights_key
 from optishear.runs.preconditions import text_for
 from optishear.tasks import Samples
+from optishear.text.bos import place_of
 from optishear.text.sources import TextSpec
 
 
@@ -90,7 +91,7 @@ class Prepared:
             model_hash=self.loaded.hash,
             dtype=self.loaded.dtypes,
             device=self.place or kind_of_device(self.loaded.model),
-            calibration=text,
+            calibration=replace(text, bos=place_of(text.bos, self.loaded.tokenizer)),
             calibration_hash=self.calibration.hash,
             batch_tokens=self.batch_tokens,
             calibration_parts=1 if mode == SEQUENTIAL else self.parts,  # block by block: all in one

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import did_you_mean, lookup
+from optishear.text.bos import AUTO, check_place
 from optishear.text.documents import EVERY_SPLIT, Document, Source
 from optishear.text.files import SUFFIXES, LocalFile, local_file
 from optishear.text.hub import C4, WikiText, hub_dataset
@@ -58,6 +59,8 @@ class TextSpec:
     - `sequences`: how many windows; 0 means all there are.
     - `field`: where the text is in records that have fields.
     - `seed`: which windows are chosen.
+    - `bos`: where a BOS goes, a key of `bos.PLACES`; of `seq_len` tokens of a window it is one.
+    - `after`: draws of this seed that come before, each of so many windows: these are left out.
 
     Raises `ConfigError` for numbers and splits that cannot be; the source is looked up later.
     """
@@ -68,8 +71,16 @@ class TextSpec:
     seq_len: int
     field: str = "text"
     seed: int = 0
+    bos: str = AUTO
+    after: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_place(self.bos, f"{self.source}: bos")
+        if any(count < 1 for count in self.after):
+            raise ConfigError(
+                f"{self.source}: after is {list(self.after)}; each earlier draw has 1 window or "
+                f"more."
+            )
         if self.split not in EVERY_SPLIT:
             raise ConfigError(
                 f"{self.source}: no split is called {self.split!r}."

@@ -1,7 +1,9 @@
 """Token windows: a fixed set of equally long ones, of what a text says.
 
 The documents of a split are tokenised one by one and strung together with blank lines between;
-the stream is cut into consecutive windows, and a seeded choice of them is the data.
+the stream is cut into consecutive windows that do not overlap, a rest shorter than a window is left
+out, and a seeded choice of them is the data. So it is in the code of GPTQ, SparseGPT and Wanda,
+which leave the BOS to the tokenizer: Llama's puts one before the text, many others none.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from optishear.errors import ConfigError
 from optishear.records.atomic import whole_file
 from optishear.records.cache import OTHER_CACHE, kept, key
 from optishear.tasks import CAUSAL_LM, Samples
+from optishear.text.bos import NONE, PLACES, TEXT, WINDOW, place_of
 from optishear.text.documents import Source
 from optishear.text.packaged import Embedded, vocabulary_hash
 from optishear.text.sources import TextSpec, drawn_as, source_of
@@ -70,43 +73,66 @@ class TokenBatches(Samples):
         return TokenBatches.of(self.tokens[:count], self.source)
 
 
-def token_batches(
-    spec: TextSpec, tokenizer: Callable[..., Any], lead: int | None = None
-) -> TokenBatches:
+def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches:
     """The windows that `spec` asks for, as `tokenizer` (a transformers one) writes them.
 
-    No special tokens are added, but for `lead` before the whole stream. The choice is uniform
+    No special tokens are added, but for a BOS where `spec.bos` says. The choice is uniform
     without replacement, drawn from a generator made of (seed, source, split), and kept in the order
     of the text. A file is the source that its content makes it, whatever its name. Of a streamed
     source the choice is among the first `POOL` times as many windows.
-    Raises `ConfigError` where the text cannot be had or is too short.
+    Raises `ConfigError` where the text cannot be had or is too short, and for a BOS that the
+    tokenizer lacks.
     """
-    source = source_of(spec.source)
-    where = f"{source.name}/{spec.split}"
+    source, bos = source_of(spec.source), place_of(spec.bos, tokenizer)
+    where, length = f"{source.name}/{spec.split}", spec.seq_len - (bos == WINDOW)
+    if length < 2:
+        raise ConfigError(
+            f"{where}: windows of {spec.seq_len} tokens, one of them the BOS, have nothing that is "
+            f"predicted from another. Use longer ones."
+        )
     if source.endless and spec.sequences == 0:
         raise ConfigError(f"{where}: has no end; say how many sequences (0 means all).")
-    limit = POOL * spec.sequences * spec.seq_len if source.streamed and spec.sequences else None
+    before = sum(spec.after)
+    limit = None
+    if source.streamed and spec.sequences:
+        limit = POOL * (before + spec.sequences) * length
     stream = _stream(source, spec, tokenizer, limit)
     if len(stream) == 0:
         raise ConfigError(f"{where}: holds no text. Use another split or another source.")
-    if lead is not None:
-        stream = np.concatenate([np.array([lead], dtype=stream.dtype), stream])
-    found = len(stream) // spec.seq_len
-    wanted = spec.sequences or found
-    if found < max(wanted, 1):
+    token: Any = getattr(tokenizer, "bos_token_id", None)
+    if bos == TEXT:
+        stream = np.concatenate([np.array([token], dtype=stream.dtype), stream])
+    found = len(stream) // length
+    wanted = spec.sequences or found - before
+    if found - before < max(wanted, 1):
+        earlier = f" after {before} drawn before" if before else ""
         raise ConfigError(
-            f"{where}: its {len(stream)} tokens make {found} windows of {spec.seq_len}, but "
-            f"{max(wanted, 1)} were asked for. Ask for fewer or shorter sequences, or use another "
-            f"split or a longer text."
+            f"{where}: its {len(stream)} tokens make {found} windows of {length}, but "
+            f"{max(wanted, 1)} were asked for{earlier}. Ask for fewer or shorter sequences, or use "
+            f"another split or a longer text."
         )
-    windows = stream[: found * spec.seq_len].reshape(found, spec.seq_len)
+    windows = stream[: found * length].reshape(found, length)
+    tokens = torch.from_numpy(windows[_drawn(spec, source, found, wanted)].astype(np.int64))
+    if bos == WINDOW:
+        tokens = torch.cat([torch.full((wanted, 1), token), tokens], dim=1)
+    earlier = f" after {' and '.join(map(str, spec.after))}" if spec.after else ""
+    words = f", {PLACES[bos]}" if bos != NONE else ""
+    return TokenBatches.of(
+        tokens,
+        f"{where}, {wanted} of {found} windows of {spec.seq_len} tokens{earlier}, seed {spec.seed}"
+        f"{words}",
+    )
+
+
+def _drawn(spec: TextSpec, source: Source, found: int, wanted: int) -> Int[np.ndarray, " wanted"]:
+    """Indices of windows, rising: draw after draw from what the ones before have left, the last."""
     purpose = hashlib.sha256(f"{spec.seed}|{drawn_as(source)}|{spec.split}".encode()).digest()
     generator = np.random.default_rng(int.from_bytes(purpose[:8], "big"))
-    chosen = np.sort(generator.choice(found, size=wanted, replace=False))
-    return TokenBatches.of(
-        torch.from_numpy(windows[chosen].astype(np.int64)),
-        f"{where}, {wanted} of {found} windows of {spec.seq_len} tokens, seed {spec.seed}",
-    )
+    left, chosen = np.arange(found), np.arange(0)
+    for count in (*spec.after, wanted):
+        chosen = np.sort(generator.choice(len(left), size=count, replace=False))
+        chosen, left = left[chosen], np.delete(left, chosen)
+    return chosen
 
 
 def tokenizer_hash(tokenizer: Callable[..., Any]) -> str | None:

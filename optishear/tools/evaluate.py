@@ -12,18 +12,17 @@ from optishear.calibration.origin import SEQUENTIAL, Origin, read_recipe
 from optishear.config.baselines import parse_baseline
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import HeldOut, held_out
-from optishear.evaluation.windows import BOS, check_context, windows
 from optishear.evaluation.zero_shot import Tasks, TaskScore, check_tasks, score
 from optishear.export.checkpoint import RECIPE_FILE
 from optishear.models.discover import layout_of
 from optishear.models.load import AS_STORED, LoadedModel, load
 from optishear.models.weights import read, working_weights
-from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import MADE_WITH, Recipe
 from optishear.runs.held_out import DENSE, baseline_recipes
-from optishear.runs.preconditions import check_text, known_ids_only, text_for
+from optishear.runs.preconditions import check_context, known_ids_only, text_for
 from optishear.runs.prepare import GRADIENT_SEQUENCES, Prepared
 from optishear.runs.watcher import Watcher
+from optishear.text.bos import PLACES, place_of
 from optishear.text.sources import TextSpec, source_of
 from optishear.tools.prune import SILENT, apply_to
 
@@ -37,7 +36,6 @@ class Conditions:
 
     texts: tuple[TextSpec, ...] = ()
     tasks: Tasks | None = None
-    bos: str = "none"
     dtype: str = "float32"
     device: str = "cpu"
     bars: bool = False
@@ -45,7 +43,8 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Measured:
-    """One row: a model and what was found. `text_hashes` are those of the windows it read.
+    """One row: a model and what was found. `text_hashes` are those of the windows it read, `bos`
+    says where each of them has one.
 
     - `sparsity`: the share of its prunable weights that are zero, counted.
     - `recipe`: key of the recipe that it was pruned with, where that is known.
@@ -58,6 +57,7 @@ class Measured:
     recipe: str | None
     texts: tuple[HeldOut, ...]
     text_hashes: tuple[str, ...]
+    bos: tuple[str, ...]
     tasks: tuple[TaskScore, ...]
     mode: str | None = None
 
@@ -67,23 +67,19 @@ def evaluate(
     text: TextSpec,
     dtype: str = "float32",
     device: str = "cpu",
-    bos: str = "none",
 ) -> tuple[HeldOut, dict[str, Any]]:
-    """Perplexity of a model or pruned folder on a text, each window on its own.
-
-    `bos` is a key of `evaluation.windows.BOS`. The hashes of model and windows come with it.
-    """
-    [row] = evaluate_all([model], Conditions(texts=(text,), bos=bos, dtype=dtype, device=device))
+    """Perplexity of a model or pruned folder on a text, each window on its own, with the hashes of
+    model and windows."""
+    [row] = evaluate_all([model], Conditions(texts=(text,), dtype=dtype, device=device))
     return row.texts[0], {"model_hash": row.model_hash, "text_hash": row.text_hashes[0]}
 
 
-def evaluate_loaded(loaded: LoadedModel, text: TextSpec, bos: str = "none") -> HeldOut:
+def evaluate_loaded(loaded: LoadedModel, text: TextSpec) -> HeldOut:
     """Perplexity of a model in memory as it is now, so also of one inside `pruned`.
 
     Two results on the same text compare by `HeldOut.better_than`.
     """
-    lookup(BOS, bos, kind="place of a BOS")
-    return _measure(loaded.name, loaded, Conditions(texts=(text,), bos=bos)).texts[0]
+    return _measure(loaded.name, loaded, Conditions(texts=(text,))).texts[0]
 
 
 def evaluate_all(
@@ -113,7 +109,6 @@ def evaluate_all(
             f"--beside {by_block[0]}: is pruned block by block only, and {models[0]} was pruned "
             f"one-shot. Leave it out, or prune that block by block."
         )
-    lookup(BOS, on.bos, kind="place of a BOS")
     for text in on.texts:
         source_of(text.source)
     if on.tasks is not None:
@@ -238,11 +233,11 @@ def _measure(
     """`recipe` is what the model's weights are in memory, and `mode` how they came to be so, where
     they are not those of its file."""
     sparsity = _sparsity(loaded.model)  # first, for it asks whether this is a model to measure
-    texts, hashes = [], []
+    texts, hashes, places = [], [], []
     for spec in on.texts:
         check_context(loaded.model, spec.seq_len)
-        tokens = windows(spec, loaded.tokenizer, on.bos)
-        check_text(loaded, tokens)
+        tokens = text_for(loaded, spec)
+        places.append(PLACES[place_of(spec.bos, loaded.tokenizer)])
         texts.append(held_out(loaded.model, tokens, BATCH_TOKENS))
         hashes.append(tokens.hash)
     tasks = ()
@@ -253,7 +248,8 @@ def _measure(
     if key is None and (file := loaded.folder / RECIPE_FILE).is_file():
         of_file, origin = read_recipe(file)
         key, mode = of_file.key, origin.mode
-    return Measured(name, loaded.hash, sparsity, key, tuple(texts), tuple(hashes), tasks, mode)
+    read_by = (tuple(texts), tuple(hashes), tuple(places))
+    return Measured(name, loaded.hash, sparsity, key, *read_by, tasks, mode)
 
 
 def _sparsity(model: nn.Module) -> float:

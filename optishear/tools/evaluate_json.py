@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from optishear.evaluation.paired import paired_difference
-from optishear.evaluation.windows import BOS
 from optishear.evaluation.zero_shot import Tasks, harness_version
 from optishear.records.manifest import provenance
 from optishear.tools.evaluate import Conditions, Measured
@@ -19,7 +18,6 @@ def to_json(rows: Sequence[Measured], on: Conditions) -> dict[str, Any]:
         "first": rows[0].name,
         "dtype": on.dtype,
         "device": on.device,
-        "bos": BOS[on.bos],
         "tasks": None if on.tasks is None else _protocol(on.tasks),
         "models": [
             {
@@ -57,6 +55,7 @@ def _texts(row: Measured, first: Measured) -> list[dict[str, Any]]:
         found.append(
             {
                 "text": own.text,
+                "bos": row.bos[index],
                 "hash": row.text_hashes[index],
                 "seq_len": own.seq_len,
                 "windows": len(own.nats),

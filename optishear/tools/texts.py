@@ -4,6 +4,7 @@ from pathlib import Path
 
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import is_path
+from optishear.text.bos import AUTO
 from optishear.text.files import SUFFIXES
 from optishear.text.sources import SOURCES, TextSpec
 
@@ -25,11 +26,12 @@ def text_named(
     seq_len: int,
     usual: str | None = None,
     field: str | None = None,
+    bos: str = AUTO,
 ) -> TextSpec:
     """`SOURCE` or `SOURCE@SPLIT`, or a file, whose path may have an @ in it.
 
     `usual`: the split where none is named; None is a named source's evaluation split, all of
-    anything else. `field`: where the text is in a record, `text` if None.
+    anything else. `field`: where the text is in a record, `text` if None. `bos`: see `text.bos`.
     """
     source, at, split = text.rpartition("@")
     if not at or Path(text).expanduser().is_file() or is_path(split, SUFFIXES):
@@ -38,7 +40,7 @@ def text_named(
         raise ConfigError(
             f"--text-field {field}: {source} is plain text, without rows that have fields."
         )
-    return TextSpec(source, split, sequences, seq_len, field or "text")
+    return TextSpec(source, split, sequences, seq_len, field or "text", bos=bos)
 
 
 def _has_fields(source: str) -> bool:

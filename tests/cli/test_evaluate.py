@@ -126,8 +126,8 @@ def test_several_texts_are_several_tables_that_state_their_protocol(tmp_path):
     assert "minus" not in printed  # one model, nothing to compare
     model = with_bos(tmp_path / "model")
     one, two = (evaluated(model, *words, "--bos", bos) for bos in ("none", "text"))
-    assert one["bos"] == "no BOS"
-    assert two["bos"] == "one BOS before the text"
+    assert [text["bos"] for text in one["models"][0]["texts"]] == 2 * ["no BOS"]
+    assert [text["bos"] for text in two["models"][0]["texts"]] == 2 * ["one BOS before the text"]
     assert one["models"][0]["texts"][1]["hash"] != two["models"][0]["texts"][1]["hash"]
     assert one["models"][0]["texts"][1]["text"].startswith("mine.txt/all")
 

@@ -107,6 +107,26 @@ class TestTheWindows:
         assert torch.equal(one.tokens, again.tokens)
         assert one.hash != other.hash
 
+    def test_draws_after_another_share_no_window_and_the_first_is_the_plain_one(
+        self, file, tokenizer
+    ):
+        every = token_batches(TextSpec(file, "train", 0, 24), tokenizer)
+        count = len(every.tokens)
+        draws = [
+            TextSpec(file, "train", 9, 24),
+            TextSpec(file, "train", 4, 24, after=(9,)),
+            TextSpec(file, "train", 0, 24, after=(9, 4)),
+        ]
+        found = [token_batches(spec, tokenizer) for spec in draws]
+        assert [len(each.tokens) for each in found] == [9, 4, count - 13]
+        windows = {tuple(window) for each in found for window in each.tokens.tolist()}
+        assert windows == {tuple(window) for window in every.tokens.tolist()}
+        assert f"4 of {count} windows of 24 tokens after 9, seed 0" in found[1].source
+        with pytest.raises(ConfigError, match=r"were asked for after 13 drawn before"):
+            token_batches(TextSpec(file, "train", count, 24, after=(9, 4)), tokenizer)
+        with pytest.raises(ConfigError, match="each earlier draw"):
+            TextSpec(file, "train", 1, 24, after=(0,))
+
     def test_the_choice_leaves_the_global_generators_alone(self, file, tokenizer):
         torch.manual_seed(3)
         before = (torch.get_rng_state(), np.random.get_state()[1].copy())

@@ -1,7 +1,8 @@
-"""The protocol of perplexity tables: which tokens are cut where, and which predict which."""
+"""Where a BOS goes, which tokens are cut where, and which predict which."""
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from tiny_models import TINY, VOCAB
 
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import held_out
-from optishear.evaluation.windows import check_context, windows
 from optishear.text import hub
+from optishear.text.bos import adds_bos
 from optishear.text.sources import TextSpec
+from optishear.text.tokens import token_batches
 
 
 START = 52
@@ -30,8 +32,22 @@ class Letters:
         return ord(letter) % START
 
 
+class Starts(Letters):
+    """One that begins every text with its BOS where it is not told not to."""
+
+    def __call__(self, texts, add_special_tokens=True, **_):
+        if isinstance(texts, str):
+            return {"input_ids": self([texts], add_special_tokens)["input_ids"][0]}
+        lead = [START] if add_special_tokens else []
+        return {"input_ids": [lead + [self.id(letter) for letter in text] for text in texts]}
+
+
 class NoStart(Letters):
     bos_token_id = None
+
+
+def windows(spec, tokenizer, bos="none"):
+    return token_batches(replace(spec, bos=bos), tokenizer)
 
 
 @pytest.fixture
@@ -91,8 +107,8 @@ def test_a_bos_at_every_window_leaves_room_for_one_token_less(file):
     assert cut.tokens.shape == (29, 8)  # 203 // 7
     assert (cut.tokens[:, 0] == START).all()
     assert cut.tokens[:, 1:].flatten().tolist() == ids(file.read_text())
-    assert "windows of 7 tokens" in cut.source
-    assert "so 8 in all" in cut.source
+    assert "29 of 29 windows of 8 tokens" in cut.source
+    assert "a BOS at the start of every window" in cut.source
 
 
 def test_wikitext_is_one_text_joined_by_blank_lines(monkeypatch):
@@ -115,11 +131,20 @@ def test_an_unknown_place_of_bos_names_the_known_ones(file):
         windows(TextSpec(str(file), "all", 0, 8), Letters(), "windows")
 
 
-def test_windows_beyond_the_models_context_are_refused():
-    model = TINY["opt"]()
-    check_context(model, 64)
-    with pytest.raises(ConfigError, match="64 tokens at most"):
-        check_context(model, 65)
+@pytest.mark.parametrize(
+    ("tokenizer", "place"), [(Letters(), "none"), (Starts(), "window"), (NoStart(), "none")]
+)
+def test_where_nobody_says_the_tokenizer_does(file, tokenizer, place):
+    spec = TextSpec(str(file), "all", 5, 8)
+    assert spec.bos == "auto"
+    assert adds_bos(tokenizer) is (place == "window")
+    assert token_batches(spec, tokenizer).hash == windows(spec, tokenizer, place).hash
+
+
+def test_a_window_has_room_for_a_bos_and_two_tokens(file):
+    windows(TextSpec(str(file), "all", 0, 3), Letters(), "window")
+    with pytest.raises(ConfigError, match="one of them the BOS"):
+        windows(TextSpec(str(file), "all", 0, 2), Letters(), "window")
 
 
 def test_a_choice_of_windows_with_a_bos_is_seeded(file):
