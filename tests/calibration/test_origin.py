@@ -1,7 +1,7 @@
 """What files say of where a recipe was found: read back as it was written, or a sentence."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 
@@ -19,7 +19,8 @@ from optishear.recipe.recipe import Recipe
 from optishear.text.sources import TextSpec
 
 
-TEXT = TextSpec("sotu", "train", 8, 64, "words", 3)
+TEXT = TextSpec("sotu", "train", 8, 64, "words", 3, "window", (24, 91))
+SAID = json.loads(json.dumps(asdict(TEXT)))
 AROUND = Around(Recipe.of({"name": "ria"}, {"layer": 4}, order="site"), 4)
 WHOLE = Origin(
     "tiny", "abc", "bfloat16", "cpu", TEXT, "ccc", 512, 2, 4, "one-shot", AROUND, "levels 2", "rrr",
@@ -43,7 +44,7 @@ def test_what_nobody_knows_is_not_in_the_file():
 
 
 def test_a_file_of_an_older_version_says_less():
-    """Fronts had these keys alone, and a text without a field."""
+    """Fronts had these keys alone, and a text without a field, in which there was no BOS."""
     text = {"source": "sotu", "split": "train", "sequences": 8, "seq_len": 64, "seed": 3}
     old = {"model": "tiny", "model_hash": "abc", "dtype": "float32", "calibration": text}
     found = Origin.from_json({**old, "calibration_hash": "ccc", "run": "rrr"}, "x")
@@ -51,7 +52,7 @@ def test_a_file_of_an_older_version_says_less():
         "device", "save_dtype", "batch_tokens", "calibration_parts", "gradient_sequences", "mode",
         "around", "code",
     ]  # fmt: skip
-    assert found.calibration == replace(TEXT, field="text")
+    assert found.calibration == replace(TEXT, field="text", bos="none", after=())
 
 
 @pytest.mark.parametrize("name", BYTES)
@@ -92,7 +93,10 @@ def test_a_recipe_that_goes_elsewhere_is_told_in_one_line(changes, said):
         ({"model": 3}, "made_with.model: is 3, not str"),
         ({"batch_tokens": True}, "made_with.batch_tokens: is True, not int"),
         ({"calibration": {"source": "sotu"}}, "made_with.calibration: does not say split"),
-        ({"calibration": TEXT.__dict__ | {"split": "trian"}}, "Did you mean 'train'?"),
+        ({"calibration": {**SAID, "split": "trian"}}, "Did you mean 'train'?"),
+        ({"calibration": {**SAID, "bos": "first"}}, "No place of a BOS is called 'first'"),
+        ({"calibration": {**SAID, "after": 24}}, "made_with.calibration.after: is 24, not a list"),
+        ({"calibration": {**SAID, "after": [2.5]}}, "calibration.after: is 2.5, not int"),
         (
             {"around": {"recipe": {"format": "x"}}},
             "made_with.around.recipe: format is 'x', this version reads",

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from task_folder import task_file
+from tokenizers.processors import TemplateProcessing
 from typed import invoke
 
 import optishear
@@ -18,11 +19,16 @@ def evaluated(*words):
     return json.loads(invoke("evaluate", *words, "--json").stdout)
 
 
-def with_bos(place):
-    """The embedded model, whose tokenizer has no BOS, as a folder where it has one."""
+def with_bos(place, adds=False):
+    """The embedded model, whose tokenizer has no BOS, as a folder where it has one, and `adds` it
+    to whatever it is given."""
     loaded = optishear.load("embedded")
     loaded.model.save_pretrained(place)
-    loaded.tokenizer.bos_token = loaded.tokenizer.eos_token
+    token = loaded.tokenizer.bos_token = loaded.tokenizer.eos_token
+    if adds:
+        loaded.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{token} $A", special_tokens=[(token, loaded.tokenizer.bos_token_id)]
+        )
     loaded.tokenizer.save_pretrained(place)
     return place
 
@@ -130,6 +136,33 @@ def test_several_texts_are_several_tables_that_state_their_protocol(tmp_path):
     assert [text["bos"] for text in two["models"][0]["texts"]] == 2 * ["one BOS before the text"]
     assert one["models"][0]["texts"][1]["hash"] != two["models"][0]["texts"][1]["hash"]
     assert one["models"][0]["texts"][1]["text"].startswith("mine.txt/all")
+
+
+def test_a_model_that_begins_its_texts_with_a_bos_is_calibrated_and_measured_with_one(
+    tmp_path, caplog
+):
+    model = with_bos(tmp_path / "model", adds=True)
+    words = ["--text", "embedded@train", "--sequences", "2", "--seq-len", "32"]
+    method = ["--method", "wanda", "--sparsity", "0.5"]
+    usual, explicit, without = (
+        invoke("prune", "--model", model, *method, *words, *bos, "--to", tmp_path / name)
+        and json.loads((tmp_path / name / "optishear_recipe.json").read_text())["made_with"]
+        for name, bos in (("a", []), ("b", ["--bos", "window"]), ("c", ["--bos", "none"]))
+    )
+    assert usual["calibration"]["bos"] == explicit["calibration"]["bos"] == "window"
+    assert usual["calibration_hash"] == explicit["calibration_hash"]
+    assert without["calibration"]["bos"] == "none"
+    assert without["calibration_hash"] != usual["calibration_hash"]
+    assert "has no BOS, which the model's tokenizer puts before" in caplog.text
+    again = ["--recipe", tmp_path / "c" / "optishear_recipe.json", "--to", tmp_path / "d"]
+    invoke("prune", "--model", model, *again)
+    origin = json.loads((tmp_path / "d" / "optishear_recipe.json").read_text())["made_with"]
+    assert origin["calibration_hash"] == without["calibration_hash"]
+    measure = ["--text", "embedded", "--sequences", "2", "--seq-len", "32"]
+    [row] = evaluated(model, *measure)["models"]
+    assert row["texts"][0]["bos"] == "a BOS at the start of every window"
+    [plain] = evaluated("embedded", *measure)["models"]
+    assert plain["texts"][0]["bos"] == "no BOS"
 
 
 def test_the_usual_text_of_a_pruned_folder_is_that_of_its_model(folders):
