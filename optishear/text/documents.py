@@ -15,10 +15,14 @@ EVERY_SPLIT = (*SPLITS, "all")
 
 @dataclass(frozen=True)
 class Document:
-    """One text that hangs together. `id` names it within its source."""
+    """One text that hangs together. `id` names it within its source.
+
+    - `chat`: it is a conversation, and `text` its messages as JSON (`text.conversations`).
+    """
 
     id: str
     text: str
+    chat: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 from optishear.errors import ConfigError
 from optishear.reading.json_data import json_of
 from optishear.reading.texts import BOM, decoded, text_of
+from optishear.text.conversations import messages_of
 from optishear.text.documents import Document, Source, belongs
 
 
@@ -43,33 +44,34 @@ class LocalFile(Source):
     def documents(self, split: str, field: str) -> Iterator[Document]:
         read = {".txt": self._text, ".jsonl": self._json_lines, ".parquet": self._parquet}
         try:
-            for position, text in read[self.path.suffix.lower()](split, field):
-                if belongs(text, split):
-                    yield Document(f"{self.path.name}:{position}", text)
+            for document in read[self.path.suffix.lower()](split, field):
+                if belongs(document.text, split):
+                    yield document
         except UnicodeDecodeError as error:  # in a Parquet file, whose texts are bytes
             raise ConfigError(f"{self.path}: is not UTF-8 text ({error}). Convert it.") from error
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read ({error.strerror}).") from error
 
-    def _text(self, split: str, field: str) -> Iterator[tuple[int, str]]:
+    def _text(self, split: str, field: str) -> Iterator[Document]:
         text = text_of(self.path)
-        if split == "all":
-            yield from enumerate([text] if text.strip() else [])
-            return
-        blocks = [block for block in re.split(r"\n\s*\n", text) if block.strip()]
-        if len(blocks) < FEWEST_BLOCKS:
-            blocks = [line for line in text.splitlines() if line.strip()]
-        yield from enumerate(blocks)
+        blocks = [text] if text.strip() else []
+        if split != "all":
+            blocks = [block for block in re.split(r"\n\s*\n", text) if block.strip()]
+            if len(blocks) < FEWEST_BLOCKS:
+                blocks = [line for line in text.splitlines() if line.strip()]
+        for number, block in enumerate(blocks):
+            yield Document(self._id(number), block)
 
-    def _json_lines(self, split: str, field: str) -> Iterator[tuple[int, str]]:
+    def _json_lines(self, split: str, field: str) -> Iterator[Document]:
         with self.path.open("rb") as lines:
             for number, content in enumerate(lines, start=1):
                 content = content.removeprefix(BOM) if number == 1 else content
                 if line := decoded(content, str(self.path), number).strip():
                     where = f"{self.path}, line {number}"
-                    yield number, text_field(json_of(line, where, numbers=False), field, where)
+                    row = json_of(line, where, numbers=False)
+                    yield document_of(self._id(number), row, field, where)
 
-    def _parquet(self, split: str, field: str) -> Iterator[tuple[int, str]]:
+    def _parquet(self, split: str, field: str) -> Iterator[Document]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -81,11 +83,23 @@ class LocalFile(Source):
                 for batch in table.iter_batches(columns=[field]):
                     for row in batch.to_pylist():
                         number += 1
-                        yield number, text_field(row, field, f"{self.path}, row {number}")
+                        where = f"{self.path}, row {number}"
+                        yield document_of(self._id(number), row, field, where)
         except pa.ArrowInvalid as error:
             raise ConfigError(
                 f"{self.path}: is not a whole Parquet file ({error}). Write it anew."
             ) from error
+
+    def _id(self, position: int) -> str:
+        return f"{self.path.name}:{position}"
+
+
+def document_of(name: str, row: Any, field: str, where: str) -> Document:
+    """The text under `field` of one record, or the conversation, where it is a list of messages;
+    `ConfigError` where it is neither."""
+    if isinstance(row, dict) and isinstance(row.get(field), list):
+        return Document(name, messages_of(row[field], f"{where}: field {field!r}"), chat=True)
+    return Document(name, text_field(row, field, where))
 
 
 def text_field(row: Any, field: str, where: str) -> str:
@@ -104,8 +118,8 @@ def text_field(row: Any, field: str, where: str) -> str:
         )
     if not isinstance(row[field], str):
         raise ConfigError(
-            f"{where}: field {field!r} is {type(row[field]).__name__}, not text. Name another "
-            f"({OTHER_FIELD}), or write it as text."
+            f"{where}: field {field!r} is {type(row[field]).__name__}, neither text nor a list of "
+            f"messages. Name another ({OTHER_FIELD}), or write it as text."
         )
     return row[field]
 

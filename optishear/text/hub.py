@@ -6,7 +6,7 @@ from typing import Any
 
 from optishear.errors import ConfigError
 from optishear.text.documents import SPLITS, Document, Source, belongs
-from optishear.text.files import text_field
+from optishear.text.files import document_of, text_field
 
 
 THEIRS = {"train": "train", "search": "validation", "evaluation": "test"}
@@ -58,7 +58,7 @@ class C4(Source):
 
     def _rows(self, theirs: str, field: str) -> Iterator[Document]:
         for row in load(self.path, self.config, split=theirs, streaming=True):
-            yield Document(str(row.get("url")), text_field(row, field, self.name))
+            yield document_of(str(row.get("url")), row, field, self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +81,10 @@ class HubDataset(Source):
         asked = [THEIRS[split]] if own and split != "all" else list(whole)
         for part in asked:
             for number, row in enumerate(reading(whole[part], self.name)):
-                text = text_field(row, field, f"{self.name}, split {part}, row {number}")
-                if own or belongs(text, split):
-                    yield Document(f"{part}:{number}", text)
+                where = f"{self.name}, split {part}, row {number}"
+                document = document_of(f"{part}:{number}", row, field, where)
+                if own or belongs(document.text, split):
+                    yield document
 
 
 def load(path: str, config: str | None, *, split: str | None, streaming: bool) -> Any:

@@ -9,7 +9,7 @@ which leave the BOS to the tokenizer: Llama's puts one before the text, many oth
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -25,7 +25,8 @@ from optishear.records.atomic import whole_file
 from optishear.records.cache import OTHER_CACHE, kept, key
 from optishear.tasks import CAUSAL_LM, Samples
 from optishear.text.bos import NONE, PLACES, TEXT, WINDOW, place_of
-from optishear.text.documents import Source
+from optishear.text.conversations import conversation_ids
+from optishear.text.documents import Document, Source
 from optishear.text.packaged import Embedded, vocabulary_hash
 from optishear.text.sources import TextSpec, drawn_as, source_of
 
@@ -33,7 +34,7 @@ from optishear.text.sources import TextSpec, drawn_as, source_of
 logger = logging.getLogger(__name__)
 
 BETWEEN = "\n\n"
-"""What stands between two documents of a stream."""
+"""What stands between two documents of a stream; a conversation ends as its template has it."""
 
 POOL = 4
 """A streamed source is read until there are this many times the windows wanted to choose from."""
@@ -141,6 +142,8 @@ def tokenizer_hash(tokenizer: Callable[..., Any]) -> str | None:
     if backend is None:
         return None
     told = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+    if template := getattr(tokenizer, "chat_template", None):
+        told |= {"chat_template": template, "special": str(tokenizer.special_tokens_map)}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -176,17 +179,31 @@ def _tokenised(
     length = 0
     between = _ids(tokenizer, [BETWEEN])[0]
     documents = source.documents(spec.split, spec.field)
-    while texts := [document.text for document in islice(documents, DOCUMENTS_AT_ONCE)]:
-        for ids in _ids(tokenizer, texts):
-            pieces += [between, ids] if pieces else [ids]
-            length += len(ids) + (len(between) if len(pieces) > 1 else 0)
+    last: Document | None = None
+    while some := list(islice(documents, DOCUMENTS_AT_ONCE)):
+        for document, ids in zip(some, _written(tokenizer, some), strict=True):
+            if last is not None and not (last.chat or document.chat):
+                pieces.append(between)
+                length += len(between)
+            pieces.append(ids)
+            length += len(ids)
+            last = document
         if limit is not None and length >= limit:
             break
     stream = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     return stream[:limit]
 
 
+def _written(tokenizer: Callable[..., Any], documents: Sequence[Document]) -> Iterator[np.ndarray]:
+    """Token ids of each of these: of conversations as the chat template has them."""
+    plain = iter(_ids(tokenizer, [each.text for each in documents if not each.chat]))
+    for each in documents:
+        yield conversation_ids(tokenizer, each) if each.chat else next(plain)
+
+
 def _ids(tokenizer: Callable[..., Any], texts: list[str]) -> list[np.ndarray]:
+    if not texts:
+        return []
     told = tokenizer(
         texts, add_special_tokens=False, return_attention_mask=False, verbose=False
     )  # not verbose: a text longer than the model's context is cut into windows here

@@ -217,7 +217,7 @@ class TestLocalFiles:
 
     def test_a_field_that_is_no_text_is_refused(self, tmp_path):
         (tmp_path / "a.jsonl").write_text('{"text": 3}\n')
-        with pytest.raises(ConfigError, match=r"line 1: field 'text' is int, not text"):
+        with pytest.raises(ConfigError, match=r"line 1: field 'text' is int, neither text nor"):
             texts_of(str(tmp_path / "a.jsonl"), "all")
 
     def test_a_row_without_text_is_not_told_to_name_another_field(self, tmp_path):
