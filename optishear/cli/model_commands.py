@@ -54,8 +54,9 @@ def prune(
     profile: Annotated[
         str | None,
         typer.Option(
-            help="Layer sparsities: uniform (if left out), owl or alphapruning; with settings "
-            "as in owl:lambda=0.05:m=7."
+            help="Layer sparsities: uniform (if left out), owl or alphapruning, with settings "
+            "as in owl:lambda=0.05:m=7; or those of a RUN's pick, a pruned folder or a recipe "
+            "file, at its own sparsity if --sparsity is left out."
         ),
     ] = None,
     refit: Annotated[
@@ -207,7 +208,7 @@ def prune(
         raise ConfigError("--any-model: goes with --mask-from and a mask file (.safetensors).")
     profile = profile or "uniform"
     if stream:
-        refuse_whole_model({"--mask-from": mask_from, f"--profile {profile}": profile != "uniform"})
+        refuse_whole_model({"--mask-from": mask_from})
     from optishear.calibration.origin import Origin
     from optishear.export.place import STATE_FOLDER, place_for
     from optishear.runs.results import recipe_at
@@ -249,6 +250,8 @@ def prune(
             order,
         )
         refuse_idle(named, moonshot_roles)
+        if stream:
+            refuse_whole_model({f"--profile {profile}": named.layer_sparsities.reads_model})
         recipe_for, reads_gradients = named.on, LayerGradients in named.needs
     calibration = calibration_asked(model, text, text_field, sequences, seq_len, bos, found)
     if gradient_sequences is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.recipe.metric_forms import GIVEN
 from optishear.recipe.parts import ROLE_KEYS, Part, Parts, check_roles, simplest
 from optishear.recipe.patterns import Patterns
-from optishear.recipe.profile import Bounds, Rule, check_sparsity, project, uniform
+from optishear.recipe.profile import check_sparsity
 from optishear.recipe.quadratic import QuadraticSettings
 from optishear.recipe.recipe import Recipe, checked_order
-from optishear.recipe.rule_settings import parse_rule
-from optishear.runs.prepare import Prepared, rule_of
+from optishear.runs.prepare import Prepared
 from optishear.solvers.methods import METHODS, needs_of_parts, refitted, solver_of
+from optishear.tools.profiles import Profile
 
 
 MASK_SUFFIX = ".safetensors"
@@ -37,9 +38,11 @@ RoleParts = Mapping[str, Any]  # some of `ROLE_KEYS`
 @dataclass(frozen=True)
 class NamedMethod:
     """A method of the table, uniform over layers and counted as its own code counts, or with
-    layer sparsities by a published rule.
+    layer sparsities by a published rule or of a recipe.
 
-    - `profile`: a rule, such as `owl` or `owl:m=7`; the sparsity is then met exactly.
+    - `sparsity`: None where the pattern or the profile's recipe says it.
+    - `profile`: a rule, such as `owl` or `owl:m=7`, or a run, pruned folder or recipe file, whose
+      layer sparsities are taken; the sparsity is then met exactly.
     - `pattern`: None is the method's own; under N:M the sparsity follows from it.
     - `refit`: afterwards, the best weights for the mask.
     - `moonshot_lambda`: weight of the reconstruction against the Taylor loss; None is the method's
@@ -63,7 +66,7 @@ class NamedMethod:
     def __post_init__(self) -> None:
         """What can be checked before a model is loaded."""
         lookup(METHODS, self.method, kind="method")
-        parse_rule(self.profile, "--profile")
+        _ = self.layer_sparsities
         patterns, _ = self._where()
         for match, parts in self._entries(patterns):
             try:
@@ -83,6 +86,10 @@ class NamedMethod:
             QuadraticSettings.check({key: value}, f"--{key.replace('_', '-')}")
         if self.order is not None:
             checked_order(self.order, "--order")
+
+    @cached_property
+    def layer_sparsities(self) -> Profile:
+        return Profile.named(self.profile)
 
     @property
     def plain(self) -> bool:
@@ -131,17 +138,13 @@ class NamedMethod:
             found.append((match, parts))
         return found
 
-    def recipe(self, layout: ModelLayout, rule: Rule | None = None) -> Recipe:
-        """On a model with these layers; `rule` is the profile's there, None the uniform one."""
+    def recipe(self, layout: ModelLayout, prepared: Prepared | None = None) -> Recipe:
+        """On a model with these layers; a published rule needs it `prepared`."""
         patterns, sparsity = self._where()
         check_roles([match for match, _ in self.roles], layout.roles, "--roles")
         for layer in layout.layers:
             patterns.at(layer).check(layer)
-        if rule is None:
-            drop = uniform(layout, patterns, sparsity)
-        else:
-            budget = round(sparsity * layout.total)
-            drop = project(rule.targets(sparsity), layout, patterns, Bounds(), budget)
+        drop = self.layer_sparsities.drop(layout, patterns, sparsity, prepared)
         roles = self.moonshot_roles
         recipe = METHODS[self.method].recipe(
             layout,
@@ -157,16 +160,18 @@ class NamedMethod:
 
     def on(self, prepared: Prepared) -> Recipe:
         """On this model; a profile other than uniform is that of its weights and calibration."""
-        rule = None if self.profile == UNIFORM else rule_of(prepared, self.profile)
-        return self.recipe(prepared.layout, rule)
+        return self.recipe(prepared.layout, prepared)
 
-    def _where(self) -> tuple[Patterns, float]:
-        """The patterns, and the sparsity of the whole that goes with them."""
+    def _where(self) -> tuple[Patterns, float | None]:
+        """The patterns, and the sparsity of the whole that goes with them; None is that of the
+        profile's recipe."""
         own = self.pattern or METHODS[self.method].pattern
         patterns = Patterns.asked(own, {match: said.get("pattern") for match, said in self.roles})
         shares = {asked.fixed for asked in patterns.every}
         implied = shares.pop() if len(shares) == 1 else None
         if implied is None:
+            if self.sparsity is None and self.layer_sparsities.found is not None:
+                return patterns, None
             if self.sparsity is None:
                 raise ConfigError(f"--method {self.method} needs --sparsity, for instance 0.5.")
             return patterns, check_sparsity(self.sparsity, "--sparsity")

@@ -94,6 +94,8 @@ EXPECTED = {
                     Refused(f"{RECIPE} --roles {{}}", HAS_ITS_OWN),
                     Refused(f"{MASK} --roles {{}}", HAS_ITS_OWN)],
         "--profile": [Reaches(WANDA, "--profile owl", usual="--profile uniform"),
+                      Reaches(WANDA, "--profile recipe.json"),
+                      Refused(f"{WANDA} --profile owll", "And no run, folder or recipe lies there"),
                       Refused(f"{RECIPE} --profile uniform", HAS_ITS_OWN),
                       Refused(f"{MASK} --profile owl", HAS_ITS_OWN),
                       Refused(f"{WANDA} --stream --profile owl", "needs the whole model")],
