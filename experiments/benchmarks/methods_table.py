@@ -3,7 +3,8 @@
     python methods_table.py --model smollm2-135m --out results/methods_smollm2
 
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
-sparsities, METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss,
+sparsities, METHOD@NAME with those of the run or recipe that `--profiles NAME=PLACE` names ({seed} in
+it: of the calibration's seed), METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss,
 METHOD/shift=0.5/order=site/reconstruct=block:epochs=5 with what goes beyond it (`options_of`);
 `--recipes` puts recipe files of `optishear export` beside them, `--runs` what searches on the same
 calibration text have already measured of their pick, block by block. One row of methods.csv.xz for
@@ -24,6 +25,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--settings", default="0.5,0.6,0.7,2:4")
     parser.add_argument("--methods", default=",".join([*METHODS, *EXTRA]))
     parser.add_argument("--recipes", nargs="*", default=[], metavar="NAME=FILE")
+    parser.add_argument("--profiles", nargs="*", default=[], metavar="NAME=PLACE")
     parser.add_argument("--runs", nargs="*", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--calibration", nargs="+", default=["wikipedia-passages@train:16x512"])
     parser.add_argument("--evaluation", nargs="+", default=["wikipedia-passages@evaluation:24x512"])
@@ -132,9 +135,11 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
     One method after the other at each setting, so that an early stop leaves whole columns.
     """
     yield DENSE, "", None
+    seed = prepared.calibration.source.rpartition("seed ")[2]
+    profiles = dict(named.replace("{seed}", seed).split("=", 1) for named in given.profiles)
     for setting in filter(None, given.settings.split(",")):
         for method in filter(None, given.methods.split(",")):
-            yield method, setting, partial(recipe_of, method, setting, prepared)
+            yield method, setting, partial(recipe_of, method, setting, prepared, profiles)
     for named in given.recipes:
         name, _, file = named.partition("=")
         recipe = Recipe.read(Path(file))
@@ -142,13 +147,19 @@ def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
         yield f"{FOUND}{name}", setting, partial(Recipe.read, Path(file))
 
 
-def recipe_of(method: str, setting: str, prepared: Prepared) -> Recipe:
+def recipe_of(
+    method: str,
+    setting: str,
+    prepared: Prepared,
+    profiles: Mapping[str, str] = MappingProxyType({}),
+) -> Recipe:
     plain, *words = method.split("/")
     name, _, profile = plain.partition("@")
     name, extra = EXTRA.get(name, (name, {}))
     options, beyond = options_of(words)
     where = {"pattern": setting} if ":" in setting else {"sparsity": float(setting)}
-    named = NamedMethod(name, **{**extra, **options, **where, "profile": profile or "uniform"})
+    profile = profiles.get(profile, profile or "uniform")
+    named = NamedMethod(name, **{**extra, **options, **where, "profile": profile})
     return replace(named.on(prepared), **beyond)
 
 
@@ -343,11 +354,14 @@ def cell(rows: pd.DataFrame) -> str:
 
 
 def spec_of(text: str, seed: int) -> TextSpec:
-    """SOURCE@SPLIT:SEQUENCESxLENGTH; SOURCE alone (a file) has no split."""
+    """SOURCE@SPLIT:SEQUENCESxLENGTH; SOURCE alone (a file) has no split. 200x512-24-91: without
+    what draws of 24 and then 91 windows take."""
     where, _, size = text.rpartition(":")
     source, _, split = where.partition("@")
-    sequences, seq_len = size.split("x")
-    return TextSpec(source, split or "all", int(sequences), int(seq_len), seed=seed)
+    size, *after = size.split("-")
+    sequences, seq_len = map(int, size.split("x"))
+    earlier = tuple(map(int, after))
+    return TextSpec(source, split or "all", sequences, seq_len, seed=seed, after=earlier)
 
 
 if __name__ == "__main__":
