@@ -3,8 +3,8 @@
     python methods_table.py --model smollm2-135m --out results/methods_smollm2
 
 Methods are named as in `optishear methods` or below, METHOD@RULE with a published rule's layer
-sparsities, METHOD@NAME with those of the run or recipe that `--profiles NAME=PLACE` names ({seed} in
-it: of the calibration's seed), METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss,
+sparsities, METHOD@NAME with those of the run or recipe that `--profiles NAME=PLACE` names ({seed}
+in it: of the calibration's seed), METHOD/lambda=0.5/roles=gate+up blended with the Taylor loss,
 METHOD/shift=0.5/order=site/reconstruct=block:epochs=5 with what goes beyond it (`options_of`);
 `--recipes` puts recipe files of `optishear export` beside them, `--runs` what searches on the same
 calibration text have already measured of their pick, block by block. One row of methods.csv.xz for
