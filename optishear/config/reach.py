@@ -39,6 +39,12 @@ def needs_of_space(space: SpaceSpec) -> frozenset[Need]:
     return frozenset(needs)
 
 
+def reads_inputs(space: SpaceSpec) -> bool:
+    """Whether any recipe of the space goes by what layers read, or by gradients."""
+    every = (parts for spec in space.every for parts in _variants(spec))
+    return any(needs_of_parts(parts, space.moonshot is not None) for parts in every)
+
+
 def _variants(spec: PartSpec) -> Iterator[Parts]:
     for template in spec.solvers:
         for solver in variants_of(template):

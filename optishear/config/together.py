@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.origin import ONE_SHOT, SEQUENTIAL
+from optishear.config.reach import reads_inputs
 from optishear.config.sections import GRADIENT, KNAPSACK
 from optishear.errors import ConfigError
 from optishear.pruning.around import UNGUIDED_ONLY
@@ -38,6 +39,11 @@ def possible_around(experiment: "Experiment") -> None:
         raise ConfigError(
             f"around: the recipe reads gradients, gradient_sequences is {wanted}, and "
             f"text.calibration has {given} sequences. Lower the one or raise the other."
+        )
+    if not reads_inputs(experiment.space):
+        raise ConfigError(
+            "around is given, but nothing in the space goes by what layers read, so that it would "
+            "change nothing. Leave it out, or search another metric or solver."
         )
     if experiment.mode == SEQUENTIAL:
         raise ConfigError(

@@ -86,6 +86,13 @@ def test_what_cannot_be_is_a_sentence(changes, sentence, tmp_path):
     assert sentence in str(error.value)
 
 
+def test_around_a_recipe_nothing_would_change_where_nobody_reads_inputs(tmp_path):
+    blind = {**SPACE, "metric": {"name": "magnitude"}}
+    with pytest.raises(ConfigError, match=r"around is given, but nothing in the space goes by"):
+        experiment(tmp_path, blind, around=RECIPE.to_json())
+    experiment(tmp_path, {**blind, "solver": {"name": "refit"}}, around=RECIPE.to_json())
+
+
 def test_around_a_recipe_a_shift_and_an_order_can_be_searched_and_no_reconstruction(tmp_path):
     shifted = {**SPACE, "target_shift": {"choice": [0, 0.5]}, "order": "site"}
     with pytest.raises(ConfigError, match=r"target_shift, order: site: of no meaning .* dense"):

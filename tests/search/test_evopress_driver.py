@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from driver_loop import generations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import llama_layout, small_layout
@@ -32,15 +33,6 @@ def evopress(genes=LEVELS, exchangeable=ALIKE, population=10, **changes):
 def space(metric=None, pattern="row", **sparsity):
     spec = {"pattern": pattern, "metric": metric or {"name": "wanda"}, "sparsity": sparsity}
     return build_space(SpaceSpec.model_validate(spec), LAYOUT, RULES)
-
-
-def generations(driver, count, measure):
-    """What was asked for, a generation an entry."""
-    asked = []
-    for _ in range(count):
-        asked.append(driver.ask())
-        driver.tell([measure(row) for row in asked[-1]])
-    return asked
 
 
 def bowl(row):

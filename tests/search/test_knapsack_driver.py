@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from driver_loop import generations
 from layouts import small_layout
 
 from optishear.errors import ConfigError
@@ -28,15 +29,6 @@ GIVEN = DriverSettings(GENES, 1, 10, seed=4, curves=(None, *CURVES), budget=480)
 
 def knapsack(**changes):
     return make_driver("knapsack", replace(GIVEN, **changes))
-
-
-def generations(driver, count, measure):
-    """What was asked for, a generation an entry."""
-    asked = []
-    for _ in range(count):
-        asked.append(driver.ask())
-        driver.tell([measure(row) for row in asked[-1]])
-    return asked
 
 
 def additive(row):
