@@ -82,13 +82,20 @@ def text_for(loaded: LoadedModel, spec: TextSpec) -> TokenBatches:
     """The windows of a text, which the model can read."""
     text = token_batches(spec, loaded.tokenizer)
     check_text(loaded, text)
-    if place_of(spec.bos, loaded.tokenizer) == NONE and adds_bos(loaded.tokenizer):
-        log.warning(
-            "%s: has no BOS, which the model's tokenizer puts before whatever it is given; some "
-            "models are far worse without. `bos: auto` (--bos auto) puts one where it belongs.",
-            text.source,
-        )
+    if (unwise := without_bos(loaded, spec)) is not None:
+        log.warning("%s", unwise)
     return text
+
+
+def without_bos(loaded: LoadedModel, spec: TextSpec) -> str | None:
+    """A sentence where a text has no BOS although the model's tokenizer would add one."""
+    if place_of(spec.bos, loaded.tokenizer) != NONE or not adds_bos(loaded.tokenizer):
+        return None
+    return (
+        f"{spec.source}/{spec.split}: has no BOS, which the model's tokenizer puts before whatever "
+        f"it is given; some models are far worse without. `bos: auto` (--bos auto) puts one where "
+        f"it belongs."
+    )
 
 
 def check_context(model: nn.Module, seq_len: int) -> None:

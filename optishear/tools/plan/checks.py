@@ -21,7 +21,7 @@ from optishear.records.journal import refuse_second_writer
 from optishear.records.manifest import provenance
 from optishear.records.run_directory import RunDirectory
 from optishear.runs.held_out import baseline_recipes
-from optishear.runs.preconditions import OF_A_TEXT, beyond_context
+from optishear.runs.preconditions import OF_A_TEXT, beyond_context, without_bos
 from optishear.runs.prepare import Calibrated, Prepared
 from optishear.runs.setup import Setup, around_of, ladder_of, own_data_of
 from optishear.search.drivers import check_genes
@@ -124,6 +124,7 @@ def run_checks(
         with found.collecting():
             text, before = token_batches(spec, loaded.tokenizer), len(found.mistakes)
             found.warn(beyond_context(loaded, text))
+            found.warn(without_bos(loaded, spec))
             for holds in OF_A_TEXT:
                 with found.collecting():
                     holds(loaded, text)
