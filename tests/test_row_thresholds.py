@@ -14,6 +14,7 @@ from mask_descent import (
     descend,
 )
 from masked_model import MaskedModel
+from row_thresholds_solved import UnequalRows
 from tiny_models import GATED, TINY, make
 
 from optishear.calibration.collect import collect
@@ -24,7 +25,7 @@ from optishear.models.weights import read, working_weights
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.recipe.pattern import Row
 from optishear.search.slopes import WINDOW
-from optishear.solvers.masks import keep_highest
+from optishear.solvers.masks import keep_counts, keep_highest
 from optishear.text.tokens import TokenBatches
 
 
@@ -111,3 +112,12 @@ def test_counts_are_exact_where_rows_differ_in_width():
     rows = Rows(ModelLayout(layers))
     assert rows.counts(rows.even(0.5), 22).tolist() == [5, 5, 5, 4, 3]
     assert rows.counts(np.array([0, 0.5, 1, 0.5, 0.5]), 22).tolist() == [0, 5, 10, 4, 3]
+
+
+def test_a_pattern_with_a_count_for_each_row_keeps_what_counts_keep():
+    scores = torch.randn(7, 12, generator=torch.Generator().manual_seed(2))
+    counts = (3, 3, 0, 12, 5, 5, 1)
+    kept = keep_highest(scores, sum(counts), UnequalRows(counts))
+    assert torch.equal(kept, keep_counts(scores, torch.tensor(counts)))
+    with pytest.raises(ValueError, match="are not what these rows drop"):
+        keep_highest(scores, 28, UnequalRows(counts))
