@@ -83,6 +83,8 @@ class Origin:
     - `code`: versions of what collects and solves (`records.cache`): other code, other weights.
     - `run`: hash of the experiment that found the recipe.
     - `found_with`: of a checkpoint, what the file of its recipe said of itself.
+    - `model_commit`, `calibration_commit`: what the names stood for on the Hugging Face hub, where
+      they are of there. The hashes say the same of the content; these are what can be asked for.
     """
 
     model: str | None = None
@@ -102,6 +104,8 @@ class Origin:
     imported: ImportedFrom | None = None
     save_dtype: str | None = None
     found_with: "Origin | None" = None
+    model_commit: str | None = None
+    calibration_commit: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As files hold it: what is None is left out."""

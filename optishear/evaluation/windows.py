@@ -40,13 +40,15 @@ def windows(spec: TextSpec, tokenizer: Callable[..., Any], bos: str = "none") ->
         raise ConfigError(f"--bos {bos}: the model's tokenizer has no BOS token. Leave --bos out.")
     if bos == "text":
         cut = token_batches(spec, tokenizer, lead=token)
-        return TokenBatches(cut.tokens, cut.hash, f"{cut.source}, {words}")
+        return TokenBatches(cut.tokens, cut.hash, f"{cut.source}, {words}", cut.commit)
     if spec.seq_len < 3:
         raise ConfigError("--bos window: needs windows of 3 tokens or more, one of them the BOS.")
     cut = token_batches(replace(spec, seq_len=spec.seq_len - 1), tokenizer)
     lead = torch.full((len(cut.tokens), 1), token, dtype=cut.tokens.dtype)
     return TokenBatches.of(
-        torch.cat([lead, cut.tokens], dim=1), f"{cut.source}, {words}, so {spec.seq_len} in all"
+        torch.cat([lead, cut.tokens], dim=1),
+        f"{cut.source}, {words}, so {spec.seq_len} in all",
+        cut.commit,
     )
 
 

@@ -92,7 +92,14 @@ def transfer_to(
         loaded = load(target.model, dtype=target.dtype, device=target.device)
         found = transfer(source.recipe, source.layout, layout_of(loaded.model), target.sparsity)
         rows, device = None, device_of(target.device).type
-        origin = Origin(target.model, loaded.hash, target.dtype, device, calibration)
+        origin = Origin(
+            target.model,
+            loaded.hash,
+            target.dtype,
+            device,
+            calibration,
+            model_commit=loaded.commit,
+        )
     else:
         prepared = prepare(target.model, target.dtype, target.device, calibration)
         loaded = prepared.loaded

@@ -27,6 +27,7 @@ WHOLE = Origin(
     ImportedFrom("levels.txt", "evopress"),
     "stored",
     Origin("big", "ddd"),
+    "0123", "4567",
 )  # fmt: skip
 RECIPE = Recipe.of({"name": "wanda"}, {"layer": 3})
 
