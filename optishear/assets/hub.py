@@ -148,7 +148,7 @@ def explained(repo: Repository, error: BaseException) -> ConfigError:
     from huggingface_hub import constants, errors, get_token
     from huggingface_hub.utils import httpx
 
-    cause = _cause(error, errors.HfHubHTTPError)
+    cause = _cause(error, errors.HfHubHTTPError) or error
     status = cause.response.status_code if isinstance(cause, errors.HfHubHTTPError) else None
     log_in = "`hf auth login`, or a token in HF_TOKEN"
     if isinstance(cause, errors.GatedRepoError) and status == 403:
@@ -174,13 +174,18 @@ def explained(repo: Repository, error: BaseException) -> ConfigError:
         why = f"the Hugging Face hub does not know your token (401). Make another: {log_in}."
     elif status == 403:
         why = (
-            f"your token may not read it (403: {said(error)}). Give it the right to read gated "
+            f"your token may not read it ({said(cause)}). Give it the right to read gated "
             f"repositories, or another one: {log_in}."
         )
     elif status == 429:
         why = f"the Hugging Face hub is asked too often (429). Wait some minutes, or {log_in}."
     elif status is not None and status >= 500:
-        why = f"the Hugging Face hub fails ({said(error)}). Run the same command again later."
+        why = f"the Hugging Face hub fails ({said(cause)}). Run the same command again later."
+    elif status is not None:
+        why = (
+            f"{constants.ENDPOINT} refuses it ({said(cause)}). See to HF_ENDPOINT and to proxies, "
+            f"if it is no Hugging Face hub that answers."
+        )
     elif constants.HF_HUB_OFFLINE or _cause(error, errors.OfflineModeIsEnabled) is not None:
         why = (
             f"is not in the cache of the Hugging Face hub ({constants.HF_HUB_CACHE}), or not all "

@@ -191,7 +191,7 @@ class TestWhatCannotBeRead:
 
     def test_an_unknown_one_is_said_to_be_that(self, hub):
         words = refused("dataset:org/none")
-        assert words.startswith("dataset:org/none: the Hugging Face hub has no such dataset, or it is ")
+        assert words.startswith("dataset:org/none: the Hugging Face hub has no such dataset, or")
 
     def test_an_unknown_revision_is_named(self, hub):
         hub.dataset("org/text", THREE)

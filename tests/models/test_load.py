@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from optishear.errors import ConfigError
+from optishear.errors import ConfigError, StorageError
 from optishear.models import catalog
 from optishear.models.catalog import MODELS, folder_of
 from optishear.models.load import load
