@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from optishear.assets.hub import repository
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
@@ -106,6 +107,13 @@ class Origin:
     found_with: "Origin | None" = None
     model_commit: str | None = None
     calibration_commit: str | None = None
+
+    @property
+    def pinned_model(self) -> str | None:
+        """The dense model's name, of the hub at the commit that was read, so that it can be had
+        again."""
+        repo = repository("model", self.model) if self.model and self.model_commit else None
+        return self.model if repo is None else f"{repo.id}@{self.model_commit}"
 
     def to_json(self) -> dict[str, Any]:
         """As files hold it: what is None is left out."""

@@ -75,7 +75,7 @@ def source_of_file(path: Path) -> Source:
             f"{path}: does not say for which model it was made (made_with.model), and a recipe "
             f"alone holds no layout. Write it again with `optishear export`, or give its RUN."
         )
-    layout = layout_of(load(origin.model).model)
+    layout = layout_of(load(str(origin.pinned_model)).model)
     recipe.check(layout)  # the model of that name may have been another one
     return Source(recipe, layout, origin)
 

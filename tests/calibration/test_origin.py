@@ -43,6 +43,21 @@ def test_what_nobody_knows_is_not_in_the_file():
     assert Origin("tiny", calibration=TEXT).to_json().keys() == {"model", "calibration"}
 
 
+@pytest.mark.parametrize(
+    ("model", "commit", "pinned"),
+    [
+        ("org/tiny", "abc", "org/tiny@abc"),
+        ("org/tiny@v1", "abc", "org/tiny@abc"),
+        ("org/tiny", None, "org/tiny"),
+        ("embedded", None, "embedded"),
+        ("/a/snapshots/abc", "abc", "/a/snapshots/abc"),
+        (None, None, None),
+    ],
+)
+def test_a_model_of_the_hub_is_had_again_at_its_commit(model, commit, pinned):
+    assert Origin(model, model_commit=commit).pinned_model == pinned
+
+
 def test_a_file_of_an_older_version_says_less():
     """Fronts had these keys alone, and a text without a field."""
     text = {"source": "sotu", "split": "train", "sequences": 8, "seq_len": 64, "seed": 3}

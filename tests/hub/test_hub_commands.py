@@ -1,4 +1,4 @@
-"""Commands over the Hub: what they write of it, what they print, and that a second one needs none."""
+"""Commands over the Hub: what they write of it, what they print, and that later ones need none."""
 
 import json
 import logging
@@ -65,6 +65,16 @@ class TestPruning:
         ours, theirs = origin_of(tmp_path / "a"), origin_of(tmp_path / "b")
         for name in ("model_hash", "calibration_hash", "model_commit", "calibration_commit"):
             assert ours[name] == theirs[name]
+
+    def test_is_verified_against_the_commit_that_was_pruned(self, hub, another_process, tmp_path):
+        hub.model("org/tiny", MODEL)
+        hub.dataset("org/text", THREE)
+        prune(tmp_path / "a")
+        moved = json.loads(MODEL["config.json"]) | {"rms_norm_eps": 1e-4}
+        hub.model("org/tiny", {**MODEL, "config.json": json.dumps(moved).encode()})
+        another_process()
+        result = CliRunner().invoke(app, ["verify", str(tmp_path / "a")])
+        assert result.exit_code == 0, result.output
 
     def test_a_model_with_code_of_its_own_is_refused_and_its_code_not_fetched(self, hub, tmp_path):
         config = {"model_type": "novel", "auto_map": {"AutoConfig": "code.Config"}}
