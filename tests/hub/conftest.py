@@ -28,7 +28,6 @@ def hub(tmp_path, monkeypatch):
 
 def point_at(patch, url, home):
     """What both libraries read of the environment when they are imported."""
-    import datasets
     from huggingface_hub import HfFileSystem
 
     constants = {
@@ -54,7 +53,7 @@ def point_at(patch, url, home):
         "HF_UPDATE_DOWNLOAD_COUNTS": False,
     }
     for name, value in configured.items():
-        patch.setattr(datasets.config, name, value)
+        patch.setattr(f"datasets.config.{name}", value)
     patch.setattr(models, "PAUSE", 0.0)
     waiting = SimpleNamespace(sleep=lambda seconds: None)
     patch.setattr("huggingface_hub.utils._http.time", waiting)

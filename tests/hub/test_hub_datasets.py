@@ -11,6 +11,7 @@ from hub_imitation import GOOD, STRANGER, Trouble
 from tiny_folders import tokenizer
 
 from optishear.errors import ConfigError
+from optishear.text.hub import WikiText
 from optishear.text.sources import SOURCES, TextSpec, drawn_as, source_key, source_of
 from optishear.text.tokens import TokenBatches, token_batches
 from optishear.tools.texts import text_named
@@ -84,7 +85,7 @@ class TestAText:
         hub.dataset("org/text", {name: parquet(rows("new")) for name in THREE})
         assert read(name).commit == tagged
 
-    def test_that_is_known_is_pinned_in_its_origin_too(self, hub, monkeypatch):
+    def test_that_has_a_name_of_its_own_tells_its_commit_too(self, hub):
         commit = hub.dataset("Salesforce/wikitext", {
             f"wikitext-2-raw-v1/{split}-00000-of-00001.parquet": parquet(rows(split))
             for split in ("train", "validation", "test")
@@ -156,14 +157,12 @@ class TestWithoutTheHub:
     def test_what_datasets_has_kept_is_read_if_it_is_of_the_commit_and_else_refused(
         self, hub, another_process, monkeypatch
     ):
-        import datasets
-
         def offline(yes):
             another_process()
             monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", yes)
-            monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", yes)
+            monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", yes)
 
-        own = SOURCES["wikitext"].__class__(name="wikitext", about="", licence="", config=None)
+        own = WikiText(name="wikitext", about="", licence="", config=None)
         monkeypatch.setitem(SOURCES, "wikitext", own)
         old = hub.dataset("Salesforce/wikitext", THREE)
         read("wikitext", "train")
