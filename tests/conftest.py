@@ -43,7 +43,8 @@ HEAVY = {
     "test_prune_streamed.py", "test_rewritten.py", "test_verify.py",
     "test_streamed_gradients.py", "test_zero_shot.py", "test_metric_forms.py",
     "test_search_loop.py", "test_evopress_driver.py", "test_drivers.py", "test_operators.py",
-    "test_prefix.py", "test_alps.py",
+    "test_prefix.py", "test_alps.py", "test_hub_commands.py", "test_hub_push.py",
+    "test_hub_models.py", "test_hub_datasets.py",
 }  # fmt: skip
 
 

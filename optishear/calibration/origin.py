@@ -9,6 +9,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from optishear.assets.hub import repository
 from optishear.errors import ConfigError
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import did_you_mean
@@ -84,6 +85,8 @@ class Origin:
     - `code`: versions of what collects and solves (`records.cache`): other code, other weights.
     - `run`: hash of the experiment that found the recipe.
     - `found_with`: of a checkpoint, what the file of its recipe said of itself.
+    - `model_commit`, `calibration_commit`: what the names stood for on the Hugging Face hub, where
+      they are of there. The hashes say the same of the content; these are what can be asked for.
     """
 
     model: str | None = None
@@ -103,6 +106,15 @@ class Origin:
     imported: ImportedFrom | None = None
     save_dtype: str | None = None
     found_with: "Origin | None" = None
+    model_commit: str | None = None
+    calibration_commit: str | None = None
+
+    @property
+    def pinned_model(self) -> str | None:
+        """The dense model's name, of the hub at the commit that was read, so that it can be had
+        again."""
+        repo = repository("model", self.model) if self.model and self.model_commit else None
+        return self.model if repo is None else f"{repo.id}@{self.model_commit}"
 
     def to_json(self) -> dict[str, Any]:
         """As files hold it: what is None or an empty list is left out."""

@@ -28,7 +28,11 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+        shown = logging.StreamHandler()
+        shown.addFilter(is_unsaid)
+        logging.basicConfig(
+            level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[shown]
+        )
         try:
             with orderly():
                 command(*args, **kwargs)
@@ -41,6 +45,17 @@ def speaking(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(exit_code(stop)) from None
 
     return run
+
+
+def is_unsaid(record: logging.LogRecord) -> bool:
+    """Whether nobody printed it yet: libraries with a handler of their own (huggingface_hub,
+    datasets) hand their warnings on as well."""
+    logger: logging.Logger | None = logging.getLogger(record.name)
+    while logger is not None and logger.parent is not None:
+        if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+            return False
+        logger = logger.parent
+    return True
 
 
 def note(text: str) -> None:

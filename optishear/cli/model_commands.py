@@ -24,7 +24,9 @@ def register(app: typer.Typer) -> None:
 
 @speaking
 def prune(
-    model: Annotated[str, typer.Option(help="A name of `optishear models`, a folder or a Hub id.")],
+    model: Annotated[
+        str, typer.Option(help="A name of `optishear models`, a folder or a Hub id[@REVISION].")
+    ],
     to: Annotated[Path, typer.Option(help="Folder for the pruned checkpoint.")],
     recipe: Annotated[
         Path | None, typer.Option(help="A recipe file of `export`, or a run: what it picks.")

@@ -126,12 +126,12 @@ def plot(run: RunPlace, json_: bool = JsonFlag) -> None:
 def export(
     run: RunPlace,
     to: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="A folder for recipe.json, profile.csv and profile.json; or one file: "
             "recipe*.json, or a profile as *.csv or *.json; the file of another --format."
         ),
-    ],
+    ] = None,
     format_: Annotated[
         str,
         typer.Option(
@@ -145,12 +145,34 @@ def export(
         typer.Option(min=1, help="Weights between two EvoPress levels; the smallest that does."),
     ] = None,
     pick: PickOption = None,
+    to_hub: Annotated[
+        str | None,
+        typer.Option(
+            help="ORG/NAME: push a pruned checkpoint, given in place of RUN, or the run's recipe "
+            "to a new, private repository of the Hub, with a model card."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what --to-hub would push.")
+    ] = False,
     json_: bool = JsonFlag,
 ) -> None:
     """Write a recipe that `optishear prune` takes and its sparsity profile, or another tool's file.
 
     Example: optishear export results/quickstart --pick knee --to exported/
     """
+    from optishear.errors import ConfigError
+
+    if (to is None) == (to_hub is None):
+        raise ConfigError("Give one of --to PLACE, --to-hub ORG/NAME.")
+    if to_hub is not None:
+        if format_ != "optishear" or level_step is not None:
+            raise ConfigError("--format, --level-step: are of files. Leave them or --to-hub out.")
+        _to_hub(run, to_hub, pick, dry_run, json_)
+        return
+    if dry_run:
+        raise ConfigError("--dry-run: goes with --to-hub.")
+    assert to is not None
     from optishear.tools.exports import export as write
 
     found = write(str(run), to, format_, pick, level_step)
@@ -162,6 +184,23 @@ def export(
         note(line)
     for path in found.files:
         say(str(path))
+
+
+def _to_hub(place: Path, to: str, pick: str | None, dry_run: bool, json_: bool) -> None:
+    from optishear.tools import push
+
+    what = push.pushed_from(place, to, pick)
+    url = None if dry_run else push.push(what)
+    if json_:
+        say_json({"repository": to, "files": what.sizes, "card": what.card, "url": url})
+        return
+    if url is not None:
+        say(url)
+        return
+    for name, size in what.sizes.items():
+        say(f"{size:>15,} {name}")
+    say(f"{sum(what.sizes.values()):>15,} bytes would go to {to}, a new, private repository")
+    say(f"\n{what.card}")
 
 
 @speaking

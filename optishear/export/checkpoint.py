@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from optishear.calibration.origin import Origin, write_recipe
 from optishear.errors import ConfigError, StorageError
 from optishear.export.carried import carry
-from optishear.export.place import ANOTHER, HASHES_FILE, RECIPE_FILE, seal
+from optishear.export.place import ANOTHER, HASHES_FILE, RECIPE_FILE, REPORT_FILE, seal
 from optishear.export.rewritten import Rewritten
 from optishear.models.discover import layout_of
 from optishear.models.finite import not_finite
@@ -37,7 +37,6 @@ from optishear.tasks import Batch, task_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-REPORT_FILE = "optishear_layers.json"
 WINDOWS_FILE = "optishear_windows.json"
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -12,6 +12,7 @@ from optishear.records.output import folder_for
 
 
 RECIPE_FILE = "optishear_recipe.json"
+REPORT_FILE = "optishear_layers.json"  # what happened to each layer
 STATE_FOLDER = "optishear_stream"  # inside a checkpoint that is written part by part
 HASHES_FILE = "optishear.sha256"  # as `sha256sum --check` reads it
 ANOTHER = "name another --to"

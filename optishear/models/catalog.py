@@ -7,7 +7,6 @@ Pickled weights are never read and a model's own code is never run.
 import copy
 import importlib.util
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,21 +18,15 @@ from filelock import FileLock
 from optishear.assets.catalog import Asset, asset
 from optishear.assets.embedded import EMBEDDED_FOLDER
 from optishear.assets.fetch import copy_member, sha256_of
+from optishear.assets.hub import refuse_page, repository
 from optishear.errors import ConfigError
-from optishear.recipe.lookup import is_path, lookup
+from optishear.models.hub import fetched
+from optishear.recipe.lookup import did_you_mean, is_path
 from optishear.records.atomic import storage_errors, whole_folder
 from optishear.records.cache import OTHER_CACHE, key
 
 
 logger = logging.getLogger(__name__)
-
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-HUB_FILES = (
-    "*.json", "*.safetensors", "tokenizer.model", "spiece.model", "*.txt", "*.jinja",
-    "*.md", "LICEN[SC]E*", "NOTICE*",
-)  # fmt: skip
-"""What a model is made of, and what a pruned one takes along of it. No code."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +66,9 @@ MODELS: dict[str, ModelEntry] = {
 def folder_of(name: str) -> Path:
     """The folder with the model called `name`, fetched and converted where need be.
 
-    `name`: one of `MODELS`, a folder, a .gguf file, or a hub id ORG/NAME. Raises `ConfigError`
-    where there is no such thing or it cannot be had, `StorageError` where the disk is full.
+    `name`: one of `MODELS`, a folder, a .gguf file, or a hub id ORG/NAME[@REVISION]. Raises
+    `ConfigError` where there is no such thing or it cannot be had, `StorageError` where the disk is
+    full.
     """
     path = Path(name).expanduser()
     if is_folder_meant(name, path):
@@ -89,12 +83,16 @@ def folder_of(name: str) -> Path:
         return _converted(path, path.name, sha256_of(path))
     if path.exists():
         raise ConfigError(f"{name}: is a file. Give the folder it is in, or a .gguf file.")
-    if HUB_ID.fullmatch(name):
-        return _from_hub(name)
+    refuse_page(name, "model")
+    if (repo := repository("model", name)) is not None:
+        return fetched(repo)
     if is_path(name):
         raise ConfigError(f"{name}: there is no such folder; see to the path.")
-    entry = lookup(MODELS, name, kind="model")  # raises, with the nearest name
-    return _named(entry)
+    raise ConfigError(
+        f"No model is called {name!r}.{did_you_mean(name, MODELS)} There are: "
+        f"{', '.join(sorted(MODELS))}. A model of the Hugging Face hub is ORG/NAME, such as "
+        f"openai-community/gpt2, and a folder is a path (./{name})."
+    )
 
 
 def is_folder_meant(name: str, path: Path) -> bool:
@@ -134,28 +132,6 @@ def _named(entry: ModelEntry) -> Path:
             f"or use another model."
         )
     return EMBEDDED_FOLDER
-
-
-def _from_hub(name: str) -> Path:
-    import huggingface_hub
-
-    try:
-        folder = huggingface_hub.snapshot_download(
-            name, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"]
-        )
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors
-        with storage_errors(
-            Path(huggingface_hub.constants.HF_HUB_CACHE), "set HF_HOME to a folder on another disk"
-        ):
-            if getattr(error, "errno", None) is not None:
-                raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no reason given"
-        raise ConfigError(
-            f"{name}: is no folder here, and could not be had from the Hugging Face hub "
-            f"({type(error).__name__}: {first}). See to the spelling, the connection and, for a "
-            f"gated model, `hf auth login`."
-        ) from error
-    return Path(folder)
 
 
 def _converted(gguf: Path | None, name: str, sha256: str, package: Asset | None = None) -> Path:

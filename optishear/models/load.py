@@ -18,6 +18,7 @@ from optishear.models.catalog import quiet_transformers
 from optishear.models.device_map import DeviceMap, check_device_map, devices_in, placed
 from optishear.models.discover import decoder_blocks
 from optishear.models.folder import ModelFolder, empty_model
+from optishear.models.hub import commit_in
 from optishear.models.placement import (
     offload_folder,
     refuse_offloaded,
@@ -60,6 +61,11 @@ class LoadedModel:
     hash: str
     stored_dtype: torch.dtype
     saved_as: str = AS_STORED
+
+    @property
+    def commit(self) -> str | None:
+        """Of the hub, where the files are from there."""
+        return commit_in(self.folder)
 
     @property
     def identity(self) -> str:

@@ -58,8 +58,11 @@ class Kind:
 
 
 KINDS = {
-    # A text as ids. `source` is a hash of its content, `tokenizer` of all that decides about ids.
-    "tokens": Kind(3, ("source", "tokenizer", "split", "field"), ("tokenizers",), suffix=".npy"),
+    # A text as ids. `source` is a hash of its content or names a commit of the hub, `tokenizer` is
+    # one of all that decides about ids; `limit`: only the first so many were read.
+    "tokens": Kind(
+        4, ("source", "tokenizer", "split", "field", "limit"), ("tokenizers",), suffix=".npy"
+    ),
     # sha256 of a file that is as it was when it was read, by the times and size beside it:
     # optishear/assets.
     "hashes": Kind(1, ("path",), libraries=(), suffix=".json"),

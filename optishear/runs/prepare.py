@@ -99,6 +99,8 @@ class Prepared:
             mode=mode,
             around=around,
             code=code_of("levels" if around is None else "statistics_around"),
+            model_commit=self.loaded.commit,
+            calibration_commit=self.calibration.commit,
         )
 
     @property

@@ -35,12 +35,14 @@ class Samples(ABC):
 
     - `hash`: of the content; two are the same data if theirs are equal.
     - `source`: for a reader, e.g. `sotu/train, 16 of 3366 windows of 512 tokens, seed 0`.
+    - `commit`: of the hub's dataset that they are of; None where they are not from there.
     - `task`: whose samples they are; it has the words for them.
     """
 
     task: ClassVar["Task"]
     hash: str
     source: str
+    commit: str | None = None
 
     @property
     @abstractmethod

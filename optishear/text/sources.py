@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from optishear.assets.hub import refuse_page
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import did_you_mean, lookup
 from optishear.text.bos import AUTO, check_place
 from optishear.text.documents import EVERY_SPLIT, Document, Source
 from optishear.text.files import SUFFIXES, LocalFile, local_file
-from optishear.text.hub import C4, WikiText, hub_dataset
+from optishear.text.hub import C4, HubDataset, WikiText, hub_dataset
 from optishear.text.packaged import Brown, Embedded, StateOfTheUnion, WikipediaPassages
 
 
@@ -54,7 +55,8 @@ SOURCES: dict[str, Source] = {
 class TextSpec:
     """Which words: `sequences` windows of `seq_len` tokens of one split of one source.
 
-    - `source`: a name in `SOURCES`, `dataset:ORG/NAME[:CONFIG]`, or a .txt, .jsonl, .parquet path.
+    - `source`: a name in `SOURCES`, `dataset:ORG/NAME[@REVISION][:CONFIG]`, or the path of
+      a .txt, .jsonl or .parquet file.
     - `split`: train, search, evaluation or all.
     - `sequences`: how many windows; 0 means all there are.
     - `field`: where the text is in records that have fields.
@@ -104,6 +106,7 @@ def source_of(name: str) -> Source:
         return SOURCES[name]
     if name.startswith("dataset:"):
         return hub_dataset(name)
+    refuse_page(name, "dataset")
     if name.lower().endswith(SUFFIXES) or Path(name).expanduser().exists():
         return local_file(name)
     if "/" in name:
@@ -115,12 +118,17 @@ def source_of(name: str) -> Source:
 
 
 def source_key(name: str) -> str:
-    """A text that two names share exactly if they mean the same source: paths are made absolute."""
+    """A text that two names share exactly if they mean the same source: paths are made absolute,
+    and revisions of a dataset have most of their text in common."""
     source = source_of(name)
+    if isinstance(source, HubDataset):
+        return source.unpinned
     return str(source.path.resolve()) if isinstance(source, LocalFile) else source.name
 
 
 def drawn_as(source: Source) -> str:
     """What stands for a source in the seed of its windows: its name, which is what it is; of a file
     its content, since its name says nothing and may change."""
+    if isinstance(source, HubDataset):
+        return source.unpinned
     return source.identity() if isinstance(source, LocalFile) else source.name

@@ -27,6 +27,7 @@ from optishear.tasks import CAUSAL_LM, Samples
 from optishear.text.bos import NONE, PLACES, TEXT, WINDOW, place_of
 from optishear.text.conversations import conversation_ids
 from optishear.text.documents import Document, Source
+from optishear.text.hub import HubSource
 from optishear.text.packaged import Embedded, vocabulary_hash
 from optishear.text.sources import TextSpec, drawn_as, source_of
 
@@ -40,7 +41,8 @@ POOL = 4
 """A streamed source is read until there are this many times the windows wanted to choose from."""
 
 CACHED_FROM = 200_000
-"""Tokens from which on a stream is kept on disk: shorter ones take under a second or two."""
+"""Tokens from which on a stream is kept on disk: shorter ones take under a second or two. What came
+over a network is kept whatever its length, so that the next run needs none."""
 
 DOCUMENTS_AT_ONCE = 64
 
@@ -51,6 +53,7 @@ class TokenBatches(Samples):
 
     - `hash`: sha256 of shape and ids, 16 hex digits.
     - `source`: for a reader, e.g. `sotu/train, 16 of 3366 windows of 512 tokens, seed 0`.
+    - `commit`: of a dataset of the hub, the one that was read.
     """
 
     task = CAUSAL_LM
@@ -58,20 +61,23 @@ class TokenBatches(Samples):
     tokens: Int[Tensor, "n seq"]
     hash: str
     source: str
+    commit: str | None = None
 
     @classmethod
-    def of(cls, tokens: Int[Tensor, "n seq"], source: str) -> "TokenBatches":
+    def of(
+        cls, tokens: Int[Tensor, "n seq"], source: str, commit: str | None = None
+    ) -> "TokenBatches":
         """These windows with their hash; ids are kept as int64 on the CPU."""
         tokens = tokens.to(device="cpu", dtype=torch.int64).contiguous()
         content = repr(tuple(tokens.shape)).encode() + tokens.numpy().astype("<i8").tobytes()
-        return cls(tokens, hashlib.sha256(content).hexdigest()[:16], source)
+        return cls(tokens, hashlib.sha256(content).hexdigest()[:16], source, commit)
 
     @property
     def batch(self) -> Int[Tensor, "n seq"]:
         return self.tokens
 
     def first(self, count: int) -> "TokenBatches":
-        return TokenBatches.of(self.tokens[:count], self.source)
+        return TokenBatches.of(self.tokens[:count], self.source, self.commit)
 
 
 def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches:
@@ -84,7 +90,10 @@ def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches
     Raises `ConfigError` where the text cannot be had or is too short, and for a BOS that the
     tokenizer lacks.
     """
-    source, bos = source_of(spec.source), place_of(spec.bos, tokenizer)
+    source, bos, commit = source_of(spec.source), place_of(spec.bos, tokenizer), None
+    if isinstance(source, HubSource):
+        source = source.settled()
+        commit = source.commit and source.commit.hash
     where, length = f"{source.name}/{spec.split}", spec.seq_len - (bos == WINDOW)
     if length < 2:
         raise ConfigError(
@@ -122,6 +131,7 @@ def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches
         tokens,
         f"{where}, {wanted} of {found} windows of {spec.seq_len} tokens{earlier}, seed {spec.seed}"
         f"{words}",
+        commit,
     )
 
 
@@ -161,12 +171,12 @@ def _stream(
     identity, writer = source.identity(), tokenizer_hash(tokenizer)
     if identity is None or writer is None:
         return _tokenised(source, spec, tokenizer, limit)
-    parts = {"source": identity, "tokenizer": writer, "split": spec.split, "field": spec.field}
-    cached = key("tokens", parts).path
+    told = {"source": identity, "tokenizer": writer, "split": spec.split, "field": spec.field}
+    cached = key("tokens", {**told, "limit": limit}).path
     if (stream := kept(cached, partial(np.load, allow_pickle=False))) is not None:
         return stream
     stream = _tokenised(source, spec, tokenizer, limit)
-    if len(stream) >= CACHED_FROM:
+    if len(stream) >= CACHED_FROM or isinstance(source, HubSource):
         with whole_file(cached, OTHER_CACHE) as half:
             np.save(half, stream, allow_pickle=False)
     return stream

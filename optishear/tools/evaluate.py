@@ -161,7 +161,7 @@ def _measure_beside(
     origin, place = made.origin, made.file.parent
     watcher.stage(f"loading {origin.model}")
     saved_as = origin.save_dtype or AS_STORED
-    dense = load(str(origin.model), dtype=on.dtype, device=on.device, saved_as=saved_as)
+    dense = load(str(origin.pinned_model), dtype=on.dtype, device=on.device, saved_as=saved_as)
     if dense.hash != origin.model_hash:
         raise ConfigError(
             f"--beside: {origin.model} has the hash {dense.hash}, but {place} was made from "

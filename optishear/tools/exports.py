@@ -82,7 +82,7 @@ def _recipe_and_profile(front: Front, entry: Entry, to: Path) -> Exported:
 def _llmcompressor(front: Front, entry: Entry, to: Path) -> Exported:
     from optishear.interchange.modules import linear_modules
 
-    modules = linear_modules(str(front.origin.model))
+    modules = linear_modules(str(front.origin.pinned_model))
     written = llmcompressor_recipe(entry.recipe, front.layout, modules, front.origin)
     replace_file(to, written.text.encode())
     return Exported(entry.recipe.key, (to,), written.notes)

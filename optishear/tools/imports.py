@@ -26,5 +26,6 @@ def import_for(model: str, file: Path, to: Path, asked: Asked) -> Written:
     layout = layout_of(loaded.model)
     found: Imported = imported(file, layout, asked)
     came = ImportedFrom(file.name, found.kind)
-    write_recipe(to, found.recipe, Origin(model, loaded.hash, imported=came))
+    origin = Origin(model, loaded.hash, imported=came, model_commit=loaded.commit)
+    write_recipe(to, found.recipe, origin)
     return Written(found.recipe, found.kind, layout.sparsity(found.recipe.drop), found.notes)

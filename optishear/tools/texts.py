@@ -5,6 +5,7 @@ from pathlib import Path
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import is_path
 from optishear.text.bos import AUTO
+from optishear.text.documents import EVERY_SPLIT
 from optishear.text.files import SUFFIXES
 from optishear.text.sources import SOURCES, TextSpec
 
@@ -28,13 +29,15 @@ def text_named(
     field: str | None = None,
     bos: str = AUTO,
 ) -> TextSpec:
-    """`SOURCE` or `SOURCE@SPLIT`, or a file, whose path may have an @ in it.
+    """`SOURCE` or `SOURCE@SPLIT`, or a file, whose path may have an @ in it. Of a dataset what
+    stands after an @ and is no split of ours is its revision.
 
     `usual`: the split where none is named; None is a named source's evaluation split, all of
     anything else. `field`: where the text is in a record, `text` if None. `bos`: see `text.bos`.
     """
     source, at, split = text.rpartition("@")
-    if not at or Path(text).expanduser().is_file() or is_path(split, SUFFIXES):
+    pinned = text.startswith("dataset:") and split not in EVERY_SPLIT
+    if not at or pinned or Path(text).expanduser().is_file() or is_path(split, SUFFIXES):
         source, split = text, usual or ("evaluation" if text in SOURCES else "all")
     if field is not None and not _has_fields(source):
         raise ConfigError(

@@ -75,7 +75,7 @@ def source_of_file(path: Path) -> Source:
             f"{path}: does not say for which model it was made (made_with.model), and a recipe "
             f"alone holds no layout. Write it again with `optishear export`, or give its RUN."
         )
-    layout = layout_of(load(origin.model).model)
+    layout = layout_of(load(str(origin.pinned_model)).model)
     recipe.check(layout)  # the model of that name may have been another one
     return Source(recipe, layout, origin)
 
@@ -92,7 +92,14 @@ def transfer_to(
         loaded = load(target.model, dtype=target.dtype, device=target.device)
         found = transfer(source.recipe, source.layout, layout_of(loaded.model), target.sparsity)
         rows, device = None, device_of(target.device).type
-        origin = Origin(target.model, loaded.hash, target.dtype, device, calibration)
+        origin = Origin(
+            target.model,
+            loaded.hash,
+            target.dtype,
+            device,
+            calibration,
+            model_commit=loaded.commit,
+        )
     else:
         prepared = prepare(target.model, target.dtype, target.device, calibration)
         loaded = prepared.loaded

@@ -147,7 +147,7 @@ def _beside_dense(
     watcher: Watcher,
     tell: Callable[[Check], Check],
 ) -> str:
-    model, name = opened.model, against or origin.model
+    model, name = opened.model, against or origin.pinned_model
     if name is None:
         tell(check_tied(model, None, stored))
         return "Nothing says which the dense model is: name it with --against."

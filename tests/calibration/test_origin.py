@@ -28,6 +28,7 @@ WHOLE = Origin(
     ImportedFrom("levels.txt", "evopress"),
     "stored",
     Origin("big", "ddd"),
+    "0123", "4567",
 )  # fmt: skip
 RECIPE = Recipe.of({"name": "wanda"}, {"layer": 3})
 
@@ -41,6 +42,21 @@ def test_what_is_written_is_read_back(tmp_path):
 
 def test_what_nobody_knows_is_not_in_the_file():
     assert Origin("tiny", calibration=TEXT).to_json().keys() == {"model", "calibration"}
+
+
+@pytest.mark.parametrize(
+    ("model", "commit", "pinned"),
+    [
+        ("org/tiny", "abc", "org/tiny@abc"),
+        ("org/tiny@v1", "abc", "org/tiny@abc"),
+        ("org/tiny", None, "org/tiny"),
+        ("embedded", None, "embedded"),
+        ("/a/snapshots/abc", "abc", "/a/snapshots/abc"),
+        (None, None, None),
+    ],
+)
+def test_a_model_of_the_hub_is_had_again_at_its_commit(model, commit, pinned):
+    assert Origin(model, model_commit=commit).pinned_model == pinned
 
 
 def test_a_file_of_an_older_version_says_less():

@@ -175,11 +175,12 @@ def test_wikitext2_is_another_name_of_wikitext(monkeypatch):
 
     asked = []
 
-    def load(path, config, **settings):
-        asked.append((path, config, settings["split"]))
+    def load(source, split):
+        asked.append((source.path, source.config, split))
         return iter([{"text": "The state of the Union . \n"}] * 20)
 
-    monkeypatch.setattr(hub, "load", load)
+    monkeypatch.setattr(hub.HubSource, "settled", lambda source: source)
+    monkeypatch.setattr(hub.HubSource, "load", load)
     words = ["--text", "wikitext2", "--sequences", "2", "--seq-len", "16"]
     [row] = evaluated("embedded", *words)["models"]
     assert asked == [("Salesforce/wikitext", "wikitext-2-raw-v1", "test")]

@@ -329,6 +329,12 @@ EXPECTED = {
         "--format": [Reaches("export run --to x", "--format evopress")],
         "--level-step": [Reaches("export run --to x --format evopress", "--level-step 4")],
         "--pick": [Reaches("export run --to x", "--pick lowest:kl")],
+        "--to-hub": [Reaches("export run", "--to-hub org/name"),
+                     Refused("export run --to x --to-hub org/name", "Give one of --to PLACE"),
+                     Refused("export run", "Give one of --to PLACE"),
+                     Refused("export run --to-hub org/name --format masks", "are of files")],
+        "--dry-run": [Printed("hub/test_hub_push.py"),
+                      Refused("export run --to x --dry-run", "goes with --to-hub")],
     },
     "report": {
         "--json": [Printed("cli/test_report_command.py")],
@@ -403,7 +409,7 @@ def reached(tmp_path, monkeypatch):
     for work in ("tools.prune.prune_to", "tools.prune_streamed.prune_streamed",
                  "tools.evaluate.evaluate_all", "tools.verify.verify", "tools.transfer.transfer_to",
                  "tools.imports.import_for", "runs.search.search", "tools.plan.plan.plan",
-                 "tools.exports.export"):  # fmt: skip
+                 "tools.exports.export", "tools.push.pushed_from"):  # fmt: skip
         stand_in(work)
     stand_in("report.page.write.write_report")
     stand_in("report.chosen_table.Question.of_options")

@@ -138,31 +138,6 @@ class TestWhatIsRefused:
         with pytest.raises(ConfigError, match=r"is a file. Give the folder"):
             load(str(folder / "model.safetensors"))
 
-    def test_a_hub_name_that_cannot_be_had(self, folder):
-        with pytest.raises(ConfigError, match=r"nobody/nothing-here: .* from the Hugging Face hub"):
-            load("nobody/nothing-here")
-
-    def test_the_hub_is_asked_for_no_pickles_and_no_code(self, folder, monkeypatch):
-        asked = {}
-
-        def download(name, **options):
-            asked.update(options, name=name)
-            return str(folder)
-
-        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-        assert load("org/tiny").folder == folder
-        assert asked["name"] == "org/tiny"
-        endings = {Path(pattern).suffix for pattern in asked["allow_patterns"]}
-        assert not endings & {".bin", ".pt", ".pth", ".py"}
-
-    def test_a_disk_that_the_hub_finds_full(self, folder, monkeypatch):
-        def download(name, **options):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-        with pytest.raises(StorageError, match=r"the disk is full"):
-            load("org/tiny")
-
     def test_a_dtype_that_is_none(self, folder):
         with pytest.raises(ConfigError, match=r"No dtype is called 'float23'. Did you mean"):
             load(str(folder), dtype="float23")

@@ -114,7 +114,8 @@ def test_a_bos_at_every_window_leaves_room_for_one_token_less(file):
 def test_wikitext_is_one_text_joined_by_blank_lines(monkeypatch):
     """As GPTQ, SparseGPT and Wanda join it: empty rows and line ends included."""
     rows = [{"text": text} for text in ("", " = Heading = \n", " Some words . \n", "")]
-    monkeypatch.setattr(hub, "load", lambda *_args, **_settings: iter(rows))
+    monkeypatch.setattr(hub.HubSource, "settled", lambda source: source)
+    monkeypatch.setattr(hub.HubSource, "load", lambda *_: iter(rows))
     stream = [START, *ids("\n\n".join(row["text"] for row in rows))]
     cut = windows(TextSpec("wikitext", "evaluation", 0, 5), Letters(), "text")
     assert cut.tokens.flatten().tolist() == stream[: len(stream) // 5 * 5]

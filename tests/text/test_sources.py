@@ -299,7 +299,7 @@ class TestHubDatasets:
             texts_of(name, "all")
 
     def test_an_unknown_dataset_gets_a_sentence(self, hub_folder):
-        with pytest.raises(ConfigError, match=r"The dataset 'nobody/nothing' could not be read"):
+        with pytest.raises(ConfigError, match=r"dataset:nobody/nothing: is not in the cache"):
             texts_of("dataset:nobody/nothing", "train")
 
     def test_wikitext_is_its_lines_joined_by_blank_lines(self, hub_folder):
