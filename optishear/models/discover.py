@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from optishear.errors import ConfigError
 from optishear.models.head import hidden_states
 from optishear.models.placement import offloaded
+from optishear.models.stacks import language_stacks
 from optishear.models.weights import refuse_shared, view_of
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.tasks import task_of
@@ -29,9 +30,9 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
     """The prunable layers of any causal language model of transformers 5, in data-flow order.
 
-    Blocks are the largest `ModuleList` of like modules. Prunable inside are `nn.Linear`,
-    `Conv1D` and every expert of a fused experts module; routers and biases are not. Sites and
-    order come from one forward pass over a few tokens. A module list inside a block holds
+    Blocks are the largest stack of like modules in the language model. Prunable inside are
+    `nn.Linear`, `Conv1D` and every expert of a fused experts module; routers and biases are not.
+    Sites and order come from one forward pass over a few tokens. A module list inside a block holds
     parallel experts: its like layers stand side by side, in the order of their indices. The same
     pass proves that the model is causal, or it is refused.
 
@@ -94,23 +95,9 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The model's decoder blocks and their path in it.
-
-    The largest `ModuleList` whose modules have more in common than being modules.
-    """
-    stacks = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module)
-        and set.intersection(*(set(type(child).__mro__) for child in module))
-        - set(nn.Module.__mro__)
-    }
-    if not stacks:
-        raise ConfigError(
-            f"{type(model).__name__} has no stack of like blocks, so there is nothing to prune. "
-            f"Is it a causal language model?"
-        )
+    """The model's decoder blocks and their path in it: the largest stack that its text goes
+    through."""
+    stacks = language_stacks(model)
     prefix = max(stacks, key=lambda name: sum(p.numel() for p in stacks[name].parameters()))
     return prefix, stacks[prefix]
 
