@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate import init_empty_weights
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optishear.errors import ConfigError
+from optishear.models.auto import auto_class
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.folder import ModelFolder
 from optishear.models.load import (
@@ -158,7 +158,7 @@ def stream(
 def _give_buffers(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
     """Buffers that no checkpoint has (rotary frequencies), from a twin without weights."""
     with init_empty_weights(include_buffers=False):
-        twin = transformers.AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+        twin = auto_class(model.config).from_config(model.config, dtype=dtype)
     saved = model.state_dict().keys()
     for name, buffer in twin.named_buffers():
         if name not in saved:

@@ -1,5 +1,7 @@
 """The blocks of a model are those that its text goes through, however large its other parts are."""
 
+from typing import Any
+
 import torch
 from tiny_models import ATTENTION, GATED, NO_PADDING, SIZES
 from torch import nn
@@ -28,9 +30,8 @@ def test_a_tower_larger_than_the_language_model_is_not_its_blocks():
 
 def test_a_tower_inside_of_the_decoder_is_not_its_blocks():
     """Phi-4-multimodal keeps its towers beside the embedding of tokens."""
-    config = CONFIG_MAPPING["phi4_multimodal"](
-        **{**SIZES, **ATTENTION, **NO_PADDING, "intermediate_size": 40}
-    )
+    settings: dict[str, Any] = {**SIZES, **ATTENTION, **NO_PADDING, "intermediate_size": 40}
+    config = CONFIG_MAPPING["phi4_multimodal"](**settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     path, blocks = decoder_blocks(model)
@@ -40,7 +41,8 @@ def test_a_tower_inside_of_the_decoder_is_not_its_blocks():
 
 
 def test_all_stacks_of_a_language_model_are_named():
-    config = CONFIG_MAPPING["hrm_text"](**{**SIZES, **ATTENTION, "intermediate_size": 40})
+    settings: dict[str, Any] = {**SIZES, **ATTENTION, "intermediate_size": 40}
+    config = CONFIG_MAPPING["hrm_text"](**settings)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert len(language_stacks(model)) > 1

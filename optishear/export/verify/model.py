@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from optishear.errors import ConfigError
 from optishear.export.checkpoint import broken_groups, logits_of, too_few_zeros
 from optishear.export.verify.check import FAILED, INFO, OK, Check, percent
+from optishear.models.auto import auto_class_of
 from optishear.models.catalog import quiet_transformers
 from optishear.models.discover import is_fused_experts
 from optishear.models.load import DTYPES, load
@@ -36,12 +37,13 @@ class Opened:
 
 
 def open_plainly(folder: Path, dtype: str) -> Opened:
-    """With `AutoModelForCausalLM` alone, in eval mode. A `ConfigError` says why it cannot be."""
+    """With an auto class of transformers alone, in eval mode. A `ConfigError` says why it cannot
+    be."""
     import transformers
 
     try:
         with quiet_transformers():
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = auto_class_of(folder).from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
                 use_safetensors=True,
