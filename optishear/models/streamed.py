@@ -24,6 +24,7 @@ from optishear.models.load import (
     device_of,
     open_folder,
 )
+from optishear.models.never_meta import NeverMeta
 from optishear.models.shards import Shards
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
@@ -99,7 +100,14 @@ class Streamed:
         return call
 
     def _on_device(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return own(*send_to_device(args, self.device), **send_to_device(kwargs, self.device))
+        with NeverMeta(self.device, self._model.get_input_embeddings().weight, self._row):
+            return own(*send_to_device(args, self.device), **send_to_device(kwargs, self.device))
+
+    def _row(self, token: int) -> Tensor | None:
+        """Of the token embedding; None where it does not lie in the files as it is in the model."""
+        path = self._path_of(self._model.get_input_embeddings())
+        rows = self._shards.rows(f"{path}.weight", torch.tensor([token]))
+        return None if rows is None else rows[0]
 
     def _path_of(self, module: nn.Module | None) -> str:
         return next((name for name, m in self._model.named_modules() if m is module), "")
