@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from tiny_models import GATED, SIZES
+import torch
+from tiny_models import GATED, SIZES, make
+from transformers import PreTrainedModel
 
 
 LATENT = {"q_lora_rank": 12, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
@@ -31,4 +33,35 @@ EXPERTS: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 40,
         "expert_ffn_hidden_size": 20,
     },
+    # In the first block a table says by its id which experts a token goes to.
+    "deepseek_v4": {
+        **SIZES,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "q_lora_rank": 12,
+        "o_lora_rank": 12,
+        "o_groups": 2,
+        "qk_rope_head_dim": 4,
+        "index_head_dim": 8,
+        "index_n_heads": 2,
+        "index_topk": 4,
+        "layer_types": ["heavily_compressed_attention", "compressed_sparse_attention"],
+        "mlp_layer_types": ["hash_moe", "moe"],
+        "moe_intermediate_size": 40,
+        "n_routed_experts": 3,
+        "num_experts_per_tok": 2,
+        "sliding_window": 5,
+        "max_position_embeddings": 128,
+    },
 }
+
+
+def make_experts(kind: str, **changes: Any) -> PreTrainedModel:
+    """The same as a model, its tables such that all experts have tokens."""
+    model = make(kind, {**EXPERTS[kind], **changes})
+    for name, table in model.named_buffers():
+        if name.endswith("tid2eid"):
+            first = torch.arange(len(table))[:, None]
+            table.copy_((first + torch.arange(table.shape[1])) % 3)
+    return model

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_experts import EXPERTS
+from tiny_experts import make_experts
 from tiny_models import SIZES, make, tokens
 
 from optishear.calibration.collect import collect
@@ -19,12 +19,12 @@ BATCHES = [tokens(3, 12, seed=1), tokens(2, 12, seed=2)]
 
 @pytest.fixture(scope="module")
 def llama4():
-    return make("llama4_text", EXPERTS["llama4_text"])
+    return make_experts("llama4_text")
 
 
 @pytest.fixture(scope="module")
 def longcat():
-    return make("longcat_flash", EXPERTS["longcat_flash"])
+    return make_experts("longcat_flash")
 
 
 @torch.no_grad()

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from tiny_experts import EXPERTS
+from tiny_experts import EXPERTS, make_experts
 from tiny_folders import folder_with, tensors_of, tokenizer
-from tiny_models import make
 
 from optishear.export.verify.check import FAILED
 from optishear.runs.watcher import Silent
@@ -21,7 +20,7 @@ WANDA = NamedMethod("wanda", 0.5).on
 
 @pytest.mark.parametrize("kind", EXPERTS)
 def test_they_are_pruned_streamed_and_verified(kind, tmp_path):
-    model = make(kind, {**EXPERTS[kind], "vocab_size": len(tokenizer())})
+    model = make_experts(kind, vocab_size=len(tokenizer()))
     dense = str(folder_with(model, tmp_path / "dense"))
     prune_to(dense, WANDA, tmp_path / "whole", HOW)
     prune_streamed(dense, WANDA, tmp_path / "streamed", HOW)
