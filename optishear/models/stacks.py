@@ -13,8 +13,9 @@ from optishear.errors import ConfigError
 
 
 def language_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
-    """Each `ModuleList` whose modules have more in common than being modules, by its path: those of
-    the decoder that `get_decoder` names.
+    """Each `ModuleList` whose modules have parts, and more in common than being modules, by its
+    path: those of the decoder that `get_decoder` names. A list of mere matrices is no stack of
+    blocks: Gemma-3n has two beside its blocks.
 
     A model within that decoder which has a configuration of its own is a part for something else
     (Phi-4-multimodal keeps its towers beside its embedding). Its stacks are taken only where the
@@ -25,7 +26,7 @@ def language_stacks(model: nn.Module) -> dict[str, nn.ModuleList]:
         f"{path}.{name}".strip("."): module
         for name, module in decoder.named_modules()
         if isinstance(module, nn.ModuleList)
-        and len(module)
+        and any(True for child in module for _ in child.children())
         and set.intersection(*(set(type(child).__mro__) for child in module))
         - set(nn.Module.__mro__)
     }

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from tiny_models import ATTENTION, GATED, NO_PADDING, SIZES
+from tiny_sharing import SHARING
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.models.auto import CONFIG_MAPPING
@@ -46,3 +47,13 @@ def test_all_stacks_of_a_language_model_are_named():
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert len(language_stacks(model)) > 1
+
+
+def test_a_list_of_mere_matrices_is_no_stack():
+    """Gemma-3n has two of them beside its blocks."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            CONFIG_MAPPING["gemma3n_text"](**SHARING["gemma3n_text"])
+        )
+    assert isinstance(model.model.altup_projections, nn.ModuleList)
+    assert [*language_stacks(model)] == ["model.layers"]
