@@ -100,7 +100,8 @@ class Streamed:
         return call
 
     def _on_device(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with NeverMeta(self.device, self._model.get_input_embeddings().weight, self._row):
+        table: Any = self._model.get_input_embeddings()
+        with NeverMeta(self.device, table.weight, self._row):
             return own(*send_to_device(args, self.device), **send_to_device(kwargs, self.device))
 
     def _row(self, token: int) -> Tensor | None:

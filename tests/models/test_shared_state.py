@@ -60,8 +60,8 @@ def test_what_is_shared_is_of_the_weights_that_a_block_had_when_it_was_gone_thro
                 parameter.mul_(0.9)
         runner.advance()
         want = whole(model, block)
-        made = [runner._handed[index] for index in range(len(BATCHES))]
-        assert all(map(torch.equal, made, want))
+        made = [runner.handed[index] for index in range(len(BATCHES))]
+        assert all(m is not None and torch.equal(m, w) for m, w in zip(made, want, strict=True))
         assert not any(map(torch.equal, dense, want))
 
 

@@ -19,9 +19,11 @@ def parameters(module: nn.Module) -> int:
 
 def test_a_tower_larger_than_the_language_model_is_not_its_blocks():
     vision = {"depth": 3, "hidden_size": 96, "intermediate_size": 160, "num_heads": 4}
-    config = CONFIG_MAPPING["qwen2_5_vl"](
-        text_config={**GATED, **NO_PADDING}, vision_config={**vision, "out_hidden_size": 24}
-    )
+    parts: dict[str, Any] = {
+        "text_config": {**GATED, **NO_PADDING},
+        "vision_config": {**vision, "out_hidden_size": 24},
+    }
+    config = CONFIG_MAPPING["qwen2_5_vl"](**parts)
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(config)
     path, blocks = decoder_blocks(model)
