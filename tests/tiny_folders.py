@@ -19,7 +19,12 @@ def tiny_folder(name, place, dtype=torch.float32, shards="40KB", **changes):
     """A model of this architecture; `shards`: how large a file may be."""
     kind, settings = TINY[name].args
     model = make(kind, {**settings, "vocab_size": len(tokenizer()), **changes})
-    model.to(dtype).save_pretrained(place, max_shard_size=shards)
+    return folder_with(model.to(dtype), place, shards)
+
+
+def folder_with(model, place, shards="40KB"):
+    """This model, which has as many tokens as the embedded tokenizer, in a folder."""
+    model.save_pretrained(place, max_shard_size=shards)
     tokenizer().save_pretrained(place)
     return place
 

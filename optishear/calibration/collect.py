@@ -7,12 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from transformers import PreTrainedModel
 
+from optishear.calibration.expert_inputs import ExpertInputs, eager_experts
 from optishear.calibration.statistics import (
     Kinds,
     LayerStats,
@@ -25,12 +23,9 @@ from optishear.calibration.token_weights import UNGUIDED, Guide
 from optishear.errors import ConfigError
 from optishear.models.finite import not_finite
 from optishear.models.head import hidden_states
-from optishear.models.weights import WeightView, view_of
+from optishear.models.weights import view_of
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.tasks import Batch
-
-
-PRODUCTS = {F.linear, torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__}
 
 
 def collect(
@@ -90,8 +85,9 @@ def collecting(
             )
             stack.callback(hook.remove)
         if experts:
-            stack.enter_context(_eager_experts(model))
-            stack.enter_context(_ExpertInputs(experts, sums))
+            stack.enter_context(eager_experts(model))
+            add = {site: sums[site].add for site in experts}
+            stack.enter_context(ExpertInputs(experts, add))
         yield found
 
 
@@ -261,50 +257,6 @@ def _unpaired(site: str) -> ConfigError:
     )
 
 
-class _ExpertInputs(TorchFunctionMode):
-    """Sees the products of eager fused experts, which are not modules and so have no hooks.
-
-    An eager expert multiplies by a slice of its parameter: known by the slice's address.
-    """
-
-    def __init__(self, views: Mapping[str, WeightView], sums: Mapping[str, _Sums]) -> None:
-        super().__init__()
-        self.by_parameter: dict[tuple[int, str], tuple[WeightView, dict[int, _Sums]]] = {}
-        for site, view in views.items():
-            assert view.expert is not None
-            self.by_parameter.setdefault(view.key, (view, {}))[1][view.expert] = sums[site]
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in PRODUCTS and len(args) >= 2 and args[1].ndim == 2:
-            total = self._read_by(args[1].data_ptr())
-            if total is not None:
-                total.add(args[0].flatten(0, -2))
-        return func(*args, **(kwargs or {}))
-
-    def _read_by(self, address: int) -> "_Sums | None":
-        """The sums of the expert that lies there: an offloaded one has no address until now."""
-        for view, experts in self.by_parameter.values():
-            parameter = view.parameter
-            if not parameter.is_meta:
-                each = parameter.stride(0) * parameter.element_size()
-                expert, within = divmod(address - parameter.data_ptr(), each)
-                if not within and expert in experts:
-                    return experts[expert]
-        return None
-
-
-@contextmanager
-def _eager_experts(model: nn.Module) -> Iterator[None]:
-    """Experts computed one after another, as `_ExpertInputs` needs; the old way given back."""
-    assert isinstance(model, PreTrainedModel)
-    before = model.get_experts_implementation()
-    model.set_experts_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_experts_implementation(before)
-
-
 def check(sums: Mapping[str, LayerStats]) -> None:
     """Raises a `ConfigError` where an input saw none of the tokens, or what is not finite."""
     sequences = max(total.sequences for total in sums.values())  # every site counts all of them
@@ -316,7 +268,7 @@ def check(sums: Mapping[str, LayerStats]) -> None:
             f"{len(unseen)} of {len(sums)} layer inputs saw none of the tokens of {sequences} "
             f"sequences: {', '.join(unseen[:8])}{', …' if len(unseen) > 8 else ''}. "
             f"For experts, use more calibration tokens; where no expert of a module is reached, "
-            f"optishear/calibration/collect.py does not know the way it multiplies."
+            f"optishear/calibration/expert_inputs.py does not know the way it multiplies."
         )
     for site, total in sums.items():
         if not all(each.finite for each in total.sums.values()):

@@ -21,6 +21,7 @@ from optishear.calibration.gradient_samples import loss_of, storing_gradients
 from optishear.calibration.gradients import StoreSample
 from optishear.calibration.token_weight_samples import squaring_outputs, summed_loss_of
 from optishear.calibration.token_weights import StoreSquares
+from optishear.errors import ConfigError
 from optishear.models.blocks import BlockRunner, BlockStack
 from optishear.models.hidden_files import HiddenFiles
 from optishear.models.streamed import Streamed
@@ -69,6 +70,12 @@ class BlockByBlock:
         self._run(batch, summed_loss_of, record)
 
     def _run(self, batch: Batch, loss: Loss, record: Recording) -> None:
+        if self.stack.shares:
+            raise ConfigError(
+                f"{type(self.streamed.loaded.model).__name__}: its blocks share more than hidden "
+                f"states with each other (keys and values), so that gradients cannot be taken one "
+                f"block at a time. Prune it without --stream."
+            )
         sequences = batch.to(self.streamed.device).split(1)
         blocks = len(self.streamed.blocks)
         first = min(layer.block for layer in self.layout.layers)

@@ -287,6 +287,7 @@ def prune(
         note("already there: the same recipe on the same model and text")
     for line in checked.notes:
         note(line)
+    note(checked.coverage.text)
     say(
         f"{checked.folder}: {checked.layers} layers, sparsity {100 * checked.sparsity:.2f} %, "
         f"{checked.dtype}, {checked.bytes / 1e6:.1f} MB; zeros and logits checked"

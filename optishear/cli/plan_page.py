@@ -55,6 +55,8 @@ def _say_model(model: ModelFacts) -> None:
         f"{model.dtype} on {model.device}"
     )
     _say_table(title, ["prunable role", "layers", "shape", "weights"], rows)
+    say(model.coverage.text)
+    say("")
 
 
 def _say_space(space: SpaceFacts) -> None:

@@ -1,4 +1,4 @@
-"""A pruned checkpoint that `AutoModelForCausalLM.from_pretrained` loads, and the proof that it is.
+"""A pruned checkpoint that transformers loads as it loads the dense one, and the proof that it is.
 
 Dense safetensors with zeros in place: what transformers, vLLM and others read. It is no smaller
 than the dense checkpoint, and no faster by itself.
@@ -19,6 +19,7 @@ from optishear.errors import ConfigError, StorageError
 from optishear.export.carried import carry
 from optishear.export.place import ANOTHER, HASHES_FILE, RECIPE_FILE, REPORT_FILE, seal
 from optishear.export.rewritten import Rewritten
+from optishear.models.coverage import Coverage
 from optishear.models.discover import layout_of
 from optishear.models.finite import not_finite
 from optishear.models.load import LoadedModel, load
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WINDOWS_FILE = "optishear_windows.json"
+COVERAGE_FILE = "optishear_coverage.json"
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -45,13 +47,15 @@ WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 @dataclass(frozen=True)
 class Checked:
     """What the reopened checkpoint was found to hold; `notes` are the layers' own, on what was not
-    carried over, and whatever else its maker has to say. `dtype` is that of most numbers."""
+    carried over, and whatever else its maker has to say. `dtype` is that of most numbers.
+    `sparsity` is of the prunable weights, which are what `coverage` says."""
 
     folder: Path
     sparsity: float
     dtype: str
     layers: int
     bytes: int
+    coverage: Coverage
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -61,6 +65,7 @@ class Checked:
         layout: ModelLayout,
         recipe: Recipe,
         dtype: str,
+        coverage: Coverage,
         reports: Sequence[LayerReport] = (),
         notes: Sequence[str] = (),
         windows: Sequence[WindowReport] = (),
@@ -70,7 +75,7 @@ class Checked:
         told = (f"{report.name}: {note}" for report in reports for note in report.notes)
         layers = len(layout.layers)
         gained = (*told, *notes_of(windows), *notes)
-        return cls(folder, layout.sparsity(recipe.drop), dtype, layers, size, gained)
+        return cls(folder, layout.sparsity(recipe.drop), dtype, layers, size, coverage, gained)
 
     def with_note(self, note: str | None) -> "Checked":
         """The same with a note before the others; None is none."""
@@ -85,22 +90,24 @@ def write_checkpoint(
     folder: Path,
     origin: Origin,
     probe: Batch,
+    coverage: Coverage,
     reports: Sequence[LayerReport] = (),
     windows: Sequence[WindowReport] = (),
 ) -> Checked:
     """Saves the model as it is now, then reopens it and compares; half a checkpoint is never left.
 
     What is written is what `Rewritten` says. `probe`: samples on which the logits of both must be
-    equal. `reports` are written beside it: what each layer lost, at which cost and damping, and why
-    it was raised; and what reconstructions of `windows` gained.
+    equal. Beside it are written the `coverage`; `reports`: what each layer lost, at which cost and
+    damping, and why it was raised; and what reconstructions of `windows` gained.
     """
     with whole_folder(folder.resolve(), ANOTHER) as half:
         notes = _save(rewritten, half)
-        write_reports(half, reports, windows)
+        write_reports(half, coverage, reports, windows)
         _check(loaded, layout, recipe, half, probe)
         seal(half)
         write_recipe(half / RECIPE_FILE, recipe, origin)
-    return Checked.of(folder, layout, recipe, dtype_text(rewritten.dtype), reports, notes, windows)
+    dtype = dtype_text(rewritten.dtype)
+    return Checked.of(folder, layout, recipe, dtype, coverage, reports, notes, windows)
 
 
 def rewritten_of(loaded: LoadedModel, layout: ModelLayout) -> Rewritten:
@@ -110,8 +117,12 @@ def rewritten_of(loaded: LoadedModel, layout: ModelLayout) -> Rewritten:
 
 
 def write_reports(
-    folder: Path, reports: Sequence[LayerReport], windows: Sequence[WindowReport]
+    folder: Path,
+    coverage: Coverage,
+    reports: Sequence[LayerReport],
+    windows: Sequence[WindowReport],
 ) -> None:
+    write_json(folder / COVERAGE_FILE, asdict(coverage))
     for name, found in ((REPORT_FILE, reports), (WINDOWS_FILE, windows)):
         if found:
             write_json(folder / name, [asdict(report) for report in found])
@@ -128,7 +139,7 @@ def write_beside(rewritten: Rewritten, folder: Path) -> list[str]:
         stored.folder,
         folder,
         stored.files,
-        (RECIPE_FILE, REPORT_FILE, WINDOWS_FILE, HASHES_FILE),
+        (RECIPE_FILE, REPORT_FILE, WINDOWS_FILE, COVERAGE_FILE, HASHES_FILE),
         rewritten.dtype,
         rewritten.saved_as,
     )

@@ -26,6 +26,7 @@ from optishear.export.checkpoint import (
 )
 from optishear.export.place import ANOTHER, STATE_FOLDER
 from optishear.export.rewritten import Rewritten
+from optishear.models.coverage import Coverage
 from optishear.pruning.reconstruction import WindowReport
 from optishear.pruning.result import LayerReport
 from optishear.reading.json_data import json_in
@@ -91,10 +92,10 @@ class HalfDone:
         self.windows += windows
         self._commit()
 
-    def finish(self) -> list[str]:
+    def finish(self, coverage: Coverage) -> list[str]:
         """All that a checkpoint has but its recipe: index, what lies beside; notes on that."""
         with storage_errors(self.folder, AGAIN):
-            write_reports(self.folder, self.reports, self.windows)
+            write_reports(self.folder, coverage, self.reports, self.windows)
             notes = write_beside(self.rewritten, self.folder)
             write_index(self.folder, self._files.values())
         return notes

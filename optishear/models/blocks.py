@@ -9,27 +9,31 @@ half-pruned model.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
+from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from optishear.errors import ConfigError
+from optishear.models.block_calls import (
+    Entangled,
+    Hidden,
+    answering,
+    as_forward,
+    form_of,
+    given,
+    hidden_of,
+)
 from optishear.models.discover import decoder_blocks
 from optishear.models.finite import refuse_overflow
 from optishear.models.head import hidden_states
+from optishear.models.shared_state import NOTHING, Shared, SharedStates, sharing
 from optishear.tasks import Batch, task_of
 
 
-Hidden = Float[Tensor, "..."]  # [batch, seq, hidden] in most models; some carry several streams
-
 # What Python raises where a block looks for something that an earlier one should have left it.
 MISSED = (LookupError, TypeError, AttributeError, ValueError)
-
-
-class Entangled(Exception):
-    """Why the blocks of a model cannot be run apart. Whoever catches it says what to do then."""
 
 
 class _Stop(Exception):
@@ -40,14 +44,19 @@ class BlockStack:
     """The decoder blocks of one model, the first of which can be stood in for.
 
     - `path`: where in the model they are.
+    - `shared`: what each block and those before it had left on the sample, beside hidden states, in
+      mappings that all of them are given.
+    - `shares`: whether blocks are run with it; only where it has been seen that they need it.
 
-    `states` comes first: it finds out how each block returns its hidden states.
+    `states` comes first: it finds out how each block returns its hidden states, and what it shares.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.path, self.blocks = decoder_blocks(model)
         self._forms: list[Callable[[Hidden], Any]] = []
+        self.shared: list[Shared] = []
+        self.shares = False
 
     @torch.no_grad()
     def states(self, sample: Batch) -> list[Hidden]:
@@ -65,12 +74,14 @@ class BlockStack:
             return listen
 
         with ExitStack() as stack:
+            left = [stack.enter_context(sharing(block, NOTHING)) for block in self.blocks]
             for index, block in enumerate(self.blocks):
                 stack.callback(block.register_forward_hook(note(index)).remove)
             hidden_states(self.model, sample)
         if called != list(range(len(self.blocks))):
             raise Entangled(f"its {len(self.blocks)} blocks are called in the order {called}")
         self._forms = forms
+        self.shared = list(accumulate(left, lambda before, own: {**before, **own}))
         return made
 
     @contextmanager
@@ -79,21 +90,32 @@ class BlockStack:
         some models work in place."""
         with ExitStack() as stack:
             for block, form in zip(self.blocks[:count], self._forms):
-                stack.enter_context(answering(block, _as(form, give)))
+                stack.enter_context(answering(block, as_forward(form, give)))
             yield
 
     @torch.no_grad()
     def run(self, block: int, batch: Batch, handed: Hidden | None) -> Hidden:
         """What `block` makes of one batch. `handed` is what goes into it: what the block before it
         made. For the first, None is what the model itself hands it."""
-        return self._made(block, batch, handed)
+        return self._made(block, batch, handed, NOTHING)[0]
+
+    @torch.no_grad()
+    def run_sharing(
+        self, block: int, batch: Batch, handed: Hidden | None, shared: Shared
+    ) -> tuple[Hidden, Shared]:
+        """The same, with what the blocks before it left beside hidden states; and that with what
+        this one leaves."""
+        return self._made(block, batch, handed, shared)
 
     @torch.enable_grad()
     def recorded(self, block: int, batch: Batch, handed: Hidden | None) -> Hidden:
-        """The same, for a backward pass to `handed` and whatever in the block needs a gradient."""
-        return self._made(block, batch, handed)
+        """The same as `run`, for a backward pass to `handed` and whatever in the block needs a
+        gradient."""
+        return self._made(block, batch, handed, NOTHING)[0]
 
-    def _made(self, block: int, batch: Batch, handed: Hidden | None) -> Hidden:
+    def _made(
+        self, block: int, batch: Batch, handed: Hidden | None, shared: Shared
+    ) -> tuple[Hidden, Shared]:
         made: list[Hidden] = []
 
         def stop(_module: nn.Module, _args: Any, returned: Any) -> None:
@@ -107,13 +129,16 @@ class BlockStack:
         with ExitStack() as stack:
             stack.enter_context(self.stood_in_for(block, give))
             if block == 0 and handed is not None:
-                first = self.blocks[0].register_forward_pre_hook(_given(give), with_kwargs=True)
+                first = self.blocks[0].register_forward_pre_hook(given(give), with_kwargs=True)
                 stack.callback(first.remove)
+            left = shared
+            if self.shares:
+                left = stack.enter_context(sharing(self.blocks[block], shared))
             hook = self.blocks[block].register_forward_hook(stop)
             stack.callback(hook.remove)
             stack.enter_context(suppress(_Stop))
             hidden_states(self.model, batch)
-        return made[0]
+        return made[0], left
 
     def prove(self, sample: Batch, states: list[Hidden], *, to_rounding: bool) -> None:
         """Raises `Entangled` unless each block, alone, makes what it makes in the whole forward.
@@ -127,8 +152,10 @@ class BlockStack:
             hidden_states(self.model, task_of(self.model).other(sample))
         for block, want in reversed(list(enumerate(states))):
             refuse_overflow(self.model, want, f"what block {block} makes of the text")
+            shared = self.shared[block - 1] if self.shares and block else NOTHING
             try:
-                got = self.run(block, sample, states[block - 1] if block else None)
+                handed = states[block - 1] if block else None
+                got, _ = self.run_sharing(block, sample, handed, shared)
             except MISSED as error:
                 raise Entangled(f"block {block} alone fails ({error!r})") from error
             if got.shape != want.shape:
@@ -143,13 +170,21 @@ class BlockStack:
 
 
 def proved(model: nn.Module, sample: Batch, *, refused: str, instead: str) -> BlockStack:
-    """The blocks of a model that has been seen to run apart on this sample, to rounding.
+    """The blocks of a model that has been seen to run apart on this sample, to rounding: handed
+    nothing by each other but hidden states, or also what they share.
 
     A `ConfigError` where it does not: what it cannot be (`refused`), and what to do `instead`.
     """
     stack = BlockStack(model)
     try:
-        stack.prove(sample, stack.states(sample), to_rounding=True)
+        states = stack.states(sample)
+        try:
+            stack.prove(sample, states, to_rounding=True)
+        except Entangled:
+            if not any(stack.shared):
+                raise
+            stack.shares = True
+            stack.prove(sample, states, to_rounding=True)
     except Entangled as why:
         raise ConfigError(
             f"{type(model).__name__} cannot be {refused} block by block ({stack.path}): {why}. "
@@ -172,13 +207,15 @@ class BlockRunner:
 
     - `block`: index of the block that comes next; its inputs are known, those of no other are.
     - `stack`: of the model, proved already. Without one, making a runner proves on the first
-      sequence that the model's blocks are handed nothing but hidden states by each other, and it
-      is there afterwards.
-    - `handed`: keeps the hidden states that go into `block`; in memory if there is none.
+      sequence that the model's blocks are handed nothing by each other but hidden states and what
+      is shared, and it is there afterwards.
+    - `handed`: keeps the hidden states that go into `block`; in memory if there is none. `shared`:
+      likewise what goes into it beside them.
 
     Weights may change at any time: a block runs with those that it has then.
 
-    Memory: the hidden states of all samples, in the model's dtype and on its device, or `handed`'s.
+    Memory: the hidden states of all samples, in the model's dtype and on its device, or `handed`'s;
+    beside them what blocks share.
     """
 
     def __init__(
@@ -188,6 +225,7 @@ class BlockRunner:
         *,
         stack: BlockStack | None = None,
         handed: Handed | None = None,
+        shared: SharedStates | None = None,
         block: int = 0,
     ) -> None:
         if not batches or not all(len(batch) for batch in batches):
@@ -197,6 +235,9 @@ class BlockRunner:
         self.model, self.batches, self.block = model, batches, block
         first: list[Hidden | None] = [None] * len(batches)
         self._handed: Handed = first if handed is None else handed
+        nothing: list[Shared] = [NOTHING] * len(batches)
+        self._shared: SharedStates = nothing if shared is None else shared
+        self._left: dict[int, Shared] = {}  # by batch, what the next block left when it last ran
         self.stack = stack or proved(
             model, batches[0][:1], refused="pruned", instead="Prune it with `--one-shot`."
         )
@@ -209,11 +250,19 @@ class BlockRunner:
 
     def run(self, index: int) -> Hidden:
         """What the next block makes of one batch."""
-        return self.stack.run(self.block, self.batches[index], self._handed[index])
+        batch, handed = self.batches[index], self._handed[index]
+        if not self.stack.shares:
+            return self.stack.run(self.block, batch, handed)
+        shared = self._shared[index]
+        made, self._left[index] = self.stack.run_sharing(self.block, batch, handed, shared)
+        return made
 
     def hand_on(self, index: int, hidden: Hidden) -> None:
-        """This is what goes into the block after the next one of a batch, once all `turn`."""
+        """This is what goes into the block after the next one of a batch, once all `turn`; with
+        what the next one shared when it last ran."""
         self._handed[index] = hidden
+        if self.stack.shares:
+            self._shared[index] = self._left.pop(index)
 
     def turn(self) -> None:
         """All batches were handed on, and go into the block after it."""
@@ -224,53 +273,3 @@ class BlockRunner:
         for index in range(len(self.batches)):
             self.hand_on(index, self.run(index))
         self.turn()
-
-
-def hidden_of(returned: Any) -> Hidden:
-    """The hidden states in what a block returned: all of it, or the first item."""
-    hidden = returned[0] if type(returned) in (tuple, list) and returned else returned
-    if not isinstance(hidden, Tensor):
-        raise Entangled(
-            f"a block returns a {type(returned).__name__} that does not begin with hidden states"
-        )
-    return hidden
-
-
-def form_of(returned: Any) -> Callable[[Hidden], Any]:
-    """Other hidden states as a block would return them. What it returns beside them is None: to
-    keep it would take more memory (attention weights), and no model that passes reads it."""
-    if isinstance(returned, Tensor):
-        return lambda hidden: hidden
-    kind, more = type(returned), [None] * (len(returned) - 1)
-    return lambda hidden: kind([hidden, *more])
-
-
-def _given(give: Callable[[], Hidden]) -> Callable[..., tuple[Any, dict[str, Any]]]:
-    """A module reads what `give` gives in the place of the hidden states that it is handed."""
-
-    def replace(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (give(), *args[1:]), kwargs
-        if "hidden_states" in kwargs:
-            return args, {**kwargs, "hidden_states": give()}
-        raise Entangled(f"a block is handed {', '.join(kwargs)}, none of them its hidden states")
-
-    return replace
-
-
-def _as(form: Callable[[Hidden], Any], give: Callable[[], Hidden]) -> Callable[..., Any]:
-    """A forward that does not look at what it is asked."""
-    return lambda *_args, **_kwargs: form(give())
-
-
-@contextmanager
-def answering(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    """`module` answers by this while it is open; its own forward is given back."""
-    own = vars(module)
-    before = {"forward": own["forward"]} if "forward" in own else {}  # accelerate sets one
-    own["forward"] = forward
-    try:
-        yield
-    finally:
-        del own["forward"]
-        own.update(before)

@@ -10,8 +10,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
+from optishear.models.experts import expert_count
 from optishear.models.head import hidden_states
 from optishear.models.placement import offloaded
+from optishear.models.stacks import language_stacks
 from optishear.models.weights import refuse_shared, view_of
 from optishear.recipe.layout import Layer, ModelLayout
 from optishear.tasks import task_of
@@ -29,9 +31,9 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
     """The prunable layers of any causal language model of transformers 5, in data-flow order.
 
-    Blocks are the largest `ModuleList` of like modules. Prunable inside are `nn.Linear`,
-    `Conv1D` and every expert of a fused experts module; routers and biases are not. Sites and
-    order come from one forward pass over a few tokens. A module list inside a block holds
+    Blocks are the largest stack of like modules in the language model. Prunable inside are
+    `nn.Linear`, `Conv1D` and every expert of a fused experts module; routers and biases are not.
+    Sites and order come from one forward pass over a few tokens. A module list inside a block holds
     parallel experts: its like layers stand side by side, in the order of their indices. The same
     pass proves that the model is causal, or it is refused.
 
@@ -94,42 +96,20 @@ def layout_of(model: nn.Module, *, streamed: bool = False) -> ModelLayout:
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The model's decoder blocks and their path in it.
-
-    The largest `ModuleList` whose modules have more in common than being modules.
-    """
-    stacks = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and len(module)
-        and set.intersection(*(set(type(child).__mro__) for child in module))
-        - set(nn.Module.__mro__)
-    }
-    if not stacks:
-        raise ConfigError(
-            f"{type(model).__name__} has no stack of like blocks, so there is nothing to prune. "
-            f"Is it a causal language model?"
-        )
+    """The model's decoder blocks and their path in it: the largest stack that its text goes
+    through."""
+    stacks = language_stacks(model)
     prefix = max(stacks, key=lambda name: sum(p.numel() for p in stacks[name].parameters()))
     return prefix, stacks[prefix]
-
-
-def is_fused_experts(module: nn.Module) -> bool:
-    """Whether `module` holds its experts as 3-D parameters, one slice an expert."""
-    return not type(module).__module__.startswith("torch.nn") and any(
-        p.ndim == 3 and len(p) == getattr(module, "num_experts", None)
-        for p in module.parameters(recurse=False)
-    )
 
 
 def _prunable(block: nn.Module, prefix: str) -> Iterator[tuple[str, list[str]]]:
     """Path of each module that holds prunable weights, with the names of its layers."""
     routers = {router for module in block.modules() for router in _routers(module)}
     for path, module in block.named_modules():
-        if is_fused_experts(module):
-            three = {n: p for n, p in module.named_parameters(recurse=False) if p.ndim == 3}
-            yield path, [f"{prefix}{path}.{n}.{e}" for n, p in three.items() for e in range(len(p))]
+        if experts := expert_count(module):
+            three = [n for n, p in module.named_parameters(recurse=False) if p.ndim == 3]
+            yield path, [f"{prefix}{path}.{n}.{e}" for n in three for e in range(experts)]
         elif isinstance(module, (nn.Linear, Conv1D)) and module not in routers:
             if not isinstance(module.weight, nn.Parameter) or module.weight.dtype not in DTYPES:
                 raise ConfigError(
@@ -141,16 +121,17 @@ def _prunable(block: nn.Module, prefix: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _routers(module: nn.Module) -> Iterator[nn.Module]:
-    """The Linear beside some experts (or alone in a module beside them) with one output each."""
+    """The Linear beside some experts (or alone in a module beside them) with one output each, those
+    counted that compute nothing."""
     for experts in module.children():
-        count = 0
-        if is_fused_experts(experts):
-            count = experts.num_experts
+        counts: set[int] = set()
+        if expert_count(experts):
+            counts = {len(p) for p in experts.parameters(recurse=False) if p.ndim == 3}
         elif isinstance(experts, nn.ModuleList):
-            count = len(experts)
-        for beside in module.children() if count else ():
+            counts = {len(experts)}
+        for beside in module.children() if counts else ():
             linears = [m for m in beside.modules() if isinstance(m, nn.Linear)]
-            if beside is not experts and len(linears) == 1 and linears[0].out_features == count:
+            if beside is not experts and len(linears) == 1 and linears[0].out_features in counts:
                 yield linears[0]
 
 

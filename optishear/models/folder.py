@@ -17,6 +17,7 @@ from torch import nn
 
 from optishear.assets.fetch import sha256_of
 from optishear.errors import ConfigError
+from optishear.models.auto import auto_class
 from optishear.models.catalog import folder_of, quiet_transformers
 
 
@@ -75,7 +76,7 @@ def empty_model(folder: Path) -> nn.Module:
     try:
         with quiet_transformers(), torch.device("meta"):
             config = transformers.AutoConfig.from_pretrained(folder, **safe)
-            return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return auto_class(config).from_config(config, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         first = next(iter(str(error).strip().splitlines()), "no reason given")
         raise ConfigError(

@@ -1,17 +1,20 @@
-"""Hidden states between two decoder blocks as files: larger than memory, and there after a kill."""
+"""What goes between decoder blocks, as files: larger than memory, and there after a kill."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from optishear.errors import StorageError
 from optishear.models.blocks import Hidden
+from optishear.models.shared_state import NOTHING, Shared
 
 
-class HiddenFiles:
+class StateFiles:
     """What goes into block `block`, a file a batch; what is set goes into the block after it.
 
     Files are mapped when they are read: the system keeps in memory what it has room for. `turn`
@@ -25,23 +28,22 @@ class HiddenFiles:
     def __init__(self, folder: Path, block: int, device: torch.device, step: int = 1) -> None:
         self.folder, self.block, self.device, self.step = folder, block, device, step
 
-    def __getitem__(self, batch: int) -> Hidden | None:
-        if self.block == 0:
-            return None
+    def read(self, batch: int) -> dict[str, Tensor]:
+        """The tensors that go into the next block, by name."""
         path = self._path(self.block, batch)
         try:
             with safe_open(path, framework="pt") as file:
-                return file.get_tensor("hidden").to(self.device)
+                return {name: file.get_tensor(name).to(self.device) for name in file.keys()}  # noqa: SIM118 - not a mapping
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"{path}: cannot be read ({error}). Empty the folder and begin again."
             ) from error
 
-    def __setitem__(self, batch: int, hidden: Hidden) -> None:
+    def write(self, batch: int, tensors: Mapping[str, Tensor]) -> None:
         path = self._path(self.block + self.step, batch)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file({"hidden": hidden.cpu().contiguous()}, path)
+            save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, path)
         except (OSError, SafetensorError) as error:
             raise StorageError(
                 f"{path}: could not be written ({error}). Free some space."
@@ -59,3 +61,31 @@ class HiddenFiles:
 
     def _path(self, block: int, batch: int) -> Path:
         return self.folder / str(block) / f"{batch}.safetensors"
+
+
+class HiddenFiles(StateFiles):
+    """Hidden states; before the first block there are none."""
+
+    def __getitem__(self, batch: int) -> Hidden | None:
+        return self.read(batch)["hidden"] if self.block else None
+
+    def __setitem__(self, batch: int, hidden: Hidden) -> None:
+        self.write(batch, {"hidden": hidden})
+
+
+class SharedFiles(StateFiles):
+    """What blocks share beside hidden states; nothing before the first block."""
+
+    def __getitem__(self, batch: int) -> Shared:
+        if not self.block:
+            return NOTHING
+        return {_key_of(name): tensor for name, tensor in self.read(batch).items()}
+
+    def __setitem__(self, batch: int, shared: Shared) -> None:
+        self.write(batch, {"/".join(map(str, key)): tensor for key, tensor in shared.items()})
+
+
+def _key_of(name: str) -> tuple[str, str, int]:
+    argument, rest = name.split("/", 1)
+    key, place = rest.rsplit("/", 1)
+    return argument, key, int(place)

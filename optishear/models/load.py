@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from optishear.errors import ConfigError
+from optishear.models.auto import auto_class_of
 from optishear.models.catalog import quiet_transformers
 from optishear.models.device_map import DeviceMap, check_device_map, devices_in, placed
 from optishear.models.discover import decoder_blocks
@@ -160,11 +161,9 @@ def open_folder(folder: Path, dtype: torch.dtype, **more: Any) -> tuple[Any, Any
 
 
 def open_model(folder: Path, dtype: torch.dtype, **more: Any) -> Any:
-    """The model alone."""
-    import transformers
-
+    """The model alone, a wrapper where config.json is one's."""
     with _explained(folder):
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        loaded: Any = auto_class_of(folder).from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from accelerate import init_empty_weights
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from optishear.errors import ConfigError
+from optishear.models.auto import auto_class
 from optishear.models.discover import decoder_blocks, layout_of
 from optishear.models.folder import ModelFolder
 from optishear.models.load import (
@@ -24,6 +24,7 @@ from optishear.models.load import (
     device_of,
     open_folder,
 )
+from optishear.models.never_meta import NeverMeta
 from optishear.models.shards import Shards
 from optishear.recipe.layout import ModelLayout
 from optishear.recipe.lookup import lookup
@@ -99,7 +100,15 @@ class Streamed:
         return call
 
     def _on_device(self, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return own(*send_to_device(args, self.device), **send_to_device(kwargs, self.device))
+        table: Any = self._model.get_input_embeddings()
+        with NeverMeta(self.device, table.weight, self._row):
+            return own(*send_to_device(args, self.device), **send_to_device(kwargs, self.device))
+
+    def _row(self, token: int) -> Tensor | None:
+        """Of the token embedding; None where it does not lie in the files as it is in the model."""
+        path = self._path_of(self._model.get_input_embeddings())
+        rows = self._shards.rows(f"{path}.weight", torch.tensor([token]))
+        return None if rows is None else rows[0]
 
     def _path_of(self, module: nn.Module | None) -> str:
         return next((name for name, m in self._model.named_modules() if m is module), "")
@@ -158,7 +167,7 @@ def stream(
 def _give_buffers(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
     """Buffers that no checkpoint has (rotary frequencies), from a twin without weights."""
     with init_empty_weights(include_buffers=False):
-        twin = transformers.AutoModelForCausalLM.from_config(model.config, dtype=dtype)
+        twin = auto_class(model.config).from_config(model.config, dtype=dtype)
     saved = model.state_dict().keys()
     for name, buffer in twin.named_buffers():
         if name not in saved:

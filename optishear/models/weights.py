@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from optishear.errors import ConfigError
+from optishear.models.experts import stored_transposed
 from optishear.models.placement import Offloaded, device_at, offloaded_at, value_at
 from optishear.recipe.layout import Layer, ModelLayout
 
@@ -66,9 +67,7 @@ def view_of(model: nn.Module, name: str) -> WeightView:
         path, _, last = name.rpartition(".")
         holder, _, leaf = path.rpartition(".")
         if last.isdigit() and leaf in (module := model.get_submodule(holder))._parameters:
-            # transformers' `use_experts_implementation` marks experts stored as [in, out].
-            transposed = bool(getattr(module, "is_transposed", False))
-            return WeightView(module, leaf, int(last), transposed)
+            return WeightView(module, leaf, int(last), stored_transposed(module))
         module = model.get_submodule(name)
         module.get_parameter("weight")
         return WeightView(module, "weight", None, isinstance(module, Conv1D))

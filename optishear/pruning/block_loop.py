@@ -16,6 +16,7 @@ from optishear.calibration.gradients import LayerGradients
 from optishear.calibration.held_back import cut
 from optishear.calibration.statistics import Kinds, LayerStats, summed
 from optishear.calibration.token_weights import UNGUIDED, Guide
+from optishear.errors import ConfigError
 from optishear.models.blocks import BlockRunner, BlockStack, Handed
 from optishear.models.stored import STORED_AS_THEY_ARE, Dtypes
 from optishear.models.weights import WorkingWeights
@@ -241,4 +242,10 @@ def _reconstruction(
     settings, pruned, dense = recipe.reconstruct, streams.pruned, streams.dense
     if settings is None or pruned is None or dense is None:
         return None
+    if pruned.stack.shares:
+        raise ConfigError(
+            f"{type(pruned.model).__name__}: its blocks share more than hidden states with each "
+            f"other (keys and values), so that one cannot be reconstructed by itself. Leave "
+            f"--reconstruct out."
+        )
     return Reconstruction(settings, pruned, dense, source.states, dtypes)

@@ -1,6 +1,7 @@
 """Preparation that all candidates share: model, texts, statistics, the rules' profiles."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from optishear.calibration.token_weight_samples import CollectSquares
 from optishear.calibration.token_weight_store import load_or_collect_weights
 from optishear.calibration.token_weights import UNGUIDED, Guide, guide_of
 from optishear.errors import ConfigError
+from optishear.models.coverage import Coverage, coverage_of
 from optishear.models.device_map import DeviceMap
 from optishear.models.discover import layout_of
 from optishear.models.load import AS_STORED, LoadedModel, load
@@ -48,6 +50,8 @@ from optishear.tasks import Samples
 from optishear.text.bos import place_of
 from optishear.text.sources import TextSpec
 
+
+log = logging.getLogger(__name__)
 
 BATCH_TOKENS = 2048  # of calibration text in one forward call, at least one sequence
 GRADIENT_SEQUENCES = 16  # of the calibration text, each one sample of the empirical Fisher
@@ -74,6 +78,11 @@ class Prepared:
     def batches(self) -> list[Any]:
         """The calibration samples as one forward call takes them: whole ones, at least one."""
         return self.calibration.batches_of_units(self.batch_tokens)
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much of the model's blocks can be pruned."""
+        return coverage_of(self.loaded.model, self.layout)
 
     def probe(self, units: int) -> Any:
         """The beginning of its calibration data, on which two models are held to each other."""
@@ -274,7 +283,15 @@ def prepare(
     layout = layout_of(loaded.model)
     if around is not None:
         around.check(layout)
-    return Prepared(loaded, layout, text_for(loaded, text), batch_tokens, parts, around=around)
+    prepared = Prepared(loaded, layout, text_for(loaded, text), batch_tokens, parts, around=around)
+    warn_of_little(prepared)
+    return prepared
+
+
+def warn_of_little(prepared: Prepared) -> None:
+    """Says what was left out, where that is much of the model's blocks."""
+    if (warning := prepared.coverage.warning) is not None:
+        log.warning("%s", warning)
 
 
 def rule_of(prepared: Prepared, text: str) -> Rule:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +105,7 @@ def _run(
             "started": now(),
             "measure": identity,
             "inputs": inputs_of(experiment),
+            "coverage": asdict(calibrated.coverage),
             **code,
         }
         write_json(directory.layout, calibrated.layout.to_json())

@@ -216,7 +216,8 @@ def _prune_to(
     if finished:
         check_what_is_there(folder, recipe, origin, watcher)
         stored = load(str(folder), dtype=how.dtype, device=how.device).stored_dtype
-        checked = Checked.of(folder, prepared.layout, recipe, dtype_text(stored))
+        dtype = dtype_text(stored)
+        checked = Checked.of(folder, prepared.layout, recipe, dtype, prepared.coverage)
         return checked.with_note(found_elsewhere(origin)), False
     probe = prepared.probe(PROBE_TOKENS)
     rewritten = rewritten_of(prepared.loaded, prepared.layout)
@@ -243,6 +244,7 @@ def _prune_to(
             folder,
             origin,
             probe,
+            prepared.coverage,
             applied.reports,
             applied.windows,
         )

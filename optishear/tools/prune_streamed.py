@@ -35,7 +35,7 @@ from optishear.recipe.lookup import lookup
 from optishear.recipe.recipe import Recipe
 from optishear.records.cache import KINDS, library_version
 from optishear.runs.preconditions import text_for
-from optishear.runs.prepare import Prepared
+from optishear.runs.prepare import Prepared, warn_of_little
 from optishear.runs.watcher import Watcher
 from optishear.solvers.methods import needs_of
 from optishear.tasks import Batch
@@ -89,6 +89,8 @@ def _prune_streamed(
     calibration = text_for(streamed.loaded, how.calibration)
     place = streamed.device.type
     prepared = Prepared(streamed.loaded, layout, calibration, how.batch_tokens, place=place)
+    warn_of_little(prepared)
+    coverage = prepared.coverage
     recipe = replace(recipe_for(prepared), **how.beyond)
     check_on(prepared, recipe)
     origin = origin_of(prepared, recipe, how)
@@ -96,7 +98,7 @@ def _prune_streamed(
         check_what_is_there(folder, recipe, origin, watcher)
         sweep(folder)
         stored = dtype_text(ModelFolder.of(str(folder)).stored_dtype)
-        checked = Checked.of(folder, layout, recipe, stored)
+        checked = Checked.of(folder, layout, recipe, stored, coverage)
         return checked.with_note(found_elsewhere(origin)), False
     libraries = {name: library_version(name) for name in KINDS["levels"].libraries}
     identity = {"recipe": recipe.key, **origin.to_json(), "libraries": libraries}
@@ -133,13 +135,15 @@ def _prune_streamed(
             )
             want = source.logits()
         watcher.stage("checking the checkpoint")
-        notes = half.finish()
+        notes = half.finish(coverage)
         _check(folder, layout, recipe, how, _probe(prepared), want)
         seal(folder)
         write_recipe(folder / RECIPE_FILE, recipe, origin)
     sweep(folder)
     stored = dtype_text(rewritten.dtype)
-    checked = Checked.of(folder, layout, recipe, stored, half.reports, notes, half.windows)
+    checked = Checked.of(
+        folder, layout, recipe, stored, coverage, half.reports, notes, half.windows
+    )
     return checked.with_note(found_elsewhere(origin)), True
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from optishear.export.checkpoint import logits_of
 from optishear.export.half_done import HalfDone
 from optishear.models.blocks import BlockRunner, BlockStack, Handed
-from optishear.models.hidden_files import HiddenFiles
+from optishear.models.hidden_files import HiddenFiles, SharedFiles, StateFiles
 from optishear.models.streamed import Streamed
 from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import Batches, BlockSource
@@ -22,7 +22,7 @@ from optishear.tasks import Batch
 class StreamedBlocks(BlockSource):
     """Those that a half-done checkpoint lacks; hidden states between blocks are files beside it.
 
-    - `stack`: the blocks, proved to hand each other nothing but hidden states.
+    - `stack`: the blocks, proved to hand each other nothing but hidden states and what they share.
     - `probe`: tokens that follow the calibration text through the pruned blocks, for `logits`.
     """
 
@@ -37,15 +37,24 @@ class StreamedBlocks(BlockSource):
         self.streamed, self.stack, self.layout, self.half = streamed, stack, layout, half
         self.blocks, self.first = len(streamed.blocks), half.block
         self.probe = probe
-        self._files: list[HiddenFiles] = []
-        self._follows = self.runner([probe], "probe")
-        [self._probed] = self._files
+        self._files: list[StateFiles] = []
+        self._probed = self._hidden("probe")
+        self._follows = self._runner([probe], "probe", self._probed)
 
     def runner(self, batches: Batches, stream: str) -> BlockRunner:
-        files = HiddenFiles(self.half.state_folder / stream, self.first, self.streamed.device)
-        self._files.append(files)
-        model = self.streamed.loaded.model
-        return BlockRunner(model, batches, stack=self.stack, handed=files, block=self.first)
+        return self._runner(batches, stream, self._hidden(stream))
+
+    def _hidden(self, stream: str) -> HiddenFiles:
+        return HiddenFiles(self.half.state_folder / stream, self.first, self.streamed.device)
+
+    def _runner(self, batches: Batches, stream: str, hidden: HiddenFiles) -> BlockRunner:
+        folder = self.half.state_folder / f"{stream}_shared"
+        shared = SharedFiles(folder, self.first, self.streamed.device)
+        self._files += [hidden, shared]
+        model, stack = self.streamed.loaded.model, self.stack
+        return BlockRunner(
+            model, batches, stack=stack, handed=hidden, shared=shared, block=self.first
+        )
 
     @contextmanager
     def at_work(self, block: int, layers: Sequence[Layer]) -> Iterator[WorkingWeights]:

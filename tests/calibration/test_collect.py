@@ -8,7 +8,8 @@ from torch import nn
 from optishear.calibration.collect import collect
 from optishear.calibration.statistics import Gram, InputSq, stats_of
 from optishear.errors import ConfigError
-from optishear.models.discover import is_fused_experts, layout_of
+from optishear.models.discover import layout_of
+from optishear.models.experts import expert_count
 from optishear.recipe.layout import ModelLayout
 
 
@@ -51,9 +52,9 @@ def inputs_of_every_layer(model, batches):
         return listen
 
     hooks = [
-        module.register_forward_pre_hook((hear_experts if is_fused_experts(module) else hear)(name))
+        module.register_forward_pre_hook((hear_experts if expert_count(module) else hear)(name))
         for name, module in model.named_modules()
-        if is_fused_experts(module) or type(module).__name__ in ("Linear", "Conv1D", "FalconLinear")
+        if expert_count(module) or type(module).__name__ in ("Linear", "Conv1D", "FalconLinear")
     ]
     for batch in batches:
         model(batch, use_cache=False)

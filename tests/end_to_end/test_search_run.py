@@ -19,6 +19,7 @@ from optishear.config import load_experiment
 from optishear.errors import ConfigError
 from optishear.evaluation.perplexity import held_out
 from optishear.records.journal import Journal, read_journal
+from optishear.records.run_files import layout_of_run
 from optishear.report.figures import draw_figures
 from optishear.report.run_table import run_table
 from optishear.runs.results import open_run
@@ -70,6 +71,15 @@ def test_the_same_measure_is_never_paid_for_twice_between_runs(tmp_path, unbroke
     new = {key for key, _ in journal_values(second)} - {key for key, _ in before}
     assert second.manifest["measured_now"] == len(new) < 12
     assert journal_values(first) == before
+
+
+def test_the_manifest_says_how_much_of_the_blocks_can_be_pruned(unbroken):
+    weights = layout_of_run(unbroken.directory).total
+    assert unbroken.manifest["coverage"] == {
+        "weights": weights,
+        "prunable": weights,
+        "left_out": {},
+    }
 
 
 def with_own_cache(plan, out, monkeypatch):

@@ -189,22 +189,6 @@ def test_half_precision_is_equal_bit_for_bit_too():
     assert same(made_by(model, 1, partial(observe, runner)), whole(model, 1))
 
 
-def test_blocks_that_read_the_keys_of_earlier_ones_are_refused():
-    settings = {
-        **GATED,
-        **FOUR,
-        "num_kv_shared_layers": 2,
-        "layer_types": ["sliding_attention", "full_attention"] * 2,
-        "sliding_window": 5,
-        "vocab_size_per_layer_input": VOCAB,
-        "hidden_size_per_layer_input": 8,
-        "num_global_key_value_heads": 2,
-        "global_head_dim": 8,
-    }
-    with pytest.raises(ConfigError, match=r"block \d alone fails \(KeyError.*--one-shot"):
-        BlockRunner(make("gemma4_text", settings), BATCHES)
-
-
 def test_blocks_that_are_called_more_than_once_are_refused():
     model = make("llama", DEEP["llama"])
     model.model.layers[2] = model.model.layers[0]

@@ -64,6 +64,8 @@ def test_a_plan_is_json_with_everything_in_it(whole):
     data = json.loads(json.dumps(made.to_json(), allow_nan=False))
     assert [key for key, value in data.items() if value is None] == ["levels"]
     assert sum(role["weights"] for role in data["model"]["roles"]) == data["model"]["weights"]
+    coverage = {"weights": data["model"]["weights"], "prunable": data["model"]["weights"]}
+    assert data["model"]["coverage"] == {**coverage, "left_out": {}}
     assert data["space"]["continuous"] == 6
     assert data["space"]["budget"] == 0.6
     assert len(data["space"]["seeds"]) == 3  # Wanda under each published rule

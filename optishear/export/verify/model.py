@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from optishear.errors import ConfigError
 from optishear.export.checkpoint import broken_groups, logits_of, too_few_zeros
 from optishear.export.verify.check import FAILED, INFO, OK, Check, percent
+from optishear.models.auto import auto_class_of
 from optishear.models.catalog import quiet_transformers
-from optishear.models.discover import is_fused_experts
+from optishear.models.experts import expert_count
 from optishear.models.load import DTYPES, load
 from optishear.models.weights import read
 from optishear.recipe.layout import ModelLayout
@@ -36,12 +37,13 @@ class Opened:
 
 
 def open_plainly(folder: Path, dtype: str) -> Opened:
-    """With `AutoModelForCausalLM` alone, in eval mode. A `ConfigError` says why it cannot be."""
+    """With an auto class of transformers alone, in eval mode. A `ConfigError` says why it cannot
+    be."""
     import transformers
 
     try:
         with quiet_transformers():
-            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded: Any = auto_class_of(folder).from_pretrained(
                 folder,
                 dtype=DTYPES[dtype],
                 use_safetensors=True,
@@ -107,7 +109,7 @@ def check_reload(folder: Path, model: Any, dtype: str) -> Check:
     if bad := int((~plain.isfinite()).sum()):
         return Check("reload", FAILED, f"{bad} of {plain.numel():,} logits are NaN or infinite.")
     how = ""
-    if any(is_fused_experts(module) for module in model.modules()):
+    if any(expert_count(module) for module in model.modules()):
         # Another kernel rounds otherwise: what is compared is what is in the model.
         model.set_experts_implementation("eager")
         plain, how = logits_of(model, sample), " (experts one by one)"

@@ -8,6 +8,7 @@ from typing import Any
 
 from optishear.config import Experiment
 from optishear.config.sections import GRADIENT, KNAPSACK
+from optishear.models.coverage import Coverage
 from optishear.models.placement import devices_of
 from optishear.objectives import make_objective
 from optishear.recipe.recipe import Recipe
@@ -47,6 +48,7 @@ class ModelFacts:
     weights: int
     parameters: int
     roles: tuple[Role, ...]
+    coverage: Coverage
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def model_facts(prepared: Prepared) -> ModelFacts:
         layout.total,
         prepared.loaded.parameters,
         tuple(roles),
+        prepared.coverage,
     )
 
 

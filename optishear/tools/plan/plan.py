@@ -139,6 +139,7 @@ def _described(
     found, setup, run = known.findings, results.setup, known.run
     if results.prepared is not None:
         known = replace(known, model=model_facts(results.prepared))
+        found.warn(results.prepared.coverage.warning)
     if setup is None:
         return known, None
     if run is not None:
