@@ -8,6 +8,7 @@ from typing import Any
 from optishear.assets.hub import repository
 from optishear.calibration.origin import SEQUENTIAL, Origin
 from optishear.recipe.recipe import Recipe
+from optishear.text.bos import NONE, PLACES
 from optishear.text.sources import TextSpec
 
 
@@ -130,8 +131,10 @@ class Card:
 def _text(text: TextSpec | None) -> str:
     if text is None:
         return "none that was written down"
+    bos = "" if text.bos == NONE else f", {PLACES[text.bos]}"
     return (
         f"`{text.source}`/{text.split}, {text.sequences} x {text.seq_len} tokens, seed {text.seed}"
+        f"{bos}"
     )
 
 
