@@ -91,9 +91,6 @@ def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches
     tokenizer lacks.
     """
     source, bos, commit = source_of(spec.source), place_of(spec.bos, tokenizer), None
-    if isinstance(source, HubSource):
-        source = source.settled()
-        commit = source.commit and source.commit.hash
     where, length = f"{source.name}/{spec.split}", spec.seq_len - (bos == WINDOW)
     if length < 2:
         raise ConfigError(
@@ -102,6 +99,9 @@ def token_batches(spec: TextSpec, tokenizer: Callable[..., Any]) -> TokenBatches
         )
     if source.endless and spec.sequences == 0:
         raise ConfigError(f"{where}: has no end; say how many sequences (0 means all).")
+    if isinstance(source, HubSource):
+        source = source.settled()
+        commit = source.commit and source.commit.hash
     before = sum(spec.after)
     limit = None
     if source.streamed and spec.sequences:

@@ -87,7 +87,7 @@ def test_a_front_says_all_that_its_recipes_were_found_on(run, place):
         measure["model"],
         "bfloat16",
         "cpu",
-        TextSpec("embedded", "train", 4, 64, seed=0),
+        TextSpec("embedded", "train", 4, 64, seed=0, bos="none"),
         measure["calibration"],
         batch_tokens=128,
         calibration_parts=2,
