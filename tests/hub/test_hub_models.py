@@ -2,7 +2,6 @@
 Hub, and nothing fetched that is not wanted."""
 
 import logging
-import time
 
 import pytest
 from hub_imitation import GOOD, STRANGER, Trouble
@@ -171,15 +170,12 @@ class TestWithoutTheHub:
         assert not hub.asked
         assert not caplog.records
 
-    def test_what_was_never_fetched_gets_a_sentence_in_seconds(self, hub, monkeypatch):
-        monkeypatch.setattr("optishear.assets.hub.ANSWER", 0.5)
+    def test_what_was_never_fetched_gets_a_sentence(self, hub, monkeypatch):
         hub.close()
-        began = time.monotonic()
         words = refused("org/tiny")
         assert words.startswith(
             "org/tiny: could not be had from the Hugging Face hub (ConnectError"
         )
-        assert time.monotonic() - began < 10
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         assert "HF_HUB_OFFLINE forbids to ask. Run once without it." in refused("org/tiny")
 
