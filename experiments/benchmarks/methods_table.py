@@ -97,7 +97,7 @@ def measure(given: argparse.Namespace, calibration: TextSpec) -> None:
     path = given.out / "methods.csv.xz"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     done = {key_of(row) for row in rows}
-    for method, setting, recipe in planned(given, prepared):
+    for method, setting, recipe in planned(given, prepared, calibration.seed):
         # The dense model needs no calibration: its seed is 0 in every table.
         seed, calibrated = calibration.seed if recipe else 0, prepared.calibration.source
         key = key_of({"method": method, "setting": setting or "nan", "seed": seed,
@@ -123,20 +123,19 @@ def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def without_seed(source: str) -> str:
     """A text's description, the same for all seeds."""
-    return re.sub(r", seed \d+$", "", source)
+    return re.sub(r", seed \d+", "", source)
 
 
 Planned = tuple[str, str, Callable[[], Recipe] | None]
 
 
-def planned(given: argparse.Namespace, prepared: Prepared) -> Iterator[Planned]:
+def planned(given: argparse.Namespace, prepared: Prepared, seed: int) -> Iterator[Planned]:
     """Method, setting, and what makes its recipe (nothing for the dense model).
 
     One method after the other at each setting, so that an early stop leaves whole columns.
     """
     yield DENSE, "", None
-    seed = prepared.calibration.source.rpartition("seed ")[2]
-    profiles = dict(named.replace("{seed}", seed).split("=", 1) for named in given.profiles)
+    profiles = dict(named.replace("{seed}", str(seed)).split("=", 1) for named in given.profiles)
     for setting in filter(None, given.settings.split(",")):
         for method in filter(None, given.methods.split(",")):
             yield method, setting, partial(recipe_of, method, setting, prepared, profiles)

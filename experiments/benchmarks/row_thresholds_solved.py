@@ -40,7 +40,7 @@ from optishear.metrics import make_metric
 from optishear.models.weights import WorkingWeights, working_weights
 from optishear.pruning.block_loop import InMemory, apply_by_block
 from optishear.pruning.calibration_data import CalibrationData
-from optishear.pruning.oneshot import PruneLayers, apply, solve_layer
+from optishear.pruning.oneshot import apply, prune, solve_layer
 from optishear.recipe.groups import Cut
 from optishear.recipe.layout import Layer
 from optishear.recipe.pattern import Row
@@ -143,7 +143,7 @@ def pruned(
     prepared: Prepared, working: WorkingWeights, recipe: Recipe, rows: RowCounts | None
 ) -> None:
     """Writes the recipe's weights, with these counts in the rows of its layers."""
-    by = prune_equal if rows is None else partial(prune_rows, rows)
+    by = prune if rows is None else partial(prune_rows, rows)
     model, layout = prepared.loaded.model, prepared.layout
     if recipe.only_by_block():
         source = InMemory(model, working, layout)
@@ -154,7 +154,7 @@ def pruned(
 
 
 def prune_rows(
-    rows: RowCounts | None,
+    rows: RowCounts,
     layers: Sequence[Layer],
     working: WorkingWeights,
     data: CalibrationData,
@@ -164,10 +164,7 @@ def prune_rows(
 
     def pose(layer: Layer) -> LayerProblem:
         problem = data.problem(layer, working.dense(layer.name), recipe)
-        if rows is None:
-            return problem
-        own = tuple(int(count) for count in rows[layer.name])
-        return replace(problem, pattern=UnequalRows(own), ranks=None)
+        return replace(problem, pattern=UnequalRows(tuple(map(int, rows[layer.name]))), ranks=None)
 
     with torch.no_grad():
         for layer in layers:
@@ -175,9 +172,6 @@ def prune_rows(
             solution = solve_layer(solver, layer, partial(pose, layer))
             working.write(layer.name, solution.weight)
             yield layer, solution
-
-
-prune_equal: PruneLayers = partial(prune_rows, None)
 
 
 def summarise(given: argparse.Namespace, table: pd.DataFrame) -> None:

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,21 +137,13 @@ def _texts(
     usual: bool,
 ) -> "list[TextSpec]":
     """Those that were named; else the model's usual one, unless tasks alone were asked for."""
-    from optishear.text.bos import AUTO, check_place
     from optishear.tools.evaluate import dense_of
-    from optishear.tools.texts import text_named, usual_text
+    from optishear.tools.texts import held_out_text
 
-    place = check_place(bos or AUTO, "--bos")
+    of_all = (field, sequences, seq_len, bos)
     if named:
-        return [
-            text_named(_own_name(name), sequences or 0, seq_len or 512, field=field, bos=place)
-            for name in named
-        ]
-    if not usual:
-        return []
-    text = usual_text(dense_of(model), "evaluation")
-    count = text.sequences if sequences is None else sequences
-    return [replace(text, sequences=count, seq_len=seq_len or text.seq_len, bos=place)]
+        return [held_out_text(model, _own_name(name), *of_all) for name in named]
+    return [held_out_text(dense_of(model), None, *of_all)] if usual else []
 
 
 def _own_name(text: str) -> str:

@@ -22,7 +22,6 @@ from optishear.cli.writing import writes
 
 if TYPE_CHECKING:
     from optishear.recipe.transfer import Transferred
-    from optishear.text.sources import TextSpec
 
 USUAL = "usual"
 
@@ -101,10 +100,14 @@ def transfer(
     if to.suffix != ".json":
         raise ConfigError(f"--to {to}: name a file that ends in .json, such as recipe.json.")
     from optishear.cli.progress import Stages
+    from optishear.tools.texts import held_out_text
     from optishear.tools.transfer import Target, source_of_file, source_of_run, transfer_to
 
     source = source_of_run(run, pick) if run is not None else source_of_file(Path(str(recipe)))
-    text = None if compare is None else _text(compare, model, text_field, sequences, seq_len, bos)
+    text = None
+    if compare is not None:
+        named = None if compare == USUAL else compare
+        text = held_out_text(model, named, text_field, sequences, seq_len, bos)
     target = Target(model, sparsity, dtype, device or "cpu", compare_on=text)
     found, rows = transfer_to(source, target, to, Stages())
     if json_:
@@ -128,27 +131,6 @@ def transfer(
         say_held_out(rows, "transferred")
     note("how sparsities were carried: linear in relative depth, then shifted onto the budget")
     say(str(to))
-
-
-def _text(
-    name: str,
-    model: str,
-    field: str | None,
-    sequences: int | None,
-    seq_len: int | None,
-    bos: str | None,
-) -> "TextSpec":
-    from dataclasses import replace
-
-    from optishear.text.bos import AUTO, check_place
-    from optishear.tools.texts import text_named, usual_text
-
-    place = check_place(bos or AUTO, "--bos")
-    if name != USUAL:
-        return text_named(name, sequences or 0, seq_len or 512, field=field, bos=place)
-    usual = usual_text(model, "evaluation")
-    count = usual.sequences if sequences is None else sequences
-    return replace(usual, sequences=count, seq_len=seq_len or usual.seq_len, bos=place)
 
 
 def _say(found: "Transferred", source: str, target: str) -> None:

@@ -29,16 +29,16 @@ class Profile:
     def named(cls, text: str) -> "Profile":
         """A rule by its name, or the recipe of a run (the one it picks), a pruned folder or a file.
         Raises a `ConfigError` where it is none of them."""
-        name = text.partition(":")[0]
-        if name in RULE_SETTINGS or not Path(text).expanduser().exists():
-            try:
-                parse_rule(text, "--profile")
-            except ConfigError as error:
-                if name in RULE_SETTINGS:
-                    raise
-                raise ConfigError(f"{error} And no run, folder or recipe lies there.") from None
-            return cls(text)
-        return cls(text, recipe_at(Path(text).expanduser())[0])
+        place, is_rule = Path(text).expanduser(), text.partition(":")[0] in RULE_SETTINGS
+        if not is_rule and place.exists():
+            return cls(text, recipe_at(place)[0])
+        try:
+            parse_rule(text, "--profile")
+        except ConfigError as error:
+            if is_rule:
+                raise
+            raise ConfigError(f"{error} And no run, folder or recipe lies there.") from None
+        return cls(text)
 
     @property
     def reads_model(self) -> bool:

@@ -1,10 +1,11 @@
 """Texts of commands: by name, or the usual one of a model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from optishear.errors import ConfigError
 from optishear.recipe.lookup import is_path
-from optishear.text.bos import AUTO
+from optishear.text.bos import AUTO, check_place
 from optishear.text.documents import EVERY_SPLIT
 from optishear.text.files import SUFFIXES
 from optishear.text.sources import SOURCES, TextSpec
@@ -19,6 +20,24 @@ def usual_text(model: str, split: str) -> TextSpec:
     if model == EMBEDDED:
         return TextSpec(EMBEDDED, split, 64 if split == "train" else 128, 256)
     return TextSpec("wikipedia-passages", split, 32, 512)
+
+
+def held_out_text(
+    model: str,
+    name: str | None,
+    field: str | None,
+    sequences: int | None,
+    seq_len: int | None,
+    bos: str | None,
+) -> TextSpec:
+    """What options say of a text to measure on: the one of that name, all of it unless `sequences`
+    says how much, or for None the model's usual one. `bos` None is `auto`."""
+    place = check_place(bos or AUTO, "--bos")
+    if name is not None:
+        return text_named(name, sequences or 0, seq_len or 512, field=field, bos=place)
+    usual = usual_text(model, "evaluation")
+    count = usual.sequences if sequences is None else sequences
+    return replace(usual, sequences=count, seq_len=seq_len or usual.seq_len, bos=place)
 
 
 def text_named(
